@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error segzero raises on purpose.
+
+Each names the value at fault and what to do about it, and has a ``kind``: a short, stable word
+that programs can compare (it is what ``/segzero/result`` reports).
+"""
+
+from __future__ import annotations
+
+
+class SegZeroError(Exception):
+    """Base of all errors raised on purpose. ``kind`` is a stable word for programs."""
+
+    kind = 'error'
+
+
+class QueryError(SegZeroError):
+    """The sentence cannot be used: empty, or longer than the limit."""
+
+    kind = 'bad_query'
+
+
+class ImageError(SegZeroError):
+    """The image cannot be used: unreadable, wrong shape, type or encoding."""
+
+    kind = 'bad_image'
+
+
+class UnknownNameError(SegZeroError):
+    """A name that is in no registry. The message lists the valid ones."""
+
+    kind = 'unknown_name'
+
+
+class EngineOptionError(SegZeroError):
+    """An option an engine does not take, or a value it cannot use."""
+
+    kind = 'bad_option'
+
+
+class ModelLoadError(SegZeroError):
+    """A model that cannot be loaded. The message names the folder or id and the remedy."""
+
+    kind = 'model_load'
+
+
+class CancelledError(SegZeroError):
+    """The query was cancelled before it was answered."""
+
+    kind = 'cancelled'
+
+
+class AnswerError(SegZeroError):
+    """The reasoner's text holds no usable answer.
+
+    Attributes:
+        kind: One of ``AnswerError.KINDS``.
+        text: The raw text the reasoner wrote.
+    """
+
+    KINDS = (
+        'empty_text',  # the reasoner wrote nothing
+        'no_json',  # no JSON object anywhere an answer may stand
+        'bad_json',  # something like JSON that no repair makes readable
+        'missing_key',  # bbox, points_1 or points_2 is absent
+        'bad_box',  # bbox is not four finite numbers, or has no area after clamping
+        'bad_point',  # a point is not two finite numbers
+        'out_of_image',  # the whole box lies outside the image
+        'nothing_found',  # the reasoner says explicitly that nothing matches
+    )
+
+    def __init__(self, kind: str, message: str, text: str) -> None:
+        """Remember ``kind`` and the raw ``text``.
+
+        Raises:
+            ValueError: ``kind`` is not in ``KINDS``.
+        """
+        if kind not in self.KINDS:
+            raise ValueError(f'unknown AnswerError kind {kind!r}; one of {", ".join(self.KINDS)}')
+        super().__init__(message)
+        self.kind = kind
+        self.text = text

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reasoners: one file per engine, one line here per engine."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from segzero_core.reasoners.base import Reasoner
+from segzero_core.registry import Engine, create_engine
+
+REASONERS = {
+    'rules': Engine('segzero_core.reasoners.rules:RulesReasoner', 'core'),
+    'transformers': Engine('segzero_core.reasoners.transformers:TransformersReasoner', 'models'),
+}
+
+
+def load_reasoner(engine: str, **options: Any) -> Reasoner:
+    """Construct the reasoner called ``engine``; see ``registry.create_engine`` for errors."""
+    return cast(Reasoner, create_engine('reasoner', REASONERS, engine, options))
+
+
+__all__ = ['REASONERS', 'Reasoner', 'load_reasoner']

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segmenters: one file per engine, one line here per engine."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from segzero_core.registry import Engine, create_engine
+from segzero_core.segmenters.base import MaskResult, Segmenter
+
+SEGMENTERS = {
+    'grabcut': Engine('segzero_core.segmenters.grabcut:GrabCutSegmenter', 'core'),
+    'sam2': Engine('segzero_core.segmenters.sam2:Sam2Segmenter', 'models'),
+    'sam2_official': Engine('segzero_core.segmenters.sam2_official:OfficialSam2Segmenter', 'sam2'),
+}
+
+
+def load_segmenter(engine: str, **options: Any) -> Segmenter:
+    """Construct the segmenter called ``engine``; see ``registry.create_engine`` for errors."""
+    return cast(Segmenter, create_engine('segmenter', SEGMENTERS, engine, options))
+
+
+__all__ = ['SEGMENTERS', 'MaskResult', 'Segmenter', 'load_segmenter']

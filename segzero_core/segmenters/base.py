@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a segmenter is: something that turns a box and points into a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from segzero_core.types import Box, Image, Mask, Point
+
+
+class MaskResult(NamedTuple):
+    """A mask at the image's own size and the segmenter's estimate of its quality.
+
+    Attributes:
+        mask: (H, W) bool.
+        score: 0 to 1.
+    """
+
+    mask: Mask
+    score: float
+
+
+class Segmenter(Protocol):
+    """Promptable segmentation in two steps: the first can run while the reasoner thinks."""
+
+    def embed(self, image: Image) -> Any:
+        """Do everything that depends on the image alone.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            The engine's own embedding; only ``segment`` looks inside. It stays valid when
+            another image is embedded.
+        """
+        ...
+
+    def segment(self, embedding: Any, box: Box, points: Sequence[Point]) -> MaskResult:
+        """Find the object that ``box`` and the positive ``points`` show.
+
+        Args:
+            embedding: What ``embed`` returned; it can be used any number of times.
+            box: In pixels of the embedded image.
+            points: On the object, in pixels of the embedded image; may be empty.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model's memory. The segmenter cannot be used afterwards."""
+        ...
