@@ -43,6 +43,15 @@ class Box(NamedTuple):
     y2: float
 
 
+class Intrinsics(NamedTuple):
+    """A pinhole camera without distortion, in pixels: ``u = fx * x / z + cx``."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+
 @dataclass(frozen=True)
 class Segmentation:
     """What segzero answers to one sentence about one image.
