@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The picture a person looks at: mask, box and points on the image, the words below it."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from PIL import Image as PilImage
+from PIL import ImageDraw, ImageFont
+
+from segzero_core.types import Image, Mask, Segmentation
+
+ACCENT = (255, 64, 129)  # RGB; a pink no table and few things on one are painted in
+PANEL = (18, 22, 28)
+SENTENCE = (255, 255, 255)
+REASONING = (176, 186, 197)
+MAX_REASONING_LINES = 8
+
+
+def draw_overlay(image: Image, segmentation: Segmentation, query: str) -> Image:
+    """Draw ``segmentation`` over ``image`` and write the sentence and the reasoning below.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, the image that was asked about; left unchanged.
+        segmentation: The answer; its mask is (H, W).
+        query: The sentence.
+
+    Returns:
+        (H + panel, W, 3) uint8 RGB; the panel's height depends on the words.
+    """
+    unit = max(1, round(image.shape[1] / 400))  # line width that looks the same at every size
+    canvas = _tint(image, segmentation.mask)
+    contours, _ = cv2.findContours(
+        segmentation.mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+    )
+    cv2.drawContours(canvas, contours, -1, (255, 255, 255), unit + 3, cv2.LINE_AA)
+    cv2.drawContours(canvas, contours, -1, ACCENT, unit, cv2.LINE_AA)
+    x1, y1, x2, y2 = (round(value) for value in segmentation.box)
+    cv2.rectangle(canvas, (x1, y1), (x2, y2), (255, 255, 255), unit, cv2.LINE_AA)
+    for point in segmentation.points:
+        centre = (round(point.x), round(point.y))
+        cv2.circle(canvas, centre, 4 * unit, (255, 255, 255), -1, cv2.LINE_AA)
+        cv2.circle(canvas, centre, 3 * unit, ACCENT, -1, cv2.LINE_AA)
+    return np.vstack([canvas, _panel(image.shape[1], query, segmentation.reasoning)])
+
+
+def _tint(image: Image, mask: Mask) -> Image:
+    canvas = image.copy()
+    mixed = 0.65 * image[mask] + 0.35 * np.array(ACCENT, np.float64)
+    canvas[mask] = mixed.astype(np.uint8)
+    return canvas
+
+
+def _panel(width: int, query: str, reasoning: str) -> Image:
+    size = min(max(width / 36, 11), 40)
+    margin = round(size * 0.8)
+    sentence_font = ImageFont.load_default(size * 1.15)
+    reasoning_font = ImageFont.load_default(size * 0.9)
+    room = width - 2 * margin
+    lines = [(line, sentence_font, SENTENCE) for line in _wrap(query, sentence_font, room)]
+    thoughts = _wrap(reasoning, reasoning_font, room)
+    if len(thoughts) > MAX_REASONING_LINES:
+        thoughts = [*thoughts[: MAX_REASONING_LINES - 1], '...']
+    lines += [(line, reasoning_font, REASONING) for line in thoughts]
+    step = round(size * 1.5)
+    panel = PilImage.new('RGB', (width, 2 * margin + step * len(lines)), PANEL)
+    draw = ImageDraw.Draw(panel)
+    for row, (line, font, colour) in enumerate(lines):
+        draw.text((margin, margin + row * step), line, font=font, fill=colour)
+    return np.asarray(panel)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    lines: list[str] = []
+    for word in text.split():
+        longer = f'{lines[-1]} {word}' if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

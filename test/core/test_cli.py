@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line as a person runs it: `python -m segzero_core`."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from segzero_core.synthetic import make_scene
+
+
+@pytest.fixture(scope='module')
+def scene(tmp_path_factory):
+    scene = make_scene(11)
+    path = tmp_path_factory.mktemp('cli') / 'scene.png'
+    cv2.imwrite(str(path), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR))
+    query = next(q for q in scene.queries() if q.kind == 'attribute')
+    return path, scene, query
+
+
+def segzero(*arguments):
+    return subprocess.run(
+        [sys.executable, '-m', 'segzero_core', *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_answers_with_a_picture_a_mask_and_words(scene, tmp_path):
+    path, truth, query = scene
+    out, mask = tmp_path / 'out.png', tmp_path / 'mask.png'
+    done = segzero(query.text, path, '-o', out, '--mask', mask)
+    assert done.returncode == 0, done.stderr
+    assert 'box' in done.stdout
+    assert cv2.imread(str(out)).shape[1] == truth.image.shape[1]
+    found = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
+    assert set(np.unique(found)) == {0, 255}
+    exact = truth.mask(query.target)
+    assert ((found > 0) & exact).sum() / ((found > 0) | exact).sum() > 0.5
+
+
+def test_json_is_one_document_on_standard_output(scene):
+    path, _, query = scene
+    done = segzero(query.text, path, '--json')
+    answer = json.loads(done.stdout)
+    assert len(answer['box']) == 4
+    assert [len(point) for point in answer['points']] == [2, 2]
+    assert answer['mask_pixels'] > 0
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['the mug', 'no/such.png'], 'no such image file: no/such.png'),
+        (['the mug', __file__], 'not a picture that OpenCV can read'),
+        (['', 'IMAGE'], 'sentence'),
+        (['the mug', 'IMAGE', '--reasoner', 'rulez'], "unknown reasoner 'rulez'"),
+        (['the mug', 'IMAGE', '--segmenter', 'sam9'], "unknown segmenter 'sam9'"),
+        (['the mug', 'IMAGE', '--family', 'nonsense'], "'nonsense'"),
+        (['the mug', 'IMAGE', '-o', '/no/such/folder/out.png'], 'cannot write'),
+        (['the mug', 'IMAGE', '-o', 'out.nonsense'], 'cannot write'),
+    ],
+)
+def test_whatever_is_wrong_is_one_line_and_exit_code_2(scene, arguments, message):
+    path, _, query = scene
+    if '-o' in arguments:
+        arguments = [query.text, *arguments[1:]]
+    done = segzero(*(path if argument == 'IMAGE' else argument for argument in arguments))
+    assert done.returncode == 2, done.stdout
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert 'Traceback' not in done.stderr
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_2(scene, tmp_path):
+    pytest.importorskip('transformers', reason='transformers is not installed')
+    path, _, _ = scene
+    empty = tmp_path / 'empty'
+    empty.mkdir()
+    for engine in ('--reasoner transformers --model', '--segmenter sam2 --segmenter-model'):
+        done = segzero('the mug', path, *engine.split(), empty)
+        assert done.returncode == 2
+        assert str(empty) in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
