@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tabletop scenes with exact masks, depth, surfaces and sentences.
+
+They serve the demo, the tests and small trainings: everything about them is known exactly, and a
+seed makes the same scene everywhere.
+"""
+
+from segzero_core.synthetic.queries import KINDS, Kind, Query
+from segzero_core.synthetic.scene import COLOURS, Scene, SceneObject, make_scene, noisy_depth
+from segzero_core.synthetic.shapes import SHAPES, SIZES
+from segzero_core.synthetic.tables import TABLES
+
+__all__ = [
+    'COLOURS',
+    'KINDS',
+    'SHAPES',
+    'SIZES',
+    'TABLES',
+    'Kind',
+    'Query',
+    'Scene',
+    'SceneObject',
+    'make_scene',
+    'noisy_depth',
+]

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ray-casts a table of objects into colour, exact depth and exact masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from segzero_core.synthetic.camera import Camera
+from segzero_core.synthetic.shapes import Model
+from segzero_core.synthetic.solids import Floats
+from segzero_core.synthetic.tables import sample, texture
+from segzero_core.types import Image
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A model somewhere on the table.
+
+    Attributes:
+        model: Its geometry.
+        albedo: (3,) linear-light colour.
+        position: (3,) of its foot in the world, metres.
+        yaw: About the vertical, radians.
+    """
+
+    model: Model
+    albedo: Floats
+    position: Floats
+    yaw: float
+
+    def to_local(self, points: Floats) -> Floats:
+        """Turn (N, 3) or (3,) world points into the model's frame."""
+        return self.turn(points - self.position)
+
+    def turn(self, vectors: Floats) -> Floats:
+        """Turn (N, 3) or (3,) world directions into the model's frame."""
+        c, s = np.cos(self.yaw), np.sin(self.yaw)
+        return vectors @ np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+@dataclass(frozen=True)
+class Lighting:
+    """A soft sky and one lamp.
+
+    Attributes:
+        lamp: (3,) unit vector towards the lamp, world frame.
+        key: Strength of the lamp.
+        sky: Strength of the ambient light.
+        tint: (3,) exposure and white balance.
+        noise: Standard deviation of the sensor noise at mid grey, 0 to 1.
+    """
+
+    lamp: Floats
+    key: float
+    sky: float
+    tint: Floats
+    noise: float
+
+
+class Layer(NamedTuple):
+    """One object alone, in the window of the image that holds it."""
+
+    rows: slice
+    columns: slice
+    depth: Floats  # (h, w), inf where the object is not
+    colour: Floats  # (h, w, 3) linear light
+
+
+_CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (0, 1)], np.float64)
+
+_Field = TypeVar('_Field', npt.NDArray[np.float32], npt.NDArray[np.float64])
+Window = tuple[slice, slice]  # rows, columns
+
+
+def window(camera: Camera, placed: Placed) -> Window:
+    """Return the rows and columns of the image that the object's bounding cylinder covers."""
+    radius, height = placed.model.radius, placed.model.height
+    uv = camera.project(_CORNERS * [radius, radius, height] + placed.position)
+    low = np.maximum(np.floor(uv.min(0)).astype(int), 0)
+    high = np.minimum(np.ceil(uv.max(0)).astype(int) + 1, camera.size)
+    return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
+
+
+def cast(camera: Camera, placed: Placed, lighting: Lighting) -> Layer:
+    """Ray-cast and shade one object."""
+    rows, columns = window(camera, placed)
+    rays = camera.rays(rows, columns)
+    direction, origin = placed.turn(rays), placed.to_local(camera.position)
+    t = np.full(len(rays), np.inf)
+    colour = np.zeros((len(rays), 3))
+    for part in placed.model.parts:
+        t_part = part.solid.hit(origin, direction)
+        seen = np.flatnonzero(t_part < t)
+        t[seen] = t_part[seen]
+        points = origin + t[seen, None] * direction[seen]
+        normal, light = part.solid.surface(points)
+        albedo = part.shade * ((1 - part.whiten) * placed.albedo + part.whiten * 0.45)
+        shading = _shade(placed, lighting, normal, light, origin - points)
+        colour[seen] = shading[0][:, None] * albedo + shading[1][:, None]
+    shape = (rows.stop - rows.start, columns.stop - columns.start)
+    return Layer(rows, columns, t.reshape(shape), colour.reshape(*shape, 3))
+
+
+def _shade(
+    placed: Placed, lighting: Lighting, normal: Floats, light: Floats, view: Floats
+) -> tuple[Floats, Floats]:
+    """Return (N,) matte light (Lambert and a hemispherical sky) and Blinn-Phong highlights."""
+    lamp = placed.turn(lighting.lamp)
+    half = view / np.linalg.norm(view, axis=1, keepdims=True) + lamp
+    half /= np.linalg.norm(half, axis=1, keepdims=True)
+    diffuse = lighting.key * np.maximum(normal @ lamp, 0)
+    sky = lighting.sky * (0.65 + 0.35 * normal[:, 2])
+    highlight = np.maximum((normal * half).sum(1), 0) ** 40
+    return (diffuse + sky) * light, highlight * placed.model.gloss * lighting.key * light
+
+
+def compose(
+    camera: Camera, layers: list[Layer]
+) -> tuple[Floats, npt.NDArray[np.uint8], list[Floats]]:
+    """Lay the objects over one another by depth.
+
+    Returns:
+        Depth (H, W) with ``inf`` on the table, instance ids (H, W) with 0 on the table, and the
+        colours (N, 3) of each object's visible pixels in row-major order.
+    """
+    shape = (camera.size.height, camera.size.width)
+    depth, ids = np.full(shape, np.inf), np.zeros(shape, np.uint8)
+    for number, layer in enumerate(layers, start=1):
+        part = (layer.rows, layer.columns)
+        nearer = layer.depth < depth[part]
+        depth[part] = np.where(nearer, layer.depth, depth[part])
+        ids[part] = np.where(nearer, np.uint8(number), ids[part])
+    colours = [
+        layer.colour[ids[layer.rows, layer.columns] == number]
+        for number, layer in enumerate(layers, start=1)
+    ]
+    return depth, ids, colours
+
+
+def table_layer(
+    camera: Camera,
+    table: str,
+    pattern: tuple[float, float, float],
+    objects: list[Placed],
+    lighting: Lighting,
+    where: npt.NDArray[np.bool_],
+) -> tuple[Floats, npt.NDArray[np.float32]]:
+    """Return the table's (H, W) depth and its (N, 3) linear colour at the pixels in ``where``.
+
+    Args:
+        camera: The camera.
+        table: Name of the table top.
+        pattern: Offset (x, y) in metres and turn in radians of the texture.
+        objects: What throws shadows.
+        lighting: The lighting.
+        where: (H, W) bool.
+    """
+    full = slice(0, camera.size.height), slice(0, camera.size.width)
+    rays = camera.rays(*full)
+    depth = -camera.position[2] / rays[:, 2]
+    seen = where.ravel()
+    ground = camera.position[:2] + depth[seen, None] * rays[seen, :2]
+    c, s = np.cos(pattern[2]), np.sin(pattern[2])
+    texel = np.linalg.norm(camera.position) / camera.intrinsics.fx
+    level = int(np.clip(np.round(np.log2(texel / 0.002)), 0, 4))
+    albedo = sample(
+        texture(table, level),
+        c * ground[:, 0] - s * ground[:, 1] + pattern[0],
+        s * ground[:, 0] + c * ground[:, 1] + pattern[1],
+    )
+    lit = _Shadows(objects, lighting, 1.5 * texel).light_at(ground)
+    return depth.reshape(where.shape), albedo * lit[:, None]
+
+
+class _Shadows:
+    """Light that reaches the table: cast shadows with soft edges, and contact shadows."""
+
+    def __init__(self, objects: list[Placed], lighting: Lighting, step: float) -> None:
+        """Cast rays from a grid of table points, ``step`` metres apart, to the lamp."""
+        slide = lighting.lamp[:2] / lighting.lamp[2]
+        spans = []
+        for placed in objects:
+            foot, reach = placed.position[:2], placed.model.radius
+            tip = foot - slide * placed.model.height
+            spans.append((np.minimum(foot, tip) - reach, np.maximum(foot, tip) + reach))
+        margin = 0.06
+        self._low = np.min([low for low, _ in spans], axis=0) - margin
+        high = np.max([high for _, high in spans], axis=0) + margin
+        self._step = step
+        count = np.ceil((high - self._low) / step).astype(int) + 1
+        x = self._low[0] + step * np.arange(count[0])
+        y = self._low[1] + step * np.arange(count[1])
+        lamp, sky = np.ones((len(y), len(x))), np.ones((len(y), len(x)))
+        for placed, (near, far) in zip(objects, spans, strict=True):
+            i = slice(*np.searchsorted(x, (near[0] - margin, far[0] + margin)))
+            j = slice(*np.searchsorted(y, (near[1] - margin, far[1] + margin)))
+            gx, gy = np.meshgrid(x[i], y[j])
+            points = np.column_stack([gx.ravel(), gy.ravel(), np.zeros(gx.size)])
+            local = placed.to_local(points)
+            towards = np.broadcast_to(placed.turn(lighting.lamp), local.shape)
+            hit = np.zeros(len(local), bool)
+            for part in placed.model.parts:
+                hit |= np.isfinite(part.solid.hit(local, towards))
+            lamp[j, i] *= ~hit.reshape(gx.shape)
+            gap = np.maximum(np.hypot(local[:, 0], local[:, 1]) - placed.model.footprint, 0)
+            sky[j, i] *= 1 - 0.45 * np.exp(-gap.reshape(gx.shape) / 0.014)
+        for _ in range(max(1, round((0.006 / step) ** 2))):
+            lamp = blur(lamp)
+        upright = lighting.key * lighting.lamp[2]
+        self._light = (upright * lamp + lighting.sky * sky).astype(np.float32)
+        self._open = np.float32(upright + lighting.sky)
+
+    def light_at(self, ground: Floats) -> npt.NDArray[np.float32]:
+        """Return the light at (N, 2) table points."""
+        height, width = self._light.shape
+        u = (ground[:, 0] - self._low[0]) / self._step
+        v = (ground[:, 1] - self._low[1]) / self._step
+        inside = (u >= 0) & (u < width - 1) & (v >= 0) & (v < height - 1)
+        light = np.full(len(ground), self._open, np.float32)
+        u, v = u[inside], v[inside]
+        i, j = u.astype(np.int64), v.astype(np.int64)
+        fu, fv = (u - i).astype(np.float32), (v - j).astype(np.float32)
+        grid = self._light
+        top = grid[j, i] * (1 - fu) + grid[j, i + 1] * fu
+        low = grid[j + 1, i] * (1 - fu) + grid[j + 1, i + 1] * fu
+        light[inside] = top * (1 - fv) + low * fv
+        return light
+
+
+def blur(field: _Field, side: float = 0.25) -> _Field:
+    """Smooth an (H, W, ...) array with the kernel (side, 1 - 2 side, side) both ways."""
+    for axis in (0, 1):
+        a = np.moveaxis(field, axis, 0)
+        out = a * (1 - 2 * side)
+        out[1:] += side * a[:-1]
+        out[:-1] += side * a[1:]
+        out[0] += side * a[0]
+        out[-1] += side * a[-1]
+        field = np.moveaxis(out, 0, axis)
+    return field
+
+
+def develop(light: npt.NDArray[np.float32], lighting: Lighting, rng: np.random.Generator) -> Image:
+    """Turn (H, W, 3) linear light into the camera's 8-bit image: lens, exposure, noise, gamma."""
+    light = blur(light, side=0.12) * lighting.tint.astype(np.float32)
+    height, width = light.shape[:2]
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    light *= (1 - 0.09 * (x * x + y * y))[..., None]
+    value = np.sqrt(np.clip(light, 0, 1))  # gamma 2.0
+    value += np.float32(lighting.noise) * rng.standard_normal(value.shape, dtype=np.float32)
+    return (np.clip(value, 0, 1) * 255 + 0.5).astype(np.uint8)
