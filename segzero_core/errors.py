@@ -26,6 +26,12 @@ class ImageError(SegZeroError):
     kind = 'bad_image'
 
 
+class EmptyMaskError(SegZeroError, ValueError):
+    """A mask without a single pixel, where one is needed."""
+
+    kind = 'empty_mask'
+
+
 class UnknownNameError(SegZeroError):
     """A name that is in no registry. The message lists the valid ones."""
 

@@ -7,12 +7,53 @@ space the coordinates are written in.
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from segzero_core.errors import QueryError
+from segzero_core.registry import look_up
 from segzero_core.types import Size
 
 MAX_QUERY_CHARACTERS = 1000
+
+# What chat templates and this project give a meaning to: <|im_end|>, <image>, </think>, <s>.
+_MARKUP = re.compile(r'<([^<>\s]{1,60})>')
+
+
+def check_query(text: str) -> str:
+    """Return ``text`` ready for any prompt.
+
+    White space and control characters become single spaces. Anything written like a special
+    token loses its angle brackets (``<|im_end|>`` becomes ``(|im_end|)``), so that no sentence
+    can end its own turn, add an image or fake an answer.
+
+    Raises:
+        QueryError: There is not one letter, digit or symbol in it, or it is longer than
+            ``MAX_QUERY_CHARACTERS``.
+    """
+    if len(text.strip()) > MAX_QUERY_CHARACTERS:
+        raise QueryError(
+            f'the query has {len(text.strip())} characters; '
+            f'at most {MAX_QUERY_CHARACTERS} are allowed'
+        )
+    kept = ''.join(' ' if unicodedata.category(c) in ('Cc', 'Cs') else c for c in text)
+    clean = _MARKUP.sub(r'(\1)', ' '.join(kept.split()))
+    if not any(unicodedata.category(character)[0] in 'LNS' for character in clean):
+        raise QueryError(f'the query {clean!r} is empty: say what to look for, e.g. "the red mug"')
+    return clean
+
+
+def _lower_case(question: str) -> str:
+    """Clean a question the way the released Seg-Zero training and evaluation do."""
+    return question.lower().strip('.')
+
+
+def _as_written(question: str) -> str:
+    """Keep the case (it tells names and labels apart); the template has its own full stops."""
+    return question.rstrip('. ') or question
 
 
 @dataclass(frozen=True)
@@ -25,12 +66,16 @@ class PromptFamily:
         image_size: Side of the square the image is stretched to, in pixels; ``None`` leaves
             the image as it is.
         space: Answers are in pixels of the image the model saw, or in thousandths of its sides.
+        system: The system turn; ``''`` for none.
+        clean: Applied to the sentence before it is put into the template.
     """
 
     name: str
     template: str
     image_size: int | None = 840
     space: Literal['pixels', 'thousandths'] = 'pixels'
+    system: str = ''
+    clean: Callable[[str], str] = _as_written
 
     def input_size(self, image: Size) -> Size:
         """Return the size the model sees an image of size ``image`` at."""
@@ -39,3 +84,103 @@ class PromptFamily:
     def answer_size(self, image: Size) -> Size:
         """Return the size of the space answers about an image of size ``image`` are in."""
         return Size(1000, 1000) if self.space == 'thousandths' else self.input_size(image)
+
+    def prompt(self, query: str) -> str:
+        """Return the text of the user turn.
+
+        Args:
+            query: The sentence, already checked by ``check_query``.
+        """
+        return self.template.replace('{question}', self.clean(query))
+
+    def conversation(self, query: str) -> list[dict[str, Any]]:
+        """Return the messages for a chat template: system (if any), then image and text.
+
+        The image entry is only ``{'type': 'image'}``; the engine passes the pixels beside it.
+
+        Args:
+            query: The sentence, already checked by ``check_query``.
+        """
+        user = [{'type': 'image'}, {'type': 'text', 'text': self.prompt(query)}]
+        messages: list[dict[str, Any]] = [{'role': 'user', 'content': user}]
+        if self.system:
+            system = [{'type': 'text', 'text': self.system}]
+            messages.insert(0, {'role': 'system', 'content': system})
+        return messages
+
+
+# The released checkpoints were trained on exactly these words: no space after the full stops,
+# single quotes in the example. Source: dvlab-research/Seg-Zero at 77f9ea5,
+# verl/utils/rl_dataset.py; the system turn is the default of verl/trainer/config.py (and of the
+# Qwen2.5-VL chat template, which inference relies on).
+_SEG_ZERO = (
+    "Please find '{question}' with bbox and points."
+    'Compare the difference between objects and find the most closely matched one.'
+    'Output the thinking process in <think> </think> and final answer in <answer> </answer> tags.'
+    'Output the one bbox and points of two largest inscribed circles inside the interested object '
+    'in JSON format.'
+    'i.e., <think> thinking process here </think>'
+    "<answer>{'bbox': [10,100,200,210], 'points_1': [30,110], 'points_2': [35,180]}</answer>"
+)
+
+# Figure 4 of the paper (arXiv 2503.06520): the same request with its spaces, "center points" and
+# keys with a space.
+_SEG_ZERO_PAPER = (
+    "Please find '{question}' with bbox and points. "
+    'Compare the difference between objects and find the most closely matched one. '
+    'Output the thinking process in <think> </think> and final answer in <answer> </answer> tags. '
+    'Output the one bbox and center points of two largest inscribed circles inside the interested '
+    'object in JSON format. '
+    'i.e., <think> thinking process here </think> '
+    "<answer>{'bbox': [10,100,200,210], 'points 1': [30,110], 'points 2': [35,180]}</answer>"
+)
+
+_JSON = (
+    'Find the one object in the image that best matches this request: "{question}".\n'
+    'First compare the objects that come into question and decide, between <think> and '
+    '</think>. Then write one line of JSON between <answer> and </answer> with "bbox", the box '
+    'around the object as [left, top, right, bottom], and "points_1" and "points_2", the centers '
+    'of the two largest circles that fit inside the object as [x, y]. {unit}\n'
+    'For example: <think>what you compare, and why you decide for one</think>'
+    '<answer>{"bbox": [10, 100, 200, 210], "points_1": [30, 110], "points_2": [35, 180]}</answer>'
+)
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        PromptFamily(
+            'seg_zero',
+            _SEG_ZERO,
+            system='You are a helpful assistant.',
+            clean=_lower_case,
+        ),
+        PromptFamily(
+            'seg_zero_paper',
+            _SEG_ZERO_PAPER,
+            system='You are a helpful assistant.',
+            clean=_lower_case,
+        ),
+        PromptFamily('json', _JSON.replace('{unit}', 'All numbers are pixels.')),
+        # 896 is the multiple of both 28 (Qwen2-VL) and 32 (Qwen3-VL) pixels per token that is
+        # nearest to 840, so that neither processor resizes the image again.
+        PromptFamily(
+            'thousandths',
+            _JSON.replace(
+                '{unit}',
+                'All numbers are thousandths of the width (x) and height (y) of the image, '
+                'whole numbers from 0 to 1000.',
+            ),
+            image_size=896,
+            space='thousandths',
+        ),
+    )
+}
+
+
+def get_family(name: str) -> PromptFamily:
+    """Return the family called ``name``.
+
+    Raises:
+        UnknownNameError: There is none; the message lists all.
+    """
+    return FAMILIES[look_up('prompt family', name, FAMILIES)]
