@@ -240,11 +240,9 @@ def _superlatives(
         (('smallest {}', 'tiniest {}'), lambda t: (-np.log(t.volume), -np.log(t.area)), 0.25),
         (('tallest {}',), lambda t: (np.log(t.height), np.log(t.extent[1])), 0.12),
     )
-    groups: list[tuple[str | None, str | None]] = [
-        (None, None),
-        *((None, s) for s in sorted({t.shape for t in things})),
-    ]
-    groups += [(c, None) for c in sorted({t.colour for t in things})]
+    groups: list[tuple[str | None, str | None]] = [(None, None)]
+    groups += [(None, shape) for shape in sorted({t.shape for t in things})]
+    groups += [(colour, None) for colour in sorted({t.colour for t in things})]
     for colour, shape in groups:
         members = [i for i, t in enumerate(things) if _fits((None, colour, shape))(t)]
         if len(members) < 2:

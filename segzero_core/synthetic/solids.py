@@ -73,7 +73,8 @@ class Cuboid:
         safe = np.where(np.abs(direction) < _TINY, _TINY, direction)
         near = ((-np.copysign(half, safe) - local) / safe).max(axis=1)
         far = ((np.copysign(half, safe) - local) / safe).min(axis=1)
-        return np.where((near <= far) & (near > 0), near, np.inf)
+        # From a table point under the box, where shadows are cast from, only ``far`` lies ahead.
+        return np.where((near <= far) & (far > 0), np.where(near > 0, near, far), np.inf)
 
     def surface(self, points: Floats) -> tuple[Floats, Floats]:
         """See ``Solid``."""
