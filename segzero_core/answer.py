@@ -5,8 +5,8 @@ A clean answer is ``<think>...</think><answer>{"bbox": [x1, y1, x2, y2], "points
 "points_2": [x, y]}</answer>`` (Seg-Zero, arXiv 2503.06520, section 3.3). Models write much else;
 whatever can be read without guessing is repaired, and every repair is named. The rules:
 
-* Only the ``<answer>`` block counts, the first one after the thinking. Without one, the last
-  object after the thinking is taken, and failing that the last one in the thinking.
+* Only the ``<answer>`` block counts, the first one after the thinking. Where there are no answer
+  tags, the last object outside the thinking is taken; where all is thinking, the last in it.
 * Single quotes, bare words, fences, comments around the object, missing or superfluous commas and
   a missing end are read. A list that stops in mid-air is not: its last number may be cut.
 * Of several objects the first usable one counts; of a key written twice, the last.
@@ -25,22 +25,23 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from segzero_core.errors import AnswerError
+from segzero_core.loose_json import Pairs, read_values
 from segzero_core.types import Box, Point, Size
 
-_TAG = re.compile(r'<(/?)(think|answer)>', re.IGNORECASE)
-_OPENING = re.compile(r'[{[]')
-_SEPARATORS = re.compile(r'[\s,;]*')
-_COLON = re.compile(r'\s*[:=]')
-_SCALAR = re.compile(
-    r'"(?P<double>[^"\\]*(?:\\.[^"\\]*)*)"'
-    r"|'(?P<single>[^'\\]*(?:\\.[^'\\]*)*)'"
-    r'|(?P<bare>[-+]?[\w.][\w.+ -]*)',
-    re.DOTALL,
+_TAGS = {
+    name: re.compile(f'<{name}>', re.IGNORECASE)
+    for name in ('think', '/think', 'answer', '/answer')
+}
+_NOTHING = (
+    'null',
+    'none',
+    'nothing',
+    'nothing found',
+    'no object',
+    'no match',
+    'not found',
+    'n/a',
 )
-_WORDS = {'null': None, 'none': None, 'true': True, 'false': False}
-_NOTHING = {'null', 'none', 'nothing', 'n/a', 'no object', 'not found', 'no match'}
-_MAX_DEPTH = 8
-_BROKEN: Any = object()  # what the reader returns for a value it could not finish
 
 # How a key may be written once case, spaces and punctuation are taken away.
 _KEYS = {
@@ -83,7 +84,7 @@ def format_answer(answer: Answer) -> str:
     Raises:
         ValueError: The reasoning contains one of the four tags, or a coordinate is not finite.
     """
-    if _TAG.search(answer.reasoning):
+    if any(tag.search(answer.reasoning) for tag in _TAGS.values()):
         raise ValueError(f'the reasoning must not contain tags: {answer.reasoning!r}')
     content = {
         'bbox': [_shortest(value) for value in answer.box],
@@ -109,214 +110,134 @@ def parse_answer(text: str, size: Size) -> Answer:
     """
     if not text.strip():
         raise AnswerError('empty_text', 'the reasoner wrote nothing', text)
-    parts = _split(text)
-    candidates: list[dict[str, Any]] = []
-    reader = _Reader('')
-    for place in parts.places:
-        reader = _Reader(place)
-        candidates = list(_objects(reader.values()))
-        if candidates:
-            break
+    thinking, place, tagged, repairs = _split(text)
+    values = list(read_values(place))
+    candidates = list(_candidates(values))
     if not candidates:
-        raise _no_object(parts, reader, text)
-    repairs = list(parts.repairs)
-    if not parts.tagged:
+        raise _no_candidate(place, values, text)
+    if not tagged:
         candidates.reverse()
-        if place is parts.thinking:
-            repairs.append('the answer was taken from the thinking')
+    if len(candidates) > 1:
+        repairs.append(f'one of {len(candidates)} objects was used')
     if not _is_json(place):
         repairs.append('the answer was not plain JSON')
-    first_error: AnswerError | None = None
-    for candidate in candidates:
-        found = list(repairs)
+    errors = []
+    for values_by_key, spelling in candidates:
+        found = [*repairs, *spelling]
         try:
-            box, points = _coordinates(candidate, size, found, text)
+            box, points = _coordinates(values_by_key, size, found, text)
         except AnswerError as error:
-            first_error = first_error or error
-            continue
-        if len(candidates) > 1:
-            found.append(f'one of {len(candidates)} objects was used')
-        found = list(dict.fromkeys(found))
-        return Answer(box, points, parts.thinking, tuple(found))
-    assert first_error is not None
-    raise first_error
+            errors.append(error)
+        else:
+            return Answer(box, points, thinking, tuple(dict.fromkeys(found)))
+    raise errors[0]
 
 
 class _Parts(NamedTuple):
     thinking: str
-    places: Sequence[str]  # where the answer may stand, the likeliest first
-    tagged: bool  # places[0] is marked by at least one answer tag
-    repairs: Sequence[str]
+    place: str  # where the answer stands
+    tagged: bool  # an answer tag says so
+    repairs: list[str]
 
 
 def _split(text: str) -> _Parts:
     """Tell thinking and answer apart by the tags, as many of them as there are."""
-    tags = [(match[1] + match[2].lower(), match) for match in _TAG.finditer(text)]
-    think_end = next((match for name, match in tags if name == '/think'), None)
-    after = think_end.end() if think_end else 0
-    tags = [(name, match) for name, match in tags if match.start() >= after or name == 'think']
-    close = next((match for name, match in tags if name == '/answer'), None)
-    limit = close.start() if close else len(text)
-    opens = [match for name, match in tags if name == 'answer' and match.start() < limit]
-    # Without </answer> the first block is the answer; with it, the <answer> nearest before it.
-    opening = (opens[-1] if close else opens[0]) if opens else None
-    start = opening.end() if opening else after
-    if not close and opening:
-        limit = next((m.start() for n, m in tags if m.start() > start), len(text))
+    think = _TAGS['think'].search(text)
+    end = _TAGS['/think'].search(text)
+    if end:
+        if think and think.start() > end.start():
+            think = None
+        limit, after = end.span()
+    else:
+        answer = _TAGS['answer'].search(text, think.end() if think else 0)
+        limit = after = answer.start() if answer else (len(text) if think else 0)
+    thinking = text[think.end() if think else 0 : limit]
+    before = text[: think.start()] if think else ''
+    for part in (text[after:], before):
+        block = _answer_block(part)
+        if block:
+            return _Parts(thinking, block[0], True, block[1])
+    repairs = ['there were no <answer> tags']
+    place = text[after:] if text[after:].strip() else before
+    if not place.strip():
+        place = thinking
+        repairs.append('the answer was taken from the thinking')
+    return _Parts(thinking, place, False, repairs)
+
+
+def _answer_block(text: str) -> tuple[str, list[str]] | None:
+    """Return the first answer block and what is wrong with its tags, if there is a tag at all."""
+    starts = [match.end() for match in _TAGS['answer'].finditer(text)]
+    close = _TAGS['/answer'].search(text)
     repairs = []
-    if not opening:
-        repairs.append('there was no <answer> tag')
+    if len(starts) > 1:
+        repairs.append('one of several <answer> blocks was used')
     if not close:
         repairs.append('there was no </answer> tag')
-    if sum(name == 'answer' for name, _ in tags) > 1:
-        repairs.append('the first of several <answer> blocks was used')
-
-    think_open = next((match for name, match in tags if name == 'think'), None)
-    until = think_end.start() if think_end else (opening.start() if opening else len(text))
-    begin = think_open.end() if think_open and think_open.end() <= until else 0
-    bare = not (think_open or think_end or opening or close)
-    thinking = '' if bare else text[begin:until].strip()
-    tagged = bool(opening or close)
-    places = [text[start:limit]] if tagged or bare else [text[after:] if think_end else '', thinking]
-    return _Parts(thinking, places, tagged, repairs)
+        # A second <answer> without any end: the first block stops where the second starts.
+        return (_TAGS['answer'].split(text, 2)[1], repairs) if starts else None
+    within = [start for start in starts if start <= close.start()]
+    if not within:
+        repairs.append('there was no <answer> tag')
+    return text[within[-1] if within else 0 : close.start()], repairs
 
 
-class _Reader:
-    """Reads every JSON-like value out of a text, in one pass, and never fails.
-
-    After something unreadable it goes on from there, so each character is looked at a bounded
-    number of times. (A quoted string that never ends is scanned to the end of the text, but
-    only once per kind of quote: an earlier one would have ended at a later quote.)
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.pos = 0
-        self.opened = False  # something like JSON was seen
-
-    def values(self) -> Iterator[Any]:
-        """Yield each complete list or object that is not inside another."""
-        while opening := _OPENING.search(self.text, self.pos):
-            self.opened = True
-            self.pos = opening.start()
-            value = self._value(0)
-            if value is not _BROKEN:
-                yield value
-            self.pos = max(self.pos, opening.end())
-
-    def _value(self, depth: int) -> Any:
-        self._skip(_SEPARATORS)
-        here = self.text[self.pos : self.pos + 1]
-        if here in ('{', '[', '(') and depth < _MAX_DEPTH and here:
-            self.pos += 1
-            return self._object(depth) if here == '{' else self._list(depth)
-        return self._scalar()
-
-    def _object(self, depth: int) -> Any:
-        """Read pairs up to the brace; what stands before an unreadable pair is kept."""
-        pairs: list[tuple[str, Any]] = []
-        while not self._ends('}'):
-            key = self._scalar()
-            value = self._value(depth + 1) if self._skip(_COLON) else _BROKEN
-            if value is _BROKEN:
-                return _Pairs(pairs) if pairs else _BROKEN
-            pairs.append((str(key), value))
-        return _Pairs(pairs)
-
-    def _list(self, depth: int) -> Any:
-        """Read items up to the bracket; an unfinished list is only good for its objects."""
-        items: list[Any] = []
-        while not self._ends('])'):
-            value = self._value(depth + 1)
-            if value is _BROKEN:
-                return items if any(isinstance(item, _Pairs) for item in items) else _BROKEN
-            items.append(value)
-        return items
-
-    def _scalar(self) -> Any:
-        match = _SCALAR.match(self.text, self.pos)
-        if match is None:
-            return _BROKEN
-        self.pos = match.end()
-        if match.lastgroup != 'bare':
-            return match[match.lastgroup or 0]
-        word = match['bare'].strip()
-        try:
-            return float(word)
-        except ValueError:
-            return _WORDS.get(word.lower(), word)
-
-    def _ends(self, closers: str) -> bool:
-        self._skip(_SEPARATORS)
-        ended = self.text[self.pos : self.pos + 1] in tuple(closers)
-        self.pos += ended
-        return ended
-
-    def _skip(self, pattern: re.Pattern[str]) -> bool:
-        match = pattern.match(self.text, self.pos)
-        self.pos = match.end() if match else self.pos
-        return match is not None
+class _Candidate(NamedTuple):
+    values: dict[str, Any]
+    spelling: list[str]  # how its keys were written otherwise
 
 
-class _Pairs(list[tuple[str, Any]]):
-    """An object as it was written: keys may occur twice."""
-
-
-def _objects(values: Iterator[Any]) -> Iterator[dict[str, Any]]:
+def _candidates(values: Sequence[Any]) -> Iterator[_Candidate]:
     """Yield the objects that have at least one of our keys, wherever they are nested."""
-    waiting = [*values][::-1]
+    waiting = list(reversed(values))
     while waiting:
         value = waiting.pop()
-        if isinstance(value, _Pairs):
-            known = _known_keys(value)
-            if known:
-                yield known
+        if isinstance(value, Pairs):
+            candidate = _candidate(value)
+            if candidate.values:
+                yield candidate
                 continue
             value = [item for _, item in value]
         if isinstance(value, list):
             waiting.extend(reversed(value))
 
 
-def _known_keys(pairs: _Pairs) -> dict[str, Any]:
-    """Return our keys of ``pairs``; ``'repairs'`` lists how they were written otherwise."""
+def _candidate(pairs: Pairs) -> _Candidate:
     known: dict[str, Any] = {}
-    repairs = []
+    spelling = []
     for written, value in pairs:
         key = _KEYS.get(re.sub(r'[^a-z0-9]', '', written.lower()))
         if key is None:
             continue
         if key in known:
-            repairs.append(f'{key} was written twice, the last one was used')
-        if key != written:
-            repairs.append(f'the key {written!r} was read as {key!r}')
+            spelling.append(f'{key} was written twice, the last one was used')
+        if key != written and key != 'points':
+            spelling.append(f'the key {written[:40]!r} was read as {key!r}')
         known[key] = value
-    if known:
-        known['repairs'] = repairs
-    return known
+    return _Candidate(known, spelling)
 
 
 def _coordinates(
-    found: dict[str, Any], size: Size, repairs: list[str], text: str
+    values: dict[str, Any], size: Size, repairs: list[str], text: str
 ) -> tuple[Box, tuple[Point, Point]]:
     """Turn one object into box and points; add what was repaired to ``repairs``."""
-    repairs += found['repairs']
-    if all(value in (None, []) for key, value in found.items() if key != 'repairs'):
+    if all(value in (None, []) for value in values.values()):
         raise AnswerError('nothing_found', 'the reasoner says that nothing matches', text)
-    both = found.get('points')
-    if both is not None and not {'points_1', 'points_2'} & found.keys():
-        numbers = _numbers(both, 4, 'bad_point', 'points', repairs, text)
-        found = {**found, 'points_1': numbers[:2], 'points_2': numbers[2:]}
+    if 'points' in values and not {'points_1', 'points_2'} & values.keys():
+        numbers = _numbers(values['points'], 4, 'bad_point', 'points', repairs, text)
+        repairs.append("both points were under one key 'points'")
+        values = {**values, 'points_1': numbers[:2], 'points_2': numbers[2:]}
     for key in ('bbox', 'points_1', 'points_2'):
-        if key not in found:
+        if key not in values:
             raise AnswerError('missing_key', f'the answer has no {key!r}', text)
-    corners = _numbers(found['bbox'], 4, 'bad_box', 'bbox', repairs, text)
-    first = _numbers(found['points_1'], 2, 'bad_point', 'points_1', repairs, text)
-    second = _numbers(found['points_2'], 2, 'bad_point', 'points_2', repairs, text)
+    corners = _numbers(values['bbox'], 4, 'bad_box', 'bbox', repairs, text)
+    first = _numbers(values['points_1'], 2, 'bad_point', 'points_1', repairs, text)
+    second = _numbers(values['points_2'], 2, 'bad_point', 'points_2', repairs, text)
     box = _repair_box(corners, size, repairs, text)
-    points = tuple(_clamped(Point(*numbers), size) for numbers in (first, second))
+    points = (_clamped(Point(*first), size), _clamped(Point(*second), size))
     if points != (tuple(first), tuple(second)):
         repairs.append('a point was outside the image')
-    return box, (points[0], points[1])
+    return box, points
 
 
 def _numbers(
@@ -363,17 +284,15 @@ def _clamped(point: Point, size: Size) -> Point:
     return Point(min(max(x, 0.0), float(size.width)), min(max(y, 0.0), float(size.height)))
 
 
-def _no_object(parts: _Parts, reader: _Reader, text: str) -> AnswerError:
+def _no_candidate(place: str, values: Sequence[Any], text: str) -> AnswerError:
     """Say why no object with our keys was found."""
-    place = parts.places[0]
-    word = re.sub(r'```(?:json)?', '', place).strip(' \t\r\n.!`\'"').lower()
-    values = list(_Reader(place).values())
-    if word in _NOTHING or (values and all(not value for value in values)):
+    word = place.replace('```json', '').strip(' \t\r\n.!`\'"').lower()
+    if word in _NOTHING or (values and not any(values)):
         return AnswerError('nothing_found', 'the reasoner says that nothing matches', text)
-    if not reader.opened:
+    if not ('{' in place or '[' in place):
         return AnswerError('no_json', 'there is no JSON where the answer should be', text)
-    if any(isinstance(value, _Pairs) for value in values):
-        return AnswerError('missing_key', "the answer has no 'bbox'", text)
+    if any(isinstance(value, Pairs) for value in values):
+        return AnswerError('missing_key', "the answer has none of 'bbox' and 'points'", text)
     return AnswerError('bad_json', 'the answer cannot be read as JSON', text)
 
 
