@@ -152,7 +152,7 @@ def _split(text: str) -> _Parts:
         answer = _TAGS['answer'].search(text, think.end() if think else 0)
         limit = after = answer.start() if answer else (len(text) if think else 0)
     thinking = text[think.end() if think else 0 : limit]
-    before = text[: think.start()] if think else ''
+    before = text[: think.start()] if think else thinking
     for part in (text[after:], before):
         block = _answer_block(part)
         if block:
@@ -287,7 +287,7 @@ def _clamped(point: Point, size: Size) -> Point:
 def _no_candidate(place: str, values: Sequence[Any], text: str) -> AnswerError:
     """Say why no object with our keys was found."""
     word = place.replace('```json', '').strip(' \t\r\n.!`\'"').lower()
-    if word in _NOTHING or (values and not any(values)):
+    if word in _NOTHING or (values and not repr(values).strip('[], ')):
         return AnswerError('nothing_found', 'the reasoner says that nothing matches', text)
     if not ('{' in place or '[' in place):
         return AnswerError('no_json', 'there is no JSON where the answer should be', text)

@@ -19,16 +19,17 @@ from segzero_core.types import Size
 
 MAX_QUERY_CHARACTERS = 1000
 
-# What chat templates and this project give a meaning to: <|im_end|>, <image>, </think>, <s>.
-_MARKUP = re.compile(r'<([^<>\s]{1,60})>')
+# All that chat templates and this project give a meaning to begins like this: <|im_end|>,
+# <image>, </think>, <s>.
+_MARKUP = re.compile(r'<(?=\S)')
 
 
 def check_query(text: str) -> str:
     """Return ``text`` ready for any prompt.
 
-    White space and control characters become single spaces. Anything written like a special
-    token loses its angle brackets (``<|im_end|>`` becomes ``(|im_end|)``), so that no sentence
-    can end its own turn, add an image or fake an answer.
+    White space and control characters become single spaces. A ``<`` is followed by a space
+    (``<|im_end|>`` becomes ``< |im_end|>``), so that no sentence can contain a special token and
+    with it end its own turn, add an image or fake an answer.
 
     Raises:
         QueryError: There is not one letter, digit or symbol in it, or it is longer than
@@ -40,7 +41,7 @@ def check_query(text: str) -> str:
             f'at most {MAX_QUERY_CHARACTERS} are allowed'
         )
     kept = ''.join(' ' if unicodedata.category(c) in ('Cc', 'Cs') else c for c in text)
-    clean = _MARKUP.sub(r'(\1)', ' '.join(kept.split()))
+    clean = _MARKUP.sub('< ', ' '.join(kept.split()))
     if not any(unicodedata.category(character)[0] in 'LNS' for character in clean):
         raise QueryError(f'the query {clean!r} is empty: say what to look for, e.g. "the red mug"')
     return clean
