@@ -35,6 +35,8 @@ class TargetError(SegZeroError):
     """
 
     KINDS = (
+        'no_depth',  # no depth image belongs to the frame
+        'no_camera_info',  # no calibration has come
         'bad_intrinsics',  # a focal length is zero or not finite
         'size_mismatch',  # depth and mask differ in size: the depth is not registered
         'empty_mask',  # nothing was segmented
