@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the newest camera frame, unconverted, and joins depth to it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from segzero_core.errors import CancelledError, SegZeroError
+
+HISTORY = 5  # frames; depth comes later than the image it belongs to, but not by more
+DEPTH_LAG_S = 0.5  # the image that depth belongs to may be this much older than the newest
+
+
+class NoImageError(SegZeroError):
+    """There is no frame to look at."""
+
+    kind = 'no_image'
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the camera saw at one moment.
+
+    Attributes:
+        image: The message as it came.
+        received: When it came, ``time.monotonic()``.
+        depth: The depth image that belongs to it, if there is one.
+        info: The newest calibration, if there is one.
+    """
+
+    image: Image | CompressedImage
+    received: float
+    depth: Image | None = None
+    info: CameraInfo | None = None
+
+
+class FrameBuffer:
+    """Filled by the subscriptions, read by the worker.
+
+    message_filters would do the joining, but holds its lock while it calls back, and is not
+    among the ROS wheels.
+    """
+
+    def __init__(self, slop: float | None, patience: float) -> None:
+        """Start empty.
+
+        Args:
+            slop: Stamps of image and depth may differ by this many seconds; ``None`` if there
+                is no depth camera.
+            patience: For so many seconds from now ``newest`` waits for a first complete frame.
+        """
+        self._slop = slop
+        self._patient_until = time.monotonic() + patience
+        self._changed = threading.Condition()
+        self._images: deque[Frame] = deque(maxlen=1 if slop is None else HISTORY)
+        self._depths: deque[Image] = deque(maxlen=HISTORY)
+        self._complete: Frame | None = None
+        self._info: CameraInfo | None = None
+
+    def add_image(self, message: Image | CompressedImage) -> None:
+        """Keep an image."""
+        with self._changed:
+            self._images.append(Frame(message, time.monotonic()))
+            self._join()
+
+    def add_depth(self, message: Image) -> None:
+        """Keep a depth image."""
+        with self._changed:
+            self._depths.append(message)
+            self._join()
+
+    def add_info(self, message: CameraInfo) -> None:
+        """Keep a calibration; it replaces the last one."""
+        with self._changed:
+            self._info = message
+            self._changed.notify_all()
+
+    def newest(self, cancel: threading.Event) -> Frame:
+        """Return the newest frame: with its depth, unless depth has fallen behind.
+
+        Raises:
+            NoImageError: No image has come.
+            CancelledError: ``cancel`` was set while waiting.
+        """
+        with self._changed:
+            while not self._ready() and time.monotonic() < self._patient_until:
+                self._changed.wait(0.05)
+                if cancel.is_set():
+                    raise CancelledError('cancelled while waiting for an image')
+            if not self._images:
+                raise NoImageError(
+                    'no image has come: is the camera running, is the topic remapped, and does '
+                    'image.reliability fit (a best_effort camera needs best_effort)?'
+                )
+            frame, complete = self._images[-1], self._complete
+            if complete and frame.received - complete.received <= DEPTH_LAG_S:
+                frame = complete
+            return replace(frame, info=self._info)
+
+    def age(self) -> float | None:
+        """Return the seconds since the newest image came; ``None`` before the first."""
+        with self._changed:
+            return time.monotonic() - self._images[-1].received if self._images else None
+
+    def _ready(self) -> bool:
+        if self._slop is None:
+            return bool(self._images)
+        return self._complete is not None and self._info is not None
+
+    def _join(self) -> None:
+        """Find the newest image that has a depth image; of several, the nearest in time."""
+        self._changed.notify_all()
+        if self._slop is None or not self._depths:
+            return
+        for frame in reversed(self._images):
+            stamp = stamp_seconds(frame.image.header)
+            depth = min(self._depths, key=lambda d: abs(stamp_seconds(d.header) - stamp))
+            if abs(stamp_seconds(depth.header) - stamp) <= self._slop:
+                self._complete = replace(frame, depth=depth)
+                return
+
+
+def stamp_seconds(header: Header) -> float:
+    """Return a header's stamp in seconds."""
+    return float(header.stamp.sec + header.stamp.nanosec * 1e-9)
