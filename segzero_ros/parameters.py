@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's parameters: declared with descriptions, checked, read into one object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from segzero_core.errors import SegZeroError
+from segzero_core.prompts import FAMILIES
+from segzero_core.reasoners import REASONERS
+from segzero_core.segmenters import SEGMENTERS
+
+
+class ParameterError(SegZeroError):
+    """A parameter has a value the node cannot use. The message names it and what it may be."""
+
+    kind = 'bad_parameter'
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a parameter may be.
+
+    Attributes:
+        default: Its type is the parameter's; where it is a float, whole numbers will do too.
+        description: What ``ros2 param describe`` shows.
+        choices: Returns the values allowed, if only some are.
+        low: Smallest value of a number.
+        high: Largest value of a number.
+        read_only: Can only be set when the node starts.
+    """
+
+    default: bool | int | float | str
+    description: str
+    choices: Callable[[], Iterable[str]] | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    read_only: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        """Return what is wrong with ``value``; ``None`` if nothing is."""
+        kind = type(self.default)
+        # bool is an int to Python, but `true` is no number to anybody else.
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if not fits:
+            return f'must be of type {kind.__name__}'
+        if self.choices is not None and value not in (names := sorted(self.choices())):
+            return f'must be one of {", ".join(repr(name) for name in names)}'
+        if kind in (int, float) and not self.low <= value <= self.high:
+            return f'must be from {self.low:g} to {self.high:g}'
+        return None
+
+    def descriptor(self) -> ParameterDescriptor:
+        """Return what rclpy declares the parameter with."""
+        constraints = ''
+        if self.choices is not None:
+            constraints = f'One of: {", ".join(sorted(self.choices()))}'
+        elif math.isfinite(self.low):
+            constraints = f'From {self.low:g} to {self.high:g}'
+        # With a fixed type or range, rclpy raises in the middle of the node's constructor. Our
+        # own check comes with the configure transition and says more.
+        return ParameterDescriptor(
+            description=self.description,
+            additional_constraints=constraints,
+            read_only=self.read_only,
+            dynamic_typing=True,
+        )
+
+
+def _device(engine: str) -> Spec:
+    return Spec('', f'Where the {engine} runs: cuda, cuda:1, cpu; empty is CUDA if there is one')
+
+
+def _model(engine: str) -> Spec:
+    return Spec('', f"The {engine}'s hub id or folder; empty is the engine's own default")
+
+
+PARAMETERS: dict[str, Spec] = {
+    'autostart': Spec(False, 'Configure and activate the node when it starts', read_only=True),
+    'reasoner.engine': Spec('rules', 'What reasons about the sentence', lambda: REASONERS),
+    'reasoner.model': _model('reasoner'),
+    'reasoner.device': _device('reasoner'),
+    'reasoner.family': Spec(
+        '', 'Prompt family; empty is chosen from the model', lambda: ['', *FAMILIES]
+    ),
+    'reasoner.max_new_tokens': Spec(
+        0, "Longest answer in tokens; 0 is the engine's own default", low=0, high=32768
+    ),
+    'segmenter.engine': Spec('grabcut', 'What makes the mask', lambda: SEGMENTERS),
+    'segmenter.model': _model('segmenter'),
+    'segmenter.device': _device('segmenter'),
+    'image.transport': Spec(
+        'raw', 'Type of the image topic: Image or CompressedImage', lambda: ['raw', 'compressed']
+    ),
+    'image.reliability': Spec(
+        'best_effort',
+        'QoS of all camera topics; best_effort receives from either kind of camera',
+        lambda: ['best_effort', 'reliable'],
+    ),
+    'image.codec': Spec('numpy', 'What reads image messages', lambda: ['numpy', 'cv_bridge']),
+    'depth.enabled': Spec(False, 'Subscribe depth and camera_info, publish metric targets'),
+    'depth.sync_slop': Spec(
+        0.02,
+        'Seconds between the stamps of image and depth that still count as one frame',
+        low=0.0,
+        high=1.0,
+    ),
+    'depth.min': Spec(0.1, 'Nearest depth to believe, metres', low=0.0, high=1000.0),
+    'depth.max': Spec(10.0, 'Farthest depth to believe, metres', low=0.0, high=1000.0),
+}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Which engine, and the options that are set."""
+
+    engine: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the parameters say, checked.
+
+    Attributes:
+        reasoner: What reasons.
+        segmenter: What makes the mask.
+        compressed: The image topic carries CompressedImage.
+        reliable: Camera topics are subscribed reliably.
+        codec: ``numpy`` or ``cv_bridge``.
+        slop: Seconds between stamps of image and depth; ``None`` without depth.
+        depth_range: Nearest and farthest depth to believe, metres.
+    """
+
+    reasoner: EngineSettings
+    segmenter: EngineSettings
+    compressed: bool
+    reliable: bool
+    codec: str
+    slop: float | None
+    depth_range: tuple[float, float]
+
+
+def declare_parameters(node: Node, specs: Mapping[str, Spec]) -> None:
+    """Declare every parameter; from then on the node refuses values it could not use."""
+    for name, spec in specs.items():
+        node.declare_parameter(name, spec.default, spec.descriptor())
+
+    def judge(parameters: Sequence[Parameter]) -> SetParametersResult:
+        problems = _problems(specs, {p.name: p.value for p in parameters})
+        return SetParametersResult(successful=not problems, reason='; '.join(problems))
+
+    node.add_on_set_parameters_callback(judge)
+
+
+def read_parameters(node: Node, specs: Mapping[str, Spec]) -> dict[str, Any]:
+    """Return the values of the parameters that were declared.
+
+    Raises:
+        ParameterError: Some cannot be used; the message names all of them.
+    """
+    values = {name: node.get_parameter(name).value for name in specs}
+    if problems := _problems(specs, values):
+        raise ParameterError('; '.join(problems))
+    return values
+
+
+def read_settings(node: Node) -> Settings:
+    """Read the parameters of the segzero node.
+
+    Raises:
+        ParameterError: Some cannot be used; the message names all of them.
+    """
+    values = read_parameters(node, PARAMETERS)
+    low, high = float(values['depth.min']), float(values['depth.max'])
+    if low >= high:
+        raise ParameterError(f'depth.min must be less than depth.max, not {low} and {high}')
+    return Settings(
+        reasoner=_engine(values, 'reasoner'),
+        segmenter=_engine(values, 'segmenter'),
+        compressed=values['image.transport'] == 'compressed',
+        reliable=values['image.reliability'] == 'reliable',
+        codec=values['image.codec'],
+        slop=float(values['depth.sync_slop']) if values['depth.enabled'] else None,
+        depth_range=(low, high),
+    )
+
+
+def _engine(values: dict[str, Any], kind: str) -> EngineSettings:
+    """Gather an engine's options; what is empty or zero is left to the engine."""
+    prefix = f'{kind}.'
+    given = {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
+    engine = given.pop('engine')
+    return EngineSettings(engine, {name: value for name, value in given.items() if value})
+
+
+def _problems(specs: Mapping[str, Spec], values: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with values; those of other parameters are not our business."""
+    return [
+        f'{name} {problem}, not {value!r}'
+        for name, value in values.items()
+        if name in specs and (problem := specs[name].problem(value))
+    ]
