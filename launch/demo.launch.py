@@ -40,7 +40,7 @@ def find_program(name: str) -> str:
 
 
 async def ask(context: LaunchContext) -> None:
-    """Publish the sentence once the node listens and has an image; log what comes back."""
+    """Publish the sentence once the node listens, and log what comes back."""
     query = LaunchConfiguration('query').perform(context)
     namespace = LaunchConfiguration('namespace').perform(context).strip('/')
     node = f'/{namespace}/segzero' if namespace else '/segzero'
@@ -50,24 +50,17 @@ async def ask(context: LaunchContext) -> None:
         String, f'{node}/result', lambda message: results.append(json.loads(message.data)), 10
     )
     publisher = ros.create_publisher(String, f'{node}/query', 10)
-    while not results or is_too_early(results[-1]):
-        if publisher.get_subscription_count() and ros.count_publishers(f'{node}/result'):
-            answers = len(results)
-            publisher.publish(String(data=query))
-            while len(results) == answers:
-                await asyncio.sleep(0.1)
-        await asyncio.sleep(0.5)
-    report(results[-1])
+    while not publisher.get_subscription_count() or not ros.count_publishers(f'{node}/result'):
+        await asyncio.sleep(0.1)
+    publisher.publish(String(data=query))
+    while not results:
+        await asyncio.sleep(0.1)
+    report(results[0])
     get_logger('demo').info(
         f'ask again: ros2 topic pub --once {node}/query std_msgs/msg/String '
         '"{data: \'the blue box\'}"; everything it answers: '
         f'ros2 topic echo --full-length {node}/result'
     )
-
-
-def is_too_early(result: dict[str, Any]) -> bool:
-    """Whether the node had no image yet."""
-    return result['status'] == 'error' and result['error']['kind'] == 'no_image'
 
 
 def report(result: dict[str, Any]) -> None:

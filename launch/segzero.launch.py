@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start the segzero node, and configure and activate it.
+"""Start the segzero node; it configures and activates itself.
 
     ros2 launch segzero_ros segzero.launch.py image_topic:=/camera/color/image_raw
 
@@ -9,24 +9,15 @@ decides, and topics keep their names (``image``, ``depth``, ``camera_info`` in t
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
+from typing import Any
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import Action, LaunchContext, LaunchDescription
-from launch.actions import (
-    DeclareLaunchArgument,
-    OpaqueCoroutine,
-    OpaqueFunction,
-    SetEnvironmentVariable,
-)
-from launch.logging import get_logger
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.ros_adapters import get_ros_node
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 
 # Beside this folder, in a checkout as where the package is installed.
 CONFIG = Path(__file__).absolute().parent.parent / 'config'
@@ -102,24 +93,25 @@ def find_program(name: str) -> str:
     return str(program) if program.exists() else name
 
 
-def overrides(given: dict[str, str]) -> dict[str, object]:
+def overrides(given: dict[str, str]) -> dict[str, Any]:
     """Return the parameters that the arguments set."""
-    parameters = {
+    texts = {
         'reasoner.model': given['model'],
         'segmenter.model': given['segmenter'],
         'reasoner.device': given['device'],
         'segmenter.device': given['device'],
     }
-    chosen: dict[str, object] = {
-        name: ParameterValue(value, value_type=str) for name, value in parameters.items() if value
+    chosen: dict[str, Any] = {
+        name: ParameterValue(text, value_type=str) for name, text in texts.items() if text
     }
+    chosen['autostart'] = given['autostart'] == 'true'
     if given['depth_topic']:
         chosen['depth.enabled'] = True
     return chosen
 
 
 def start(context: LaunchContext) -> list[Action]:
-    """Return the node with what the arguments say; with ``autostart``, bring it up too."""
+    """Return the node with what the arguments say."""
     given = {item.name: LaunchConfiguration(item.name).perform(context) for item in ARGUMENTS}
     node = LifecycleNode(
         executable=find_program('segzero_node'),
@@ -134,39 +126,7 @@ def start(context: LaunchContext) -> list[Action]:
         ros_arguments=['--log-level', given['log_level']],
         output='screen',
     )
-    wake = OpaqueCoroutine(coroutine=bring_up, args=[node])
-    return [node, wake] if given['autostart'] == 'true' else [node]
-
-
-async def bring_up(context: LaunchContext, node: LifecycleNode) -> None:
-    """Configure the started node and activate it.
-
-    Through its service, which always replies. Transition events get lost while processes are
-    still finding each other, and a handler of them would also undo a later ``deactivate``.
-    """
-    name = node.node_name
-    log = get_logger(name)
-    client = get_ros_node(context).create_client(ChangeState, f'{name}/change_state')
-    for step, transition in (
-        ('configure', Transition.TRANSITION_CONFIGURE),
-        ('activate', Transition.TRANSITION_ACTIVATE),
-    ):
-        reply = None
-        while reply is None or not reply.done():
-            if node.return_code is not None:
-                return
-            if reply is None and client.service_is_ready():
-                reply = client.call_async(
-                    ChangeState.Request(transition=Transition(id=transition))
-                )
-            await asyncio.sleep(0.1)
-        if not reply.result().success:
-            log.error(
-                f'could not {step}; the lines above say why. The node waits: mend the cause, then '
-                f'run ros2 lifecycle set {name} configure, and the same with activate'
-            )
-            return
-    log.info(f'active: ask it by ros2 topic pub --once {name}/query std_msgs/msg/String ...')
+    return [node]
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""launch/segzero.launch.py under the real launch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+REASON = 'needs launch_pytest and launch_ros: source a ROS 2 installation (they are not on PyPI)'
+launch_pytest = pytest.importorskip('launch_pytest', reason=REASON)
+pytest.importorskip('launch_ros', reason=REASON)
+
+from launch import LaunchContext, LaunchDescription  # noqa: E402
+from launch.actions import (  # noqa: E402
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
+from launch.event_handlers import OnProcessExit, OnProcessStart  # noqa: E402
+from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
+
+if TYPE_CHECKING:
+    from conftest import Peer
+
+NODE = '/robot/segzero'
+PARAMETERS = """
+/**:
+  ros__parameters:
+    reasoner: {engine: rules, model: ''}
+    segmenter: {engine: grabcut}
+    depth: {enabled: false, max: 3.5}
+"""
+
+
+class Processes:
+    """What launch started: process ids and exit codes by name."""
+
+    def __init__(self) -> None:
+        self.pids: dict[str, int] = {}
+        self.exits: dict[str, int] = {}
+        self.watch = [
+            RegisterEventHandler(OnProcessStart(on_start=self._started)),
+            RegisterEventHandler(OnProcessExit(on_exit=self._ended)),
+        ]
+
+    def _started(self, event: Any, context: LaunchContext) -> None:
+        self.pids[event.process_name.rsplit('-', 1)[0]] = event.pid
+
+    def _ended(self, event: Any, context: LaunchContext) -> None:
+        self.exits[event.process_name.rsplit('-', 1)[0]] = event.returncode
+
+
+@pytest.fixture(scope='module')
+def processes() -> Processes:
+    return Processes()
+
+
+@launch_pytest.fixture(scope='module')
+def robot(
+    root: Path,
+    own_domain: None,
+    programs: None,
+    processes: Processes,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> LaunchDescription:
+    """Start the node as on a robot with a camera called front."""
+    params_file = tmp_path_factory.mktemp('params') / 'params.yaml'
+    params_file.write_text(PARAMETERS, encoding='utf-8')
+    arguments = {
+        'params_file': str(params_file),
+        'namespace': 'robot',
+        'image_topic': '/front/image',
+        'depth_topic': '/front/depth',
+        'camera_info_topic': '/front/info',
+    }
+    source = PythonLaunchDescriptionSource(str(root / 'launch' / 'segzero.launch.py'))
+    include = IncludeLaunchDescription(source, launch_arguments=arguments.items())
+    return LaunchDescription([*processes.watch, include])
+
+
+def described(root: Path) -> LaunchDescription:
+    source = PythonLaunchDescriptionSource(str(root / 'launch' / 'segzero.launch.py'))
+    return source.get_launch_description(LaunchContext())
+
+
+def test_arguments_and_defaults(root: Path) -> None:
+    arguments = [e for e in described(root).entities if isinstance(e, DeclareLaunchArgument)]
+    context = LaunchContext()
+    defaults = {
+        item.name: ''.join(part.perform(context) for part in item.default_value)
+        for item in arguments
+    }
+    assert defaults == {
+        'params_file': str(root / 'config' / 'segzero.yaml'),
+        'model': '',
+        'segmenter': '',
+        'device': '',
+        'image_topic': '',
+        'depth_topic': '',
+        'camera_info_topic': '',
+        'namespace': '',
+        'autostart': 'true',
+        'log_level': 'info',
+    }
+    assert all(item.description for item in arguments)
+    choices = {item.name: item.choices for item in arguments if item.choices}
+    assert choices == {
+        'autostart': ['true', 'false'],
+        'log_level': ['debug', 'info', 'warn', 'error'],
+    }
+
+
+@pytest.mark.parametrize(
+    'own', [{}, {'FASTDDS_DEFAULT_PROFILES_FILE': 'a'}, {'FASTRTPS_DEFAULT_PROFILES_FILE': 'b'}]
+)
+def test_fastdds_profile_of_the_user_is_left_alone(
+    root: Path, own: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+    for name in names:
+        monkeypatch.setenv(name, '')  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    context = LaunchContext()
+    for entity in described(root).entities:
+        if isinstance(entity, SetEnvironmentVariable):
+            entity.execute(context)
+    expected = next(iter(own.values()), str(root / 'config' / 'fastdds.xml'))
+    assert {context.environment[name] for name in names} == {expected}
+
+
+@pytest.mark.launch(fixture=robot)
+def test_node_becomes_active(peer: Peer) -> None:
+    peer.wait_for('state active', lambda: peer.state(NODE) == 'active')
+
+
+@pytest.mark.launch(fixture=robot)
+def test_arguments_override_and_the_rest_comes_from_the_file(peer: Peer) -> None:
+    assert peer.parameter(NODE, 'depth.enabled') is True  # because depth_topic is given
+    assert peer.parameter(NODE, 'depth.max') == 3.5
+    assert peer.parameter(NODE, 'reasoner.model') == ''
+
+
+@pytest.mark.launch(fixture=robot)
+@pytest.mark.parametrize('topic', ['/front/image', '/front/depth', '/front/info'])
+def test_topics_are_remapped(peer: Peer, topic: str) -> None:
+    peer.wait_for('state active', lambda: peer.state(NODE) == 'active')
+
+    def subscribers() -> list[str]:
+        infos = peer.node.get_subscriptions_info_by_topic(topic)
+        return [f'{info.node_namespace}/{info.node_name}' for info in infos]
+
+    peer.wait_for(f'a subscriber of {topic}', subscribers)
+    assert subscribers() == [NODE]
+
+
+@pytest.mark.launch(fixture=robot)
+def test_the_profile_reaches_the_node(root: Path, peer: Peer, processes: Processes) -> None:
+    peer.wait_for('state active', lambda: peer.state(NODE) == 'active')
+    environment = Path(f'/proc/{processes.pids["segzero_node"]}/environ').read_text()
+    profile = root / 'config' / 'fastdds.xml'
+    assert f'FASTDDS_DEFAULT_PROFILES_FILE={profile}' in environment.split('\0')
+    assert f'FASTRTPS_DEFAULT_PROFILES_FILE={profile}' in environment.split('\0')
+
+
+@pytest.mark.launch(fixture=robot)
+def test_a_deactivated_node_stays_inactive(peer: Peer) -> None:
+    peer.wait_for('state active', lambda: peer.state(NODE) == 'active')
+    assert peer.change(NODE, 'deactivate')
+    # Longer than an event needs: autostart must not undo what somebody did by hand.
+    assert {peer.state(NODE) for _ in range(20)} == {'inactive'}
+    assert peer.change(NODE, 'cleanup')
+    assert peer.change(NODE, 'configure')
+    assert {peer.state(NODE) for _ in range(20)} == {'inactive'}
+    assert peer.change(NODE, 'activate')
+    assert peer.state(NODE) == 'active'
+
+
+@pytest.mark.launch(fixture=robot, shutdown=True)
+def test_node_ends_cleanly(processes: Processes) -> None:
+    assert processes.exits == {'segzero_node': 0}
