@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A simulated camera, the segzero node, and one sentence: no GPU, no model, no camera.
 
-    ros2 launch segzero_ros demo.launch.py query:='the red mug'
+    ros2 launch segzero_ros demo.launch.py query:='the pink thing that is not a mug'
 
 Camera and node go on running, so that more sentences can be published on /segzero/query.
 """
@@ -65,7 +65,8 @@ async def ask(context: LaunchContext) -> None:
 
 def report(result: dict[str, Any]) -> None:
     """Log one result in lines a person can read."""
-    log = get_logger(f'"{result["query"]}"')
+    log = get_logger('demo')
+    log.info(result['query'])
     if result['status'] != 'ok':
         log.error(f'{result["status"]}: {(result["error"] or {}).get("message", "")}')
         return
@@ -79,7 +80,9 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             DeclareLaunchArgument(
-                'query', default_value='the red mug', description='The sentence.'
+                'query',
+                default_value='the cup in front of the green bottle',
+                description='The sentence.',
             ),
             DeclareLaunchArgument(
                 'params_file',

@@ -21,7 +21,16 @@ OURS = ('segzero_core', 'segzero_ros')
 # Import name -> rosdep key, where they differ.
 KEYS = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv', 'PIL': 'python3-pil'}
 # Imported only by the engine or codec that was asked for; see the comment in package.xml.
-OPTIONAL = {'cv_bridge', 'safetensors', 'sam2', 'tokenizers', 'torch', 'transformers', 'vllm'}
+OPTIONAL = {
+    'cv_bridge',
+    'huggingface_hub',
+    'safetensors',
+    'sam2',
+    'tokenizers',
+    'torch',
+    'transformers',
+    'vllm',
+}
 
 
 @pytest.fixture(scope='module')
@@ -170,3 +179,32 @@ def parameters(file: str, node: str) -> dict[str, Any]:
         if pattern in ('/**', f'/**/{node}'):
             flatten('', section['ros__parameters'])
     return found
+
+
+@pytest.mark.parametrize('file', ['segzero.yaml', 'demo.yaml'])
+def test_node_takes_every_parameter_of_the_file(file: str) -> None:
+    pytest.importorskip('rclpy', reason='needs rclpy: make test installs it, or source ROS 2')
+    from segzero_ros.parameters import PARAMETERS
+
+    given = parameters(file, 'segzero')
+    assert given
+    for name, value in given.items():
+        assert name in PARAMETERS, f'{file} sets {name}, which the node does not declare'
+        assert PARAMETERS[name].problem(value) is None, f'{file}: {name}'
+
+
+def test_parameter_file_to_copy_shows_every_parameter() -> None:
+    pytest.importorskip('rclpy', reason='needs rclpy: make test installs it, or source ROS 2')
+    from segzero_ros.parameters import PARAMETERS
+
+    # autostart is the launch argument's.
+    assert set(parameters('segzero.yaml', 'segzero')) | {'autostart'} == set(PARAMETERS)
+
+
+def test_camera_takes_every_parameter_of_the_demo() -> None:
+    pytest.importorskip('rclpy', reason='needs rclpy: make test installs it, or source ROS 2')
+    from segzero_ros.sim_camera import PARAMETERS
+
+    given = parameters('demo.yaml', 'sim_camera')
+    assert set(given) == set(PARAMETERS)
+    assert all(PARAMETERS[name].problem(value) is None for name, value in given.items())

@@ -143,3 +143,35 @@ def peer(own_domain: None) -> Iterator[Peer]:
     node = Peer()
     yield node
     node.close()
+
+
+class Processes:
+    """What launch started: process ids and exit codes by program."""
+
+    def __init__(self) -> None:
+        """Nothing has started."""
+        self.pids: dict[str, int] = {}
+        self.exits: dict[str, int] = {}
+
+    def watch(self) -> list[Any]:
+        """Return the actions that a launch description needs to be watched."""
+        from launch.actions import RegisterEventHandler
+        from launch.event_handlers import OnProcessExit, OnProcessStart
+
+        # Launch numbers them: segzero_node-1.
+        def started(event: Any, context: Any) -> None:
+            self.pids[event.process_name.rsplit('-', 1)[0]] = event.pid
+
+        def ended(event: Any, context: Any) -> None:
+            self.exits[event.process_name.rsplit('-', 1)[0]] = event.returncode
+
+        return [
+            RegisterEventHandler(OnProcessStart(on_start=started)),
+            RegisterEventHandler(OnProcessExit(on_exit=ended)),
+        ]
+
+
+@pytest.fixture(scope='module')
+def processes() -> Processes:
+    """Pids and exit codes of what a module's launch description starts."""
+    return Processes()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,14 +16,12 @@ from launch import LaunchContext, LaunchDescription  # noqa: E402
 from launch.actions import (  # noqa: E402
     DeclareLaunchArgument,
     IncludeLaunchDescription,
-    RegisterEventHandler,
     SetEnvironmentVariable,
 )
-from launch.event_handlers import OnProcessExit, OnProcessStart  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
 
 if TYPE_CHECKING:
-    from conftest import Peer
+    from conftest import Peer, Processes
 
 NODE = '/robot/segzero'
 PARAMETERS = """
@@ -33,29 +31,6 @@ PARAMETERS = """
     segmenter: {engine: grabcut}
     depth: {enabled: false, max: 3.5}
 """
-
-
-class Processes:
-    """What launch started: process ids and exit codes by name."""
-
-    def __init__(self) -> None:
-        self.pids: dict[str, int] = {}
-        self.exits: dict[str, int] = {}
-        self.watch = [
-            RegisterEventHandler(OnProcessStart(on_start=self._started)),
-            RegisterEventHandler(OnProcessExit(on_exit=self._ended)),
-        ]
-
-    def _started(self, event: Any, context: LaunchContext) -> None:
-        self.pids[event.process_name.rsplit('-', 1)[0]] = event.pid
-
-    def _ended(self, event: Any, context: LaunchContext) -> None:
-        self.exits[event.process_name.rsplit('-', 1)[0]] = event.returncode
-
-
-@pytest.fixture(scope='module')
-def processes() -> Processes:
-    return Processes()
 
 
 @launch_pytest.fixture(scope='module')
@@ -78,7 +53,7 @@ def robot(
     }
     source = PythonLaunchDescriptionSource(str(root / 'launch' / 'segzero.launch.py'))
     include = IncludeLaunchDescription(source, launch_arguments=arguments.items())
-    return LaunchDescription([*processes.watch, include])
+    return LaunchDescription([*processes.watch(), include])
 
 
 def described(root: Path) -> LaunchDescription:

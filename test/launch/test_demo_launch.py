@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""launch/demo.launch.py under the real launch: camera, node, one sentence, the right object."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import yaml
+
+REASON = 'needs launch_pytest and launch_ros: source a ROS 2 installation (they are not on PyPI)'
+launch_pytest = pytest.importorskip('launch_pytest', reason=REASON)
+pytest.importorskip('launch_ros', reason=REASON)
+
+import launch.logging  # noqa: E402
+from geometry_msgs.msg import PointStamped  # noqa: E402
+from launch import LaunchContext, LaunchDescription  # noqa: E402
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription  # noqa: E402
+from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
+
+from segzero_core.metrics import mask_iou  # noqa: E402
+from segzero_core.synthetic import Query, Scene, make_scene  # noqa: E402
+from segzero_ros.images import image_to_array  # noqa: E402
+
+if TYPE_CHECKING:
+    from conftest import Peer, Processes
+
+
+@pytest.fixture(scope='module')
+def scene(root: Path) -> Scene:
+    """Return what the simulated camera of the demo looks at."""
+    document = yaml.safe_load((root / 'config' / 'demo.yaml').read_text(encoding='utf-8'))
+    return make_scene(document['/**/sim_camera']['ros__parameters']['seed'])
+
+
+@pytest.fixture(scope='module')
+def source(root: Path) -> PythonLaunchDescriptionSource:
+    return PythonLaunchDescriptionSource(str(root / 'launch' / 'demo.launch.py'))
+
+
+def defaults(source: PythonLaunchDescriptionSource) -> dict[str, str]:
+    context = LaunchContext()
+    return {
+        item.name: ''.join(part.perform(context) for part in item.default_value)
+        for item in source.get_launch_description(context).entities
+        if isinstance(item, DeclareLaunchArgument)
+    }
+
+
+@pytest.fixture(scope='module')
+def query(scene: Scene, source: PythonLaunchDescriptionSource) -> Query:
+    """Return the sentence asked by default; the scene must have exactly one answer to it."""
+    text = defaults(source)['query']
+    (query,) = (query for query in scene.queries() if query.text == text)
+    return query
+
+
+@launch_pytest.fixture(scope='module')
+def demo(
+    source: PythonLaunchDescriptionSource,
+    own_domain: None,
+    programs: None,
+    processes: Processes,
+) -> LaunchDescription:
+    return LaunchDescription([*processes.watch(), IncludeLaunchDescription(source)])
+
+
+def test_arguments_and_defaults(root: Path, source: PythonLaunchDescriptionSource) -> None:
+    given = defaults(source)
+    assert set(given) == {'query', 'params_file'}
+    assert given['params_file'] == str(root / 'config' / 'demo.yaml')
+
+
+@pytest.mark.launch(fixture=demo)
+def test_launch_asks_and_says_what_came_back(peer: Peer, query: Query) -> None:
+    log = Path(launch.logging.launch_config.get_log_file_path('launch.log'))
+    lines = peer.wait_for(
+        'an answer in the log',
+        lambda: [line for line in log.read_text().splitlines() if '[demo]' in line][3:],
+    )
+    said = log.read_text()
+    assert f'[demo]: {query.text}' in said
+    assert '[demo]: box [' in said
+    assert 'ERROR' not in said, lines
+
+
+@pytest.mark.launch(fixture=demo)
+def test_the_sentence_finds_its_object(peer: Peer, scene: Scene, query: Query) -> None:
+    results = peer.gather(String, '/segzero/result')
+    masks = peer.gather(Image, '/segzero/mask')
+    targets = peer.gather(PointStamped, '/segzero/target_point')
+    peer.publish('/segzero/query', String(data=query.text))
+    result: dict[str, Any] = json.loads(peer.wait_for('a result', lambda: results)[0].data)
+    assert result['error'] is None
+    assert (result['status'], result['query']) == ('ok', query.text)
+    mask = peer.wait_for('a mask', lambda: masks)[0]
+    target = peer.wait_for('a target', lambda: targets)[0]
+    for message in (mask, target):
+        assert message.header.frame_id == result['frame_id'] == 'camera_color_optical_frame'
+        assert message.header.stamp.sec == result['stamp']['sec']
+        assert message.header.stamp.nanosec == result['stamp']['nanosec']
+    assert mask_iou(image_to_array(mask) > 0, scene.mask(query.target)) > 0.5
+    point = np.array([target.point.x, target.point.y, target.point.z])
+    assert scene.surface_distance(query.target, point) < 0.02
+
+
+@pytest.mark.launch(fixture=demo, shutdown=True)
+def test_camera_and_node_end_cleanly(processes: Processes) -> None:
+    assert processes.exits == {'segzero_node': 0, 'sim_camera': 0}
