@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import HTTPError, StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from segzero_core.errors import EngineOptionError, ModelLoadError
@@ -71,7 +71,9 @@ def choose_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise EngineOptionError(f"unknown device {device!r}: use 'cpu', 'cuda' or 'cuda:1'") from error
+        raise EngineOptionError(
+            f"unknown device {device!r}: use 'cpu', 'cuda' or 'cuda:1'"
+        ) from error
     if chosen.type == 'cuda' and (chosen.index or 0) >= torch.cuda.device_count():
         raise ModelLoadError(
             f'device {device!r} is not here: torch {torch.__version__} sees '
@@ -100,7 +102,7 @@ def find_checkpoint(model: str) -> Path:
         )
     try:
         return Path(snapshot_download(model, allow_patterns=list(_WANTED_FILES)))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:
         raise ModelLoadError(
             f'model {model!r} is no folder here and cannot be had from the hub '
             f'({_first_line(error)}). Check the spelling and the network; without a network, copy '
@@ -139,7 +141,7 @@ def check_checkpoint(folder: Path, model_types: Collection[str]) -> str:
         ModelLoadError: Not one of ``model_types``, or weights that are missing, pickled, cut
             short or corrupt.
     """
-    model_type = read_json(folder / 'config.json').get('model_type')
+    model_type = str(read_json(folder / 'config.json').get('model_type'))
     if model_type not in model_types:
         raise ModelLoadError(
             f'{folder} holds a model of type {model_type!r}, which this engine cannot use: it '

@@ -144,9 +144,7 @@ def build_tiny_reasoner(
     return folder
 
 
-def build_tiny_segmenter(
-    folder: Path, seed: int = 0, sizes: SegmenterSizes | None = None
-) -> Path:
+def build_tiny_segmenter(folder: Path, seed: int = 0, sizes: SegmenterSizes | None = None) -> Path:
     """Write a randomly initialised SAM 2 to ``folder``, which is made if it is not there.
 
     Args:
@@ -196,7 +194,7 @@ def _reasoner_config(model_type: ReasonerType, sizes: ReasonerSizes, tokenizer: 
         'eos_token_id': tokenizer.eos_token_id,
         'pad_token_id': tokenizer.pad_token_id,
     }
-    vision = {'depth': sizes.vision_layers, 'num_heads': sizes.vision_heads}
+    vision: dict[str, Any] = {'depth': sizes.vision_layers, 'num_heads': sizes.vision_heads}
     if model_type == 'qwen2_vl':
         vision |= {'embed_dim': sizes.vision_width, 'hidden_size': sizes.text_width}
     else:

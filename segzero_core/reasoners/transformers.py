@@ -28,7 +28,6 @@ from segzero_core.errors import (
     CancelledError,
     EngineOptionError,
     ModelLoadError,
-    UnknownNameError,
 )
 from segzero_core.prompts import FAMILIES, PromptFamily, get_family
 from segzero_core.reasoners.qwen_processor import QwenProcessor
