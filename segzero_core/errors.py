@@ -32,6 +32,12 @@ class EmptyMaskError(SegZeroError, ValueError):
     kind = 'empty_mask'
 
 
+class MetricError(SegZeroError, ValueError):
+    """What was to be measured cannot be: no samples, or prediction and truth do not match."""
+
+    kind = 'bad_metric'
+
+
 class UnknownNameError(SegZeroError):
     """A name that is in no registry. The message lists the valid ones."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rewards: the paper's Figure 2, the quirks of the released code, and what hardening closes."""
+"""The rewards: the paper's Figure 2, the released code's quirks, and what hardening closes."""
 
 import json
 

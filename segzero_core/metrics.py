@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good masks, boxes and points are: gIoU, cIoU, precision, hit rates, and how sure that is.
+
+Every sample counts. One without a usable answer is an empty mask, ``None`` for a box and no
+points; leaving it out would make a model look better the more often it fails.
+
+Two protocols, where an image's truth may be empty ("nothing matches"):
+
+``standard``: an empty mask for an empty truth has IoU 1 (LISA, gRefCOCO).
+``released``: it has IoU 0, as in the evaluation of dvlab-research/Seg-Zero at 77f9ea5, which
+figures of released checkpoints are made with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from segzero_core.errors import MetricError
+from segzero_core.geometry import box_iou
+from segzero_core.types import Box, Mask, Point
+
+Protocol: TypeAlias = Literal['standard', 'released']
+Array: TypeAlias = npt.NDArray[Any]
+
+
+class Overlap(NamedTuple):
+    """Pixel counts of one predicted mask and its truth: all that the mask metrics need."""
+
+    intersection: int
+    predicted: int
+    truth: int
+
+
+class Interval(NamedTuple):
+    """A figure and its bootstrap confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def overlap(predicted: Mask, truth: Mask, ignore: Mask | None = None) -> Overlap:
+    """Count the pixels of a prediction, its truth and both.
+
+    Args:
+        predicted: (H, W) bool.
+        truth: (H, W) bool.
+        ignore: (H, W) bool, pixels that count for neither. LISA's ReasonSeg leaves out the
+            pixels labelled 255; Seg-Zero's counts them as truth.
+
+    Raises:
+        MetricError: The shapes differ.
+    """
+    masks = [predicted, truth] if ignore is None else [predicted, truth, ignore]
+    if len({mask.shape for mask in masks}) != 1:
+        shapes = ' and '.join(str(mask.shape) for mask in masks)
+        raise MetricError(f'masks must have the same shape, got {shapes}')
+    if ignore is not None:
+        predicted, truth = predicted & ~ignore, truth & ~ignore
+    counts = ((predicted & truth), predicted, truth)
+    return Overlap(*(int(np.count_nonzero(mask)) for mask in counts))
+
+
+def image_ious(overlaps: Sequence[Overlap] | Array, protocol: Protocol = 'standard') -> Array:
+    """Return the (n,) float IoU of each image.
+
+    Raises:
+        MetricError: There is no image.
+    """
+    intersection, union = _counts(overlaps)
+    empty = 1.0 if protocol == 'standard' else 0.0
+    return np.where(union > 0, intersection / np.maximum(union, 1), empty)
+
+
+def giou(overlaps: Sequence[Overlap] | Array, protocol: Protocol = 'standard') -> float:
+    """Return the mean of the images' IoUs; raises like ``image_ious``."""
+    return float(image_ious(overlaps, protocol).mean())
+
+
+def ciou(overlaps: Sequence[Overlap] | Array, protocol: Protocol = 'standard') -> float:
+    """Return the sum of intersections over the sum of unions; raises like ``image_ious``."""
+    intersection, union = _counts(overlaps)
+    if union.sum() == 0:
+        return 1.0 if protocol == 'standard' else 0.0
+    return float(intersection.sum() / union.sum())
+
+
+def precision(
+    overlaps: Sequence[Overlap] | Array, threshold: float = 0.5, protocol: Protocol = 'standard'
+) -> float:
+    """Return the share of images with an IoU over ``threshold``; raises like ``image_ious``."""
+    return float((image_ious(overlaps, protocol) > threshold).mean())
+
+
+def no_target_accuracy(overlaps: Sequence[Overlap] | Array) -> float:
+    """Return the share of images without a target whose mask is empty (gRefCOCO's N-acc).
+
+    Raises:
+        MetricError: Every image has a target.
+    """
+    rows = np.asarray(overlaps).reshape(-1, 3)
+    without = rows[rows[:, 2] == 0]
+    if len(without) == 0:
+        raise MetricError('no-target accuracy needs images without a target, got none')
+    return float((without[:, 1] == 0).mean())
+
+
+def box_accuracy(
+    predicted: Sequence[Box | None], truth: Sequence[Box], threshold: float = 0.5
+) -> float:
+    """Return the share of boxes with an IoU over ``threshold`` (Seg-Zero, appendix C).
+
+    Raises:
+        MetricError: There are none, or not as many of one as of the other.
+    """
+    if not truth or len(predicted) != len(truth):
+        raise MetricError(f'got {len(predicted)} predicted boxes for {len(truth)} true ones')
+    hits = [
+        found is not None and box_iou(found, true) > threshold
+        for found, true in zip(predicted, truth, strict=True)
+    ]
+    return sum(hits) / len(hits)
+
+
+def points_on_mask(points: Sequence[Point], truth: Mask) -> float:
+    """Return the share of ``points`` whose pixel is in the (H, W) truth; 0 of none.
+
+    Its mean over images is Seg-Zero's point accuracy (appendix C).
+    """
+    height, width = truth.shape
+    hits = 0
+    for point in points:
+        column, row = round(point.x), round(point.y)
+        hits += 0 <= column < width and 0 <= row < height and bool(truth[row, column])
+    return hits / len(points) if points else 0.0
+
+
+def bootstrap(
+    statistic: Callable[[Array], float],
+    samples: Sequence[Any] | Array,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Return a statistic and its percentile bootstrap interval (Efron 1979).
+
+    Args:
+        statistic: Computes the figure from an array of samples, e.g. ``giou``.
+        samples: One row per image, e.g. ``Overlap`` or a number.
+        confidence: Share of resamples inside the interval.
+        resamples: How many times as many samples are drawn with replacement.
+        seed: The interval of the same samples is always the same.
+
+    Raises:
+        MetricError: There is no sample.
+    """
+    rows = np.asarray(samples)
+    if len(rows) == 0:
+        raise MetricError('there are no samples to measure')
+    generator = np.random.default_rng(seed)
+    drawn = [
+        statistic(rows[generator.integers(len(rows), size=len(rows))]) for _ in range(resamples)
+    ]
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(statistic(rows), float(low), float(high))
+
+
+def _counts(overlaps: Sequence[Overlap] | Array) -> tuple[Array, Array]:
+    """Return intersections and unions, (n,) int64 each."""
+    rows = np.asarray(overlaps, dtype=np.int64).reshape(-1, 3)
+    if len(rows) == 0:
+        raise MetricError('there are no images to measure')
+    return rows[:, 0], rows[:, 1] + rows[:, 2] - rows[:, 0]
