@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -66,7 +67,7 @@ class Sam2Segmenter:
         folder = find_checkpoint(model)
         check_checkpoint(folder, MODEL_TYPES)
         self._model: Any = load_weights(
-            transformers.Sam2Model, folder, self.device, dtype=torch.float32
+            transformers.AutoModelForMaskGeneration, folder, self.device, dtype=torch.float32
         )
         self._side = int(self._model.config.prompt_encoder_config.image_size)
         self._mean = torch.tensor(_MEAN, device=self.device).view(1, 3, 1, 1)
@@ -99,9 +100,10 @@ class Sam2Segmenter:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == 'cuda')
 
     def _preprocess(self, image: Image) -> torch.Tensor:
-        # torch.tensor copies, so read-only images (views of a message) are fine. One byte per
-        # value travels to the device; the floats are made there.
-        pixels = torch.tensor(image).to(self.device).permute(2, 0, 1)[None].float() / 255
+        # A copy, because torch takes neither read-only memory (views of a message) nor negative
+        # strides (BGR read as RGB). One byte per value travels; the device makes the floats.
+        pixels = torch.from_numpy(np.array(image, order='C')).to(self.device)
+        pixels = pixels.permute(2, 0, 1)[None].float() / 255
         square = functional.interpolate(
             pixels, (self._side, self._side), mode='bilinear', antialias=True
         )
