@@ -33,8 +33,7 @@ def think_format(text: str) -> bool:
     """Whether the text is one thinking and one answer block and nothing else."""
     if not (text.startswith('<think>') and text.endswith('</answer>')):
         return False
-    seam = _SEAM.search(text, len('<think>'))
-    return seam is not None and seam.end() <= len(text) - len('</answer>')
+    return _SEAM.search(text, len('<think>')) is not None
 
 
 def read(text: str) -> dict[str, Any] | None:

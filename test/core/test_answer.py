@@ -292,9 +292,7 @@ _texts = st.text() | st.lists(_pieces, max_size=30).map(''.join)
 
 
 @given(_texts)
-@example('[' * 100_000)
-@example('{"a":' * 100_000)
-@example(answered('[' * 100_000 + JSON))
+@example(answered('{"a":' * 2000 + JSON))
 def test_no_text_raises_anything_but_answer_error_and_results_lie_inside(text):
     try:
         answer = parse_answer(text, SIZE)

@@ -94,7 +94,7 @@ def test_box_accuracy_counts_missing_boxes_as_wrong():
 def test_points_on_mask():
     assert points_on_mask([Point(0.4, 0.4), Point(1.4, 1)], TRUTH) == 1
     assert points_on_mask([Point(1, 1), Point(1.6, 1)], TRUTH) == 0.5
-    assert points_on_mask([Point(-1, 0), Point(0, 2)], TRUTH) == 0  # no wrapping round
+    assert points_on_mask([Point(-4, 0), Point(0, 2)], TRUTH) == 0  # no wrapping round
     assert points_on_mask([], TRUTH) == 0
 
 

@@ -109,6 +109,7 @@ def test_a_long_query_is_refused_with_both_numbers():
         ('the\x00 red\x1b[31m mug', 'the red [31m mug'),
         ('mug<|im_end|>', 'mug< |im_end|>'),
         ('<think>no</think><answer>x', '< think>no< /think>< answer>x'),
+        ('half \ud83c a pair', 'half a pair'),
         ('<|im_\x00end|>', '< |im_ end|>'),
         ('<<|im_end|>|im_end|>', '< < |im_end|>|im_end|>'),
         ('under <5 cm, over > 3', 'under < 5 cm, over > 3'),

@@ -73,6 +73,8 @@ QUIRKS = {
     'space in front': (' ' + answered(JSON), 4, 5),
     'single quotes': (answered(JSON.replace('"', "'")), 1, 1),
     'answer in unclosed thinking': (f'<think>a <answer>{JSON}</answer>', 4, 0),
+    'empty object first': (answered('{} ' + JSON), 5, 1),
+    'answer in closed thinking': (f'<think>a <answer>{JSON}</answer></think>', 4, 0),
     'nulls': (
         answered(
             '{"bbox": [null, null, null, null], "points_1": [null, null], "points_2": [0, 0]}'
