@@ -211,7 +211,7 @@ def _candidate(pairs: Pairs) -> _Candidate:
             continue
         if key in known:
             spelling.append(f'{key} was written twice, the last one was used')
-        if key != written and key != 'points':
+        if key != written:
             spelling.append(f'the key {written[:40]!r} was read as {key!r}')
         known[key] = value
     return _Candidate(known, spelling)

@@ -70,6 +70,7 @@ QUIRKS = {
     'empty thinking': (answered(JSON, ''), 5, 4),
     'JSON in the thinking': (answered('nothing', JSON), 5, 1),
     'two answer blocks': (answered(JSON) + answered(JSON), 5, 0),
+    'two ends': (answered(JSON) + '</answer>', 5, 0),
     'space in front': (' ' + answered(JSON), 4, 5),
     'single quotes': (answered(JSON.replace('"', "'")), 1, 1),
     'answer in unclosed thinking': (f'<think>a <answer>{JSON}</answer>', 4, 0),
@@ -104,6 +105,11 @@ SOFT_QUIRKS = {
         answered('{"bbox": "abcd", "points_1": "ab", "points_2": "ab"}'),
         (1, 1, 0, 0, 0),
         (1, 0, 0, 0, 0),
+    ),
+    'three points': (
+        answered(JSON.replace('}', ', "points_3": [0, 0]}')),
+        (1, 1, 1, 1, 1),
+        (1, 0, 1, 1, 0),
     ),
     'markdown fence': (answered(f'```json\n{JSON}\n```'), (1, 1, 1, 1, 1), (1, 1, 1, 1, 1)),
     'two objects': (answered(f'[{JSON}, {JSON}]'), (1, 1, 1, 1, 1), (1, 0, 0, 0, 0)),
@@ -141,8 +147,9 @@ def test_box_l1_is_the_mean_of_the_four_and_under_ten(recipe):
     assert REWARDS['box_l1'](box_answer(35, 60, 354, 423 + 84), TRUTH, soft) == 1 - 21 / 840
 
 
-def test_a_reversed_box_earns_nothing_hardened():
-    assert score(box_answer(354, 423, 35, 60), TRUTH) == {
+@pytest.mark.parametrize('box', [(354, 60, 35, 423), (35, 423, 354, 60), (35, 60, 35, 423)])
+def test_a_reversed_or_empty_box_earns_nothing_hardened(box):
+    assert score(box_answer(*box), TRUTH) == {
         'think_format': 1, 'answer_format': 0, 'box_iou': 0, 'box_l1': 0, 'point_l1': 1,
     }  # fmt: skip
 
@@ -152,8 +159,11 @@ def point_answer(first: tuple[float, float], second: tuple[float, float]) -> str
 
 
 def test_points_may_come_in_either_order():
+    apart = Truth(TRUTH.box, (Point(40, 70), Point(350, 400)))
     for recipe in (HARDENED, RELEASED):
-        assert REWARDS['point_l1'](point_answer((168, 305), (183, 235)), TRUTH, recipe) == 1
+        assert REWARDS['point_l1'](point_answer((350, 400), (40, 70)), apart, recipe) == 1
+        assert REWARDS['point_l1'](point_answer((40, 70), (350, 400)), apart, recipe) == 1
+        assert REWARDS['point_l1'](point_answer((40, 70), (40, 70)), apart, recipe) == 0
 
 
 def test_point_distance_is_l1_hardened_and_euclidean_as_released():
