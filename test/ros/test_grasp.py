@@ -136,7 +136,7 @@ def test_a_kind_must_be_known():
         TargetError('nonsense', 'message')
 
 
-@pytest.mark.parametrize('seed', range(700, 712))
+@pytest.mark.parametrize('seed', range(700, 705))
 def test_the_target_lies_on_the_exact_surface_despite_sensor_noise(seed):
     scene = make_scene(seed)
     depth = noisy_depth(scene, np.random.default_rng(seed))

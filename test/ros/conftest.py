@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ROS graph per test: the real node, real DDS, a domain that nobody else uses."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+LONG = 60.0  # seconds; only what is broken takes so long
+HAS_ROS = importlib.util.find_spec('rclpy') is not None
+
+CAMERA = (100.0, 110.0, 39.5, 29.5)  # fx, fy, cx, cy
+WIDTH, HEIGHT = 80, 60
+
+
+class WithoutRos(pytest.Module):
+    def collect(self):
+        pytest.skip('needs ROS 2 (rclpy)', allow_module_level=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makemodule(module_path, parent):
+    return None if HAS_ROS else WithoutRos.from_parent(parent, path=module_path)
+
+
+@pytest.fixture(scope='module')
+def domain(tmp_path_factory):
+    """The environment of a ROS domain of one's own, on this machine only."""
+    import domain_coordinator
+
+    with pytest.MonkeyPatch.context() as patch, domain_coordinator.domain_id() as number:
+        patch.setenv('ROS_DOMAIN_ID', str(number))
+        patch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        patch.setenv('ROS_LOG_DIR', str(tmp_path_factory.mktemp('log')))
+        patch.delenv('FASTDDS_DEFAULT_PROFILES_FILE', raising=False)
+        patch.delenv('FASTRTPS_DEFAULT_PROFILES_FILE', raising=False)
+        yield number
+
+
+@pytest.fixture(scope='module')
+def ros(domain):
+    """ROS, initialised on the domain; returns names for the topics of one test each."""
+    import rclpy
+
+    rclpy.init()
+    yield (f'/test{i}' for i in itertools.count())
+    rclpy.try_shutdown()
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """The engines `scripted` and `box`, registered like all others."""
+    monkeypatch.syspath_prepend(str(HERE))
+    module = importlib.import_module('scripted_engines')
+    for registry, name, engine in module.ENGINES:
+        monkeypatch.setitem(registry, name, engine)
+    module.ScriptedReasoner.seen.clear()
+    module.ScriptedReasoner.started.clear()
+    module.ScriptedReasoner.release.clear()
+    yield module
+    module.ScriptedReasoner.release.set()
+
+
+def wait_for(ready, what):
+    """Return what ``ready`` returns once it is true."""
+    deadline = time.monotonic() + LONG
+    while not (value := ready()):
+        assert time.monotonic() < deadline, f'{what} did not come within {LONG:.0f} s'
+        time.sleep(0.005)
+    return value
+
+
+class Spinner:
+    """Spins a node in a thread."""
+
+    def __init__(self, node):
+        from rclpy.executors import SingleThreadedExecutor
+
+        self.node = node
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(node)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._spin)
+        self._thread.start()
+
+    def _spin(self):
+        while not self._ended.is_set():
+            self._executor.spin_once(timeout_sec=0.05)
+
+    @property
+    def alive(self):
+        return self._thread.is_alive()
+
+    def close(self):
+        self._ended.set()
+        self._thread.join()
+        self._executor.shutdown()
+        self.node.destroy_node()
+
+
+class Client:
+    """A camera and a person at once: publishes what the node takes, keeps what it gives."""
+
+    def __init__(self, namespace):
+        import rclpy
+        from diagnostic_msgs.msg import DiagnosticArray
+        from geometry_msgs.msg import PointStamped, PolygonStamped, PoseArray
+        from sensor_msgs.msg import Image
+        from std_msgs.msg import String
+
+        self.namespace = namespace
+        self.node = rclpy.create_node('client', namespace=namespace)
+        self.messages = {}
+        self.subscriptions = []
+        self.listen('/diagnostics', DiagnosticArray)
+        for name, kind in {
+            'mask': Image,
+            'reasoning': String,
+            'reasoning_stream': String,
+            'result': String,
+            'target_pixels': PolygonStamped,
+            'target_point': PointStamped,
+            'target_points': PoseArray,
+        }.items():
+            self.listen(name, kind)
+        self.query = self.node.create_publisher(String, 'segzero/query', 10)
+        self.cameras = {}
+        self.spinner = Spinner(self.node)
+
+    def listen(self, name, kind):
+        kept = self.messages[name] = []
+        topic = name if name.startswith('/') else f'segzero/{name}'
+        self.subscriptions.append(self.node.create_subscription(kind, topic, kept.append, 10))
+        return self.subscriptions[-1]
+
+    def wait_for_node(self, *cameras):
+        """Wait until the node hears and is heard; ``cameras`` are those it shall see."""
+        from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+        kinds = {
+            'image': (Image, 'image'),
+            'compressed': (CompressedImage, 'image'),
+            'depth': (Image, 'depth'),
+            'camera_info': (CameraInfo, 'camera_info'),
+        }
+        for name in cameras:
+            self.cameras[name] = self.node.create_publisher(*kinds[name], 1)
+        publishers = [self.query, *self.cameras.values()]
+        wait_for(lambda: all(p.get_subscription_count() for p in publishers), 'the node (inputs)')
+        wait_for(
+            lambda: all(s.get_publisher_count() for s in self.subscriptions), 'the node (outputs)'
+        )
+
+    def show(self, name, message, stamp=None):
+        """Publish a camera message; stamp is in whole seconds."""
+        from builtin_interfaces.msg import Time
+
+        message.header.frame_id = 'optical'
+        if stamp is not None:
+            message.header.stamp = Time(sec=stamp)
+        self.cameras[name].publish(message)
+
+    def show_picture(self, stamp=1, value=100):
+        from std_msgs.msg import Header
+
+        from segzero_ros.images import array_to_image
+
+        pixels = np.full((HEIGHT, WIDTH, 3), value, np.uint8)
+        self.show('image', array_to_image(pixels, 'rgb8', Header()), stamp)
+
+    def show_depth(self, stamp=1, metres=0.5, shape=(HEIGHT, WIDTH)):
+        from std_msgs.msg import Header
+
+        from segzero_ros.images import array_to_image
+
+        pixels = np.full(shape, metres, np.float32)
+        self.show('depth', array_to_image(pixels, '32FC1', Header()), stamp)
+
+    def show_info(self, stamp=1, intrinsics=CAMERA, size=(WIDTH, HEIGHT)):
+        from std_msgs.msg import Header
+
+        from segzero_core.types import Intrinsics, Size
+        from segzero_ros.sim_camera import info_message
+
+        message = info_message(Header(), Intrinsics(*intrinsics), Size(*size))
+        self.show('camera_info', message, stamp)
+
+    @staticmethod
+    def wait_for(ready, what):
+        """Return what ``ready`` returns once it is true."""
+        return wait_for(ready, what)
+
+    def say(self, sentence):
+        from std_msgs.msg import String
+
+        self.query.publish(String(data=sentence))
+
+    def results(self, count):
+        """Return the first ``count`` results once they are there."""
+        kept = self.messages['result']
+        wait_for(lambda: len(kept) >= count, f'result {count}')
+        return [json.loads(message.data) for message in kept]
+
+    def ask(self, sentence):
+        """Say a sentence and return its result."""
+        count = len(self.messages['result']) + 1
+        self.say(sentence)
+        result = self.results(count)[-1]
+        assert result['query'] == sentence
+        return result
+
+    def message(self, name):
+        """Return the newest message of an output once there is one."""
+        kept = self.messages[name]
+        return wait_for(lambda: kept and kept[-1], name)
+
+    def call(self, name, kind=None, request=None):
+        """Call a service of the node and return its response."""
+        from std_srvs.srv import Trigger
+
+        kind = kind or Trigger
+        client = self.node.create_client(kind, f'segzero/{name}')
+        wait_for(client.service_is_ready, f'service {name}')
+        reply = client.call_async(request or kind.Request())
+        wait_for(reply.done, f'reply of {name}')
+        self.node.destroy_client(client)
+        return reply.result()
+
+
+class Graph:
+    """A client, and the node where it is wanted, in a namespace of their own."""
+
+    def __init__(self, namespace):
+        self.namespace = namespace
+        self.client = Client(namespace)
+        self.nodes = []
+
+    def node(self, **parameters):
+        """Return an unconfigured node; ``__`` in a name stands for a dot."""
+        from rclpy.parameter import Parameter
+
+        from segzero_ros.node import SegZeroNode
+
+        given = {'reasoner__engine': 'scripted', 'segmenter__engine': 'box', **parameters}
+        overrides = [
+            Parameter(name.replace('__', '.'), value=value) for name, value in given.items()
+        ]
+        node = SegZeroNode(namespace=self.namespace, parameter_overrides=overrides)
+        self.nodes.append(Spinner(node))
+        return node
+
+    def active_node(self, *cameras, **parameters):
+        """Return an active node that hears the client's cameras."""
+        node = self.node(**parameters)
+        assert node.trigger_configure().name == 'SUCCESS'
+        assert node.trigger_activate().name == 'SUCCESS'
+        self.client.wait_for_node(*cameras)
+        return node
+
+    def close(self):
+        for spinner in self.nodes:
+            assert spinner.alive
+            spinner.node.release()
+            spinner.close()
+        self.client.spinner.close()
+
+
+@pytest.fixture
+def graph(ros, engines):
+    graph = Graph(next(ros))
+    yield graph
+    engines.ScriptedReasoner.release.set()
+    graph.close()
+
+
+@pytest.fixture
+def make_client(ros):
+    """Makes clients of nodes that run in other processes."""
+    clients = []
+
+    def make(namespace):
+        clients.append(Client(namespace))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.spinner.close()
+
+
+@pytest.fixture
+def scripted_program():
+    """The segzero node with the scripted engines, as a program."""
+    return str(HERE / 'scripted_engines.py')
+
+
+@pytest.fixture
+def processes():
+    """Starts programs on the domain; kills what still runs after the test."""
+    started = []
+
+    def start(*command):
+        paths = [str(ROOT), os.environ.get('PYTHONPATH', '')]
+        started.append(
+            subprocess.Popen(
+                [sys.executable, *command],
+                env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, paths))},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

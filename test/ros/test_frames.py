@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which frame a query is answered with."""
+
+import gc
+import threading
+
+import pytest
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from segzero_core.errors import CancelledError
+from segzero_ros import frames as frames_module
+from segzero_ros.frames import FrameBuffer, NoImageError, stamp_seconds
+
+GO_ON = threading.Event()
+
+
+def image_at(seconds):
+    sec = int(seconds)
+    return Image(header=Header(stamp=Time(sec=sec, nanosec=round((seconds - sec) * 1e9))))
+
+
+def with_depth(slop=0.02, patience=0.0):
+    frames = FrameBuffer(slop, patience)
+    frames.add_info(CameraInfo(width=3))
+    return frames
+
+
+def test_the_newest_image_is_used_and_the_others_are_forgotten():
+    frames = FrameBuffer(None, 0.0)
+    before = sum(isinstance(thing, Image) for thing in gc.get_objects())
+    for i in range(2000):
+        frames.add_image(image_at(i))
+    assert frames.newest(GO_ON).image == image_at(1999)
+    gc.collect()
+    assert sum(isinstance(thing, Image) for thing in gc.get_objects()) - before <= 1
+
+
+def test_with_depth_a_handful_of_frames_is_kept():
+    frames = with_depth()
+    before = sum(isinstance(thing, Image) for thing in gc.get_objects())
+    for i in range(2000):
+        frames.add_image(image_at(i))
+        frames.add_depth(image_at(i))
+    gc.collect()
+    kept = sum(isinstance(thing, Image) for thing in gc.get_objects()) - before
+    assert kept <= 2 * frames_module.HISTORY
+
+
+def test_no_image_is_an_error():
+    frames = FrameBuffer(None, 0.0)
+    assert frames.age() is None
+    with pytest.raises(NoImageError, match='no image has come'):
+        frames.newest(GO_ON)
+
+
+def test_age_is_since_the_newest_image():
+    frames = FrameBuffer(None, 0.0)
+    frames.add_image(image_at(1))
+    assert frames.age() >= 0
+    assert frames.newest(GO_ON).received > 0
+
+
+def test_the_first_frame_is_waited_for():
+    frames = FrameBuffer(None, 20.0)
+    threading.Timer(0.05, frames.add_image, [image_at(3)]).start()
+    assert frames.newest(GO_ON).image == image_at(3)
+
+
+def test_waiting_can_be_cancelled():
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(CancelledError):
+        FrameBuffer(None, 20.0).newest(cancel)
+
+
+def test_depth_of_the_first_frame_is_waited_for():
+    frames = with_depth(patience=20.0)
+    frames.add_image(image_at(3))
+    threading.Timer(0.05, frames.add_depth, [image_at(3)]).start()
+    assert frames.newest(GO_ON).depth == image_at(3)
+
+
+@pytest.mark.parametrize('depth_first', [False, True])
+def test_depth_joins_the_image_whichever_comes_first(depth_first):
+    frames = with_depth()
+    steps = [lambda: frames.add_image(image_at(5.0)), lambda: frames.add_depth(image_at(5.01))]
+    for step in reversed(steps) if depth_first else steps:
+        step()
+    frame = frames.newest(GO_ON)
+    assert frame.image == image_at(5.0)
+    assert frame.depth == image_at(5.01)
+    assert frame.info == CameraInfo(width=3)
+
+
+def test_depth_too_far_in_time_does_not_belong_to_the_image():
+    frames = with_depth(slop=0.02)
+    frames.add_image(image_at(5.0))
+    frames.add_depth(image_at(5.03))
+    frame = frames.newest(GO_ON)
+    assert frame.image == image_at(5.0)
+    assert frame.depth is None
+
+
+def test_the_nearest_depth_is_chosen():
+    frames = with_depth(slop=0.1)
+    for stamp in (4.95, 5.01, 5.06):
+        frames.add_depth(image_at(stamp))
+    frames.add_image(image_at(5.0))
+    assert stamp_seconds(frames.newest(GO_ON).depth.header) == pytest.approx(5.01)
+
+
+def test_an_image_whose_depth_is_on_its_way_waits_for_the_next_query():
+    frames = with_depth()
+    frames.add_image(image_at(5.0))
+    frames.add_depth(image_at(5.0))
+    frames.add_image(image_at(5.033))
+    assert frames.newest(GO_ON).image == image_at(5.0)
+    frames.add_depth(image_at(5.033))
+    assert frames.newest(GO_ON).image == image_at(5.033)
+
+
+def test_when_depth_stops_the_newest_image_is_used_without(monkeypatch):
+    monkeypatch.setattr(frames_module, 'DEPTH_LAG_S', -1.0)  # as if any lag were too long
+    frames = with_depth()
+    frames.add_image(image_at(5.0))
+    frames.add_depth(image_at(5.0))
+    frames.add_image(image_at(6.0))
+    frame = frames.newest(GO_ON)
+    assert frame.image == image_at(6.0)
+    assert frame.depth is None
+
+
+def test_the_newest_is_what_came_last_even_when_time_jumps_back():
+    frames = with_depth()
+    for stamp in (100.0, 5.0):
+        frames.add_image(image_at(stamp))
+        frames.add_depth(image_at(stamp))
+    assert frames.newest(GO_ON).image == image_at(5.0)

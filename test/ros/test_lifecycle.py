@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The transitions: what lives when, what fails and can be tried again."""
+
+import pytest
+from rclpy.parameter import Parameter
+
+from segzero_ros.images import CodecError
+
+
+def configure(node):
+    return node.trigger_configure().name
+
+
+def test_through_all_states_and_back_again(graph, engines):
+    node = graph.node()
+    for _ in range(2):
+        assert configure(node) == 'SUCCESS'
+        assert engines.ScriptedReasoner.loaded == 1
+        assert node.trigger_activate().name == 'SUCCESS'
+        assert node.trigger_deactivate().name == 'SUCCESS'
+        assert engines.ScriptedReasoner.loaded == 1
+        assert node.trigger_cleanup().name == 'SUCCESS'
+        assert engines.ScriptedReasoner.loaded == 0
+
+
+def test_deactivating_cancels_and_closes_the_inputs(graph, engines):
+    node = graph.active_node('image')
+    graph.client.show_picture()
+    graph.client.say('wait')
+    assert engines.ScriptedReasoner.started.wait(60)
+    node.trigger_deactivate()
+    assert graph.client.results(1)[0]['status'] == 'cancelled'
+    query = graph.client.query
+    assert node.count_subscribers(query.topic_name) == 0
+    node.trigger_activate()
+    graph.client.wait_for_node('image')
+    graph.client.show_picture(stamp=2)
+    assert graph.client.ask('the red mug')['stamp']['sec'] == 2
+
+
+def test_images_from_before_a_pause_are_not_used(graph, monkeypatch):
+    monkeypatch.setattr('segzero_ros.node.FIRST_FRAME_S', 0.0)
+    node = graph.active_node('image')
+    graph.client.show_picture()
+    graph.client.wait_for(lambda: node._frames.age() is not None, 'the image')
+    node.trigger_deactivate()
+    node.trigger_activate()
+    graph.client.wait_for_node()
+    assert graph.client.ask('the red mug')['error']['kind'] == 'no_image'
+
+
+@pytest.mark.parametrize(
+    ('name', 'bad', 'good'),
+    [
+        ('reasoner.model', 'broken', ''),  # cannot be loaded
+        ('segmenter.device', 'cuda', ''),  # an option this engine does not take
+        ('depth.min', 20.0, 0.1),  # beyond depth.max
+        ('image.codec', 'cv_bridge', 'numpy'),  # does not work here, see below
+    ],
+)
+def test_a_failed_configure_can_be_repeated(graph, engines, monkeypatch, name, bad, good):
+    def not_installed():
+        raise CodecError('cv_bridge cannot be used here')
+
+    monkeypatch.setattr('segzero_ros.images._probe_cv_bridge', not_installed)
+    node = graph.node()
+    node.set_parameters([Parameter(name, value=bad)])
+    assert configure(node) == 'FAILURE'
+    assert engines.ScriptedReasoner.loaded == 0
+    node.set_parameters([Parameter(name, value=good)])
+    assert configure(node) == 'SUCCESS'
+
+
+def test_parameters_set_at_the_start_are_checked_when_configured(graph):
+    node = graph.node(image__reliability='sometimes')
+    assert configure(node) == 'FAILURE'
+
+
+def test_shutdown_frees_the_models_from_every_state(graph, engines):
+    for steps in range(3):
+        node = graph.node()
+        for step in (node.trigger_configure, node.trigger_activate)[:steps]:
+            step()
+        assert node.trigger_shutdown().name == 'SUCCESS'
+        assert engines.ScriptedReasoner.loaded == 0
+
+
+def test_a_model_that_does_not_stop_is_freed_when_it_does(graph, engines, monkeypatch):
+    monkeypatch.setattr('segzero_ros.node.STOP_S', 0.01)
+    node = graph.active_node('image')
+    graph.client.show_picture()
+    graph.client.say('ignore')
+    assert engines.ScriptedReasoner.started.wait(60)
+    node.trigger_deactivate()
+    assert graph.client.results(1)[0]['status'] == 'cancelled'
+    worker = node._worker
+    assert node.trigger_cleanup().name == 'SUCCESS'
+    assert engines.ScriptedReasoner.loaded == 1
+    assert configure(node) == 'SUCCESS'  # with a model of its own
+    assert engines.ScriptedReasoner.loaded == 2
+    engines.ScriptedReasoner.release.set()
+    worker._thread.join(60)
+    assert engines.ScriptedReasoner.loaded == 1

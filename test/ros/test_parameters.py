@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters: what is declared, what is refused, what is read."""
+
+import pytest
+import rclpy
+from rclpy.parameter import Parameter
+
+from segzero_ros.parameters import (
+    PARAMETERS,
+    EngineSettings,
+    ParameterError,
+    declare_parameters,
+    read_settings,
+)
+
+
+@pytest.fixture
+def node(ros, request):
+    given = getattr(request, 'param', {})
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    node = rclpy.create_node('parameters', parameter_overrides=overrides)
+    declare_parameters(node, PARAMETERS)
+    yield node
+    node.destroy_node()
+
+
+def test_the_defaults_can_be_used(node):
+    settings = read_settings(node)
+    assert settings.reasoner == EngineSettings('rules', {})
+    assert settings.segmenter == EngineSettings('grabcut', {})
+    assert settings.codec == 'numpy'
+    assert settings.slop is None
+    assert settings.depth_range == (0.1, 10.0)
+    assert not settings.compressed
+    assert not settings.reliable
+
+
+@pytest.mark.parametrize(
+    'node',
+    [
+        {
+            'reasoner.engine': 'transformers',
+            'reasoner.model': 'folder',
+            'reasoner.max_new_tokens': 64,
+            'segmenter.device': 'cpu',
+            'image.transport': 'compressed',
+            'image.reliability': 'reliable',
+            'depth.enabled': True,
+            'depth.min': 1,  # a whole number is a number too
+        }
+    ],
+    indirect=True,
+)
+def test_engines_get_the_options_that_are_set(node):
+    settings = read_settings(node)
+    options = {'model': 'folder', 'max_new_tokens': 64}
+    assert settings.reasoner == EngineSettings('transformers', options)
+    assert settings.segmenter == EngineSettings('grabcut', {'device': 'cpu'})
+    assert settings.compressed
+    assert settings.reliable
+    assert settings.slop == 0.02
+    assert settings.depth_range == (1.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ('node', 'message'),
+    [
+        ({'reasoner.engine': 'rule'}, r"reasoner.engine must be one of .*'rules'.*, not 'rule'"),
+        ({'segmenter.engine': ''}, "segmenter.engine must be one of .*'grabcut'"),
+        ({'image.codec': 'magic'}, "image.codec must be one of 'cv_bridge', 'numpy', not 'magic'"),
+        ({'image.transport': 3}, 'image.transport must be of type str, not 3'),
+        ({'depth.enabled': 'yes'}, "depth.enabled must be of type bool, not 'yes'"),
+        ({'depth.min': -1.0}, 'depth.min must be from 0 to 1000, not -1.0'),
+        ({'depth.max': float('nan')}, 'depth.max must be from 0 to 1000, not nan'),
+        ({'depth.max': True}, 'depth.max must be of type float, not True'),
+        ({'depth.min': 5.0, 'depth.max': 5}, 'depth.min must be less than depth.max'),
+        ({'reasoner.max_new_tokens': -1}, 'must be from 0 to 32768, not -1'),
+        ({'reasoner.max_new_tokens': 5.5}, 'must be of type int, not 5.5'),
+        ({'image.codec': 'a', 'image.transport': 'b'}, 'image.transport .*; image.codec .*'),
+    ],
+    indirect=['node'],
+)
+def test_values_that_cannot_be_used(node, message):
+    with pytest.raises(ParameterError, match=message):
+        read_settings(node)
+
+
+def test_a_running_node_refuses_them_at_once(node):
+    (result,) = node.set_parameters([Parameter('image.codec', value='magic')])
+    assert not result.successful
+    assert result.reason == "image.codec must be one of 'cv_bridge', 'numpy', not 'magic'"
+    (result,) = node.set_parameters([Parameter('image.codec', value='cv_bridge')])
+    assert result.successful
+    assert read_settings(node).codec == 'cv_bridge'
+
+
+def test_autostart_cannot_be_changed_later(node):
+    (result,) = node.set_parameters([Parameter('autostart', value=True)])
+    assert not result.successful
+
+
+@pytest.mark.parametrize('name', PARAMETERS)
+def test_every_parameter_is_described(node, name):
+    descriptor = node.describe_parameter(name)
+    assert descriptor.description
+    if PARAMETERS[name].choices:
+        assert descriptor.additional_constraints.startswith('One of: ')
+
+
+def test_other_parameters_are_not_our_business(node):
+    (result,) = node.set_parameters([Parameter('use_sim_time', value=True)])
+    assert result.successful

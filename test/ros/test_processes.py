@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs as a robot runs them: processes of their own that only DDS connects."""
+
+import signal
+
+import numpy as np
+import pytest
+from lifecycle_msgs.srv import ChangeState, GetState
+
+from segzero_core.synthetic import make_scene
+from segzero_ros.images import image_to_array
+
+SCENE = 11
+
+
+def node_process(processes, namespace, *parameters, program=('-m', 'segzero_ros.node')):
+    ros = [argument for p in (*parameters, 'autostart:=true') for argument in ('-p', p)]
+    return processes(*program, '--ros-args', '-r', f'__ns:={namespace}', *ros)
+
+
+def is_busy(client):
+    """Whether the node has said in its diagnostics that it works on a query."""
+    return any(
+        value.key == 'busy' and value.value == 'True'
+        for array in client.messages['/diagnostics']
+        for status in array.status
+        for value in status.values
+    )
+
+
+@pytest.fixture
+def client(ros, make_client):
+    return make_client(next(ros))
+
+
+def test_camera_and_node_answer_with_mask_and_metric_target(processes, client):
+    processes(
+        '-m', 'segzero_ros.sim_camera', '--ros-args', '-r', f'__ns:={client.namespace}',
+        '-p', f'seed:={SCENE}',
+    )  # fmt: skip
+    node_process(processes, client.namespace, 'depth.enabled:=true')
+    client.wait_for_node()
+    scene = make_scene(SCENE)
+    query = next(q for q in scene.queries() if q.kind == 'attribute')
+    result = client.ask(query.text)
+    assert result['status'] == 'ok', result
+    mask, truth = image_to_array(client.message('mask')) > 0, scene.mask(query.target)
+    assert np.count_nonzero(mask & truth) / np.count_nonzero(mask | truth) > 0.5
+    assert result['target']['reason'] is None
+    assert scene.surface_distance(query.target, result['target']['point_m']) < 0.02
+    assert result['reasoning'] == client.message('reasoning').data
+
+
+def test_transitions_by_service(processes, client, scripted_program):
+    processes(
+        scripted_program, '--ros-args', '-r', f'__ns:={client.namespace}',
+        '-p', 'reasoner.engine:=scripted', '-p', 'segmenter.engine:=box',
+    )  # fmt: skip
+
+    def change(label):
+        request = ChangeState.Request()
+        request.transition.label = label
+        return client.call('change_state', ChangeState, request).success
+
+    for label, state in [
+        ('configure', 'inactive'),
+        ('activate', 'active'),
+        ('deactivate', 'inactive'),
+        ('cleanup', 'unconfigured'),
+    ]:
+        assert change(label)
+        assert client.call('get_state', GetState).current_state.label == state
+    assert not change('activate')
+
+
+@pytest.mark.parametrize(
+    ('sentence', 'number'),
+    [
+        ('wait', signal.SIGTERM),
+        ('ignore', signal.SIGINT),  # does not stop when cancelled, for longer than the test waits
+    ],
+)
+def test_a_signal_ends_the_process_even_while_a_model_runs(
+    processes, client, scripted_program, sentence, number
+):
+    engines = ('reasoner.engine:=scripted', 'segmenter.engine:=box')
+    process = node_process(processes, client.namespace, *engines, program=[scripted_program])
+    client.wait_for_node('image')
+    client.show_picture()
+    client.say(sentence)
+    client.wait_for(lambda: is_busy(client), 'a busy node')
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode == 0, output
+    assert 'Traceback' not in output
+    assert client.results(1)[0]['status'] == 'cancelled'
+
+
+def test_an_idle_process_ends_too(processes, client, scripted_program):
+    process = processes(scripted_program, '--ros-args', '-r', f'__ns:={client.namespace}')
+    client.call('get_state', GetState)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode == 0, output
+    assert 'Traceback' not in output
