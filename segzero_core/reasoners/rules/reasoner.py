@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``rules`` engine: looks, reads, compares, and writes it all down."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from segzero_core.answer import Answer, format_answer
+from segzero_core.errors import CancelledError
+from segzero_core.geometry import largest_inscribed_circles, rescale_box, rescale_point
+from segzero_core.prompts import get_family
+from segzero_core.reasoners.rules.grammar import Request, parse
+from segzero_core.reasoners.rules.match import Decision, Thing, decide, describe
+from segzero_core.reasoners.rules.vision import View, look
+from segzero_core.types import Box, Image, Point, Size, image_size
+
+_MOST_THINGS = 24  # the largest ones; more than that is clutter, not a table with a few things
+
+
+class RulesReasoner:
+    """Finds simple things on a plain surface without any model.
+
+    It is for wiring up a robot before a GPU arrives, for the demonstration and for deterministic
+    tests: it needs no weights, runs on any CPU in a fraction of a second and always writes a text
+    in the contract's format. It sees separate, plainly coloured things of eight everyday shapes
+    (ball, bottle, bowl, box, can, cone, mug, ring) on a surface that fills most of the picture,
+    and it reads short English sentences about colour, shape, size, place and purpose. It is not a
+    vision-language model: in a cluttered room, or asked about anything else, it says that
+    nothing matches, or is wrong.
+    """
+
+    def __init__(self, family: str = 'json') -> None:
+        """Choose the family whose coordinate space answers are written in.
+
+        Raises:
+            UnknownNameError: There is no such family.
+        """
+        self.family = get_family(family)
+
+    def reason(
+        self,
+        image: Image,
+        query: str,
+        on_text: Callable[[str], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> str:
+        """See ``Reasoner``."""
+        writer = _Writer(on_text, cancel)
+        writer.check()
+        view = look(image)
+        writer.check()
+        things = [describe(view.image, region) for region in view.regions[:_MOST_THINGS]]
+        request = parse(query)
+        decision = decide(request, things)
+        thoughts = ' '.join([_seen(things), _asked(request), *decision.steps])
+        text = self._answer(image_size(image), view, things, decision, thoughts)
+        writer.write(text)
+        return text
+
+    def _answer(
+        self, size: Size, view: View, things: list[Thing], decision: Decision, thoughts: str
+    ) -> str:
+        if decision.chosen is None:
+            return f'<think>{thoughts} So nothing matches.</think><answer>{{}}</answer>'
+        thing = things[decision.chosen]
+        space = self.family.answer_size(size)
+
+        def point(x: float, y: float) -> Point:
+            sx, sy = view.scale
+            return rescale_point(Point((x + 0.5) * sx - 0.5, (y + 0.5) * sy - 0.5), size, space)
+
+        first, second = largest_inscribed_circles(thing.region)
+        low = point(thing.box.x1, thing.box.y1)
+        high = point(thing.box.x2, thing.box.y2)
+        box = Box(*_whole(low), *_whole(high))
+        box = Box(box.x1, box.y1, max(box.x2, box.x1 + 1), max(box.y2, box.y1 + 1))
+        points = (_whole(point(*first.center)), _whole(point(*second.center)))
+        return format_answer(Answer(box, points, thoughts))
+
+    def close(self) -> None:
+        """See ``Reasoner``; there is nothing to free."""
+
+
+class _Writer:
+    """Hands out text word by word and stops when cancelled."""
+
+    def __init__(
+        self, on_text: Callable[[str], None] | None, cancel: threading.Event | None
+    ) -> None:
+        self._on_text = on_text
+        self._cancel = cancel
+
+    def check(self) -> None:
+        if self._cancel is not None and self._cancel.is_set():
+            raise CancelledError('cancelled while the rules were at work')
+
+    def write(self, text: str) -> None:
+        for piece in text.replace(' ', ' \n').split('\n'):
+            self.check()
+            if self._on_text is not None:
+                self._on_text(piece)
+
+
+def _whole(point: Point) -> Point:
+    return Point(round(point.x), round(point.y))
+
+
+def _seen(things: list[Thing]) -> str:
+    if not things:
+        return 'I see nothing that stands out from the background.'
+    named = [
+        f'({i + 1}) a {thing.colour} {thing.shape} {_place(thing)}'
+        for i, thing in enumerate(things)
+    ]
+    return f'I see {len(things)} separate things: ' + ', '.join(named) + '.'
+
+
+def _place(thing: Thing) -> str:
+    x = (thing.box.x1 + thing.box.x2) / 2 / thing.region.shape[1]
+    y = (thing.box.y1 + thing.box.y2) / 2 / thing.region.shape[0]
+    across = 'on the left' if x < 0.36 else 'on the right' if x > 0.64 else 'in the middle'
+    return across + (' at the back' if y < 0.36 else ' in front' if y > 0.64 else '')
+
+
+def _asked(request: Request) -> str:
+    """Say the request back, so that a misreading shows."""
+    parts = []
+    if request.size:
+        parts.append(request.size)
+    parts += sorted(request.colours)
+    parts.append(' or '.join(sorted(request.shapes)) or 'thing')
+    if request.purpose:
+        parts.append(request.purpose)
+    for exclusion in request.excluded:
+        parts.append(
+            'but not ' + ' '.join([*sorted(exclusion.colours), *sorted(exclusion.shapes)])
+        )
+    if request.extreme:
+        parts.append(f'that is the most extreme in: {request.extreme}')
+    if request.relation and request.anchor is not None:
+        parts.append(f'with the relation {request.relation} to another')
+    return 'I am asked for: ' + ' '.join(parts) + '.'

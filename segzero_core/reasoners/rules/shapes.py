@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures outlines and says which everyday shape they look like."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segzero_core.types import Image, Mask
+
+
+class Measures(NamedTuple):
+    """What is measured on one region; all are ratios, so the scale of the picture is irrelevant.
+
+    Attributes:
+        hole: Largest hole, as a share of the filled area.
+        tall: log2 of height over width of the body (the outline without thin protrusions).
+        solid: Share of the convex hull that is filled.
+        round: IoU of the outline with the ellipse of the same moments.
+        top: Width near the top over the largest width.
+        low: Width near the bottom over the largest width.
+        corners: Share of the hull that its best six-cornered polygon keeps.
+        triangle: Share of the smallest enclosing triangle that the hull fills.
+        knob: Share of the outline in thin protrusions (handles).
+        lid: Colourfulness of the upper face less that of the front.
+        hollow: log2 of the brightness of the upper face's middle over its front rim.
+    """
+
+    hole: float
+    tall: float
+    solid: float
+    round: float
+    top: float
+    low: float
+    corners: float
+    triangle: float
+    knob: float
+    lid: float
+    hollow: float
+
+
+# Median and spread of each measure, by shape, over a few hundred pictures.
+_TYPICAL = {
+    'ball': (
+        (0.00, 0.00, 1.01, 1.00, 0.44, 0.43, 0.78, 0.61, 0.01, -0.07, 0.76),
+        (0.02, 0.10, 0.01, 0.01, 0.04, 0.04, 0.06, 0.02, 0.01, 0.08, 0.28),
+    ),
+    'bottle': (
+        (0.00, 0.90, 0.93, 0.84, 0.50, 0.57, 0.83, 0.71, 0.17, -0.00, 0.38),
+        (0.02, 0.18, 0.02, 0.02, 0.04, 0.06, 0.04, 0.02, 0.02, 0.05, 0.25),
+    ),
+    'bowl': (
+        (0.00, -0.38, 1.01, 0.96, 0.48, 0.42, 0.81, 0.65, 0.02, 0.00, 0.10),
+        (0.02, 0.15, 0.01, 0.02, 0.04, 0.04, 0.03, 0.02, 0.01, 0.05, 0.43),
+    ),
+    'box': (
+        (0.00, -0.02, 1.00, 0.88, 0.42, 0.41, 0.95, 0.61, 0.07, -0.00, 0.91),
+        (0.02, 0.34, 0.01, 0.02, 0.09, 0.10, 0.03, 0.04, 0.02, 0.05, 0.31),
+    ),
+    'can': (
+        (0.00, 0.77, 1.01, 0.89, 0.62, 0.55, 0.89, 0.61, 0.02, -0.43, 0.75),
+        (0.02, 0.18, 0.02, 0.03, 0.07, 0.06, 0.03, 0.02, 0.02, 0.18, 0.29),
+    ),
+    'cone': (
+        (0.00, 0.09, 1.01, 0.78, 0.35, 0.52, 0.90, 0.85, 0.15, -0.00, 0.09),
+        (0.02, 0.10, 0.01, 0.04, 0.04, 0.05, 0.03, 0.07, 0.05, 0.05, 0.20),
+    ),
+    'mug': (
+        (0.00, 0.33, 0.99, 0.89, 0.54, 0.49, 0.86, 0.64, 0.05, 0.00, -0.04),
+        (0.02, 0.14, 0.01, 0.02, 0.06, 0.05, 0.03, 0.04, 0.03, 0.05, 0.20),
+    ),
+    'ring': (
+        (0.17, -0.42, 1.01, 0.99, 0.45, 0.44, 0.79, 0.61, 0.01, 0.01, -0.32),
+        (0.06, 0.19, 0.01, 0.01, 0.04, 0.04, 0.04, 0.02, 0.01, 0.05, 0.29),
+    ),
+}
+SHAPES = tuple(_TYPICAL)
+_CAP = 12.0  # squared deviations count no more than this: a part may be hidden
+_TRUST = 0.5  # the measures are not independent
+
+
+def shape_scores(measures: Measures) -> dict[str, float]:
+    """Say how well each shape name fits; the scores add up to 1."""
+    values = np.array(measures)
+    logs = []
+    for middle, spread in _TYPICAL.values():
+        deviation = ((values - middle) / spread) ** 2
+        logs.append(float((-0.5 * np.minimum(deviation, _CAP) - np.log(spread)).sum()))
+    scores = np.exp(_TRUST * (np.array(logs) - max(logs)))
+    return dict(zip(_TYPICAL, (scores / scores.sum()).tolist(), strict=True))
+
+
+def measure(image: Image, region: Mask) -> Measures:
+    """Measure a non-empty region (h, w) of an image (h, w, 3)."""
+    rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    inside = np.pad(region[window].astype(np.uint8), 2)
+    crop = cv2.copyMakeBorder(image[window], 2, 2, 2, 2, cv2.BORDER_REPLICATE)
+    outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outline = max(outlines, key=cv2.contourArea)
+    filled = cv2.drawContours(np.zeros_like(inside), [outline], -1, 1, cv2.FILLED)
+    hull = cv2.convexHull(outline)
+    hull_area = max(1.0, cv2.contourArea(hull))
+    area = max(1.0, float(filled.sum()))
+    holes = filled & (1 - inside)
+    count, _, stats, _ = cv2.connectedComponentsWithStats(holes)
+    body = _body(filled)
+    width, top, low = _profile(body)
+    height = float(np.ptp(np.flatnonzero(body.any(1)))) + 1
+    lid, hollow = _upper_face(crop, body)
+    return Measures(
+        hole=max((float(stats[k, cv2.CC_STAT_AREA]) for k in range(1, count)), default=0) / area,
+        tall=float(np.log2(height / width)),
+        solid=area / hull_area,
+        round=_roundness(filled),
+        top=top,
+        low=low,
+        corners=_polygon_share(hull, hull_area),
+        triangle=_triangle_share(hull, hull_area),
+        knob=1 - float(body.sum()) / area,
+        lid=lid,
+        hollow=hollow,
+    )
+
+
+def _body(filled: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The outline without thin protrusions: opened with a disc of 3/4 of its thickness."""
+    depth = cv2.distanceTransform(np.pad(filled, 1), cv2.DIST_L2, 5)
+    r = max(1, int(0.75 * float(depth.max())))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1))
+    padded = cv2.copyMakeBorder(filled, r, r, r, r, cv2.BORDER_CONSTANT, value=0)
+    opened = cv2.morphologyEx(padded, cv2.MORPH_OPEN, disc)[r:-r, r:-r]
+    return opened if opened.any() else filled
+
+
+def _profile(body: npt.NDArray[np.uint8]) -> tuple[float, float, float]:
+    """Largest width in pixels, and the widths near top and bottom relative to it."""
+    widths = body.sum(axis=1)
+    widths = widths[widths > 0].astype(np.float64)
+    largest = float(widths.max())
+    tenth = max(1, round(len(widths) * 0.12))
+    return largest, float(widths[:tenth].mean()) / largest, float(widths[-tenth:].mean()) / largest
+
+
+def _roundness(filled: npt.NDArray[np.uint8]) -> float:
+    moments = cv2.moments(filled, binaryImage=True)
+    area = max(1.0, moments['m00'])
+    cov = np.array([[moments['mu20'], moments['mu11']], [moments['mu11'], moments['mu02']]]) / area
+    cov += np.eye(2) / 12
+    y, x = np.indices(filled.shape)
+    dx, dy = x - moments['m10'] / area, y - moments['m01'] / area
+    inverse = np.linalg.inv(cov)
+    reach = inverse[0, 0] * dx * dx + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy * dy
+    ellipse = reach <= 4.0
+    both = (ellipse & (filled > 0)).sum()
+    return float(both / max(1, (ellipse | (filled > 0)).sum()))
+
+
+def _polygon_share(hull: npt.NDArray[np.int32], hull_area: float) -> float:
+    perimeter = cv2.arcLength(hull, True)
+    for tolerance in np.arange(0.01, 0.12, 0.005):
+        polygon = cv2.approxPolyDP(hull, tolerance * perimeter, True)
+        if len(polygon) <= 6:
+            return float(cv2.contourArea(polygon)) / hull_area
+    return 0.0
+
+
+def _triangle_share(hull: npt.NDArray[np.int32], hull_area: float) -> float:
+    if len(hull) < 3:
+        return 0.0
+    area, _ = cv2.minEnclosingTriangle(hull)
+    return hull_area / area if area > 0 else 0.0
+
+
+def _upper_face(image: Image, body: npt.NDArray[np.uint8]) -> tuple[float, float]:
+    """Compare the upper face of a standing thing with the front below it."""
+    rows, columns = np.flatnonzero(body.any(1)), np.flatnonzero(body.any(0))
+    top, bottom = rows[0], rows[-1] + 1
+    middle = (columns[0] + columns[-1]) // 2
+    half = max(1, len(columns) // 6)
+    strip = image[top:bottom, middle - half : middle + half + 1].astype(np.float32)
+    high, low = strip.max(axis=2) + 1, strip.min(axis=2)
+    colourful = np.median((high - low) / high, axis=1)
+    bright = np.median(high, axis=1)
+    depth = max(2, round(0.38 * len(columns)))
+    upper = slice(max(1, depth // 4), max(2, 3 * depth // 4))
+    front = slice(min(len(bright) - 1, depth + depth // 4), len(bright))
+    lid = float(np.median(colourful[upper]) - np.median(colourful[front]))
+    hollow = float(np.log2(np.median(bright[upper]) / np.median(bright[front])))
+    return lid, hollow
