@@ -126,12 +126,18 @@ def think_format(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
 
 def answer_format(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
     """1 for an answer with the right keys and the right number of coordinates under each."""
-    return float(_read(text, recipe).well_formed)
+    if recipe.mode == 'hardened':
+        return float(_read(text, recipe).well_formed)
+    data = released.read(text)
+    if data is None:
+        return 0.0
+    fits = released.strict_format if recipe.answer_format == 'strict' else released.soft_format
+    return float(fits(data, recipe.targets != 'points', recipe.targets != 'box'))
 
 
 def box_iou(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
     """1 for a box whose IoU with the true one is over 0.5. Soft: the IoU."""
-    box = _read(text, recipe).box
+    box = _box(text, recipe)
     if box is None:
         return 0.0
     if recipe.mode == 'hardened':
@@ -150,7 +156,7 @@ def box_l1(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
     The paper does not say whether its L1 distance is the sum or the mean of the four; the
     released code takes the mean. Soft: 1 - mean / longest side of the image.
     """
-    box = _read(text, recipe).box
+    box = _box(text, recipe)
     if box is None:
         return 0.0
     try:
@@ -167,15 +173,15 @@ def point_l1(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
     true box. Released: Euclidean distance, and inside the predicted box if one is asked for.
     Soft: 1 - distance / longest side of the image, inside the box as before.
     """
-    _, box, points = _read(text, recipe)
+    points = _points(text, recipe)
     if points is None:
         return 0.0
+    hardened = recipe.mode == 'hardened'
+    box = truth.box if hardened or recipe.targets == 'points' else _box(text, recipe)
     try:
-        if recipe.mode == 'hardened':
-            box, distance = truth.box, released.paired(points, truth.points, _taxicab)
-        else:
-            box = truth.box if recipe.targets == 'points' else box
-            distance = released.paired(points, truth.points, released.euclidean)
+        distance = released.paired(
+            points, truth.points, _taxicab if hardened else released.euclidean
+        )
         if not all(released.inside(point, box) for point in points):
             return 0.0
     except released.UNUSABLE:
@@ -233,29 +239,36 @@ _TAGS = ('<think>', '</think>', '<answer>', '</answer>')
 _SENTENCE_END = re.compile(r'[.!?\n]')
 
 
+def _box(text: str, recipe: Recipe) -> Any:
+    """Return four numbers (released: anything of length 4), or ``None``."""
+    if recipe.mode == 'hardened':
+        return _read(text, recipe).box
+    data = released.read(text)
+    return None if data is None else released.find_box(data, recipe.answer_format == 'strict')
+
+
+def _points(text: str, recipe: Recipe) -> Any:
+    """Return twice two numbers, or ``None``."""
+    if recipe.mode == 'hardened':
+        return _read(text, recipe).points
+    data = released.read(text)
+    return None if data is None else released.find_points(data, recipe.answer_format == 'strict')
+
+
 class _Reading(NamedTuple):
     well_formed: bool
-    box: Any  # None, or 4 numbers (released: anything of length 4)
-    points: Any  # None, or 2 x 2 numbers
+    box: list[float] | None
+    points: list[list[float]] | None
 
 
 _NOTHING = _Reading(False, None, None)
 
 
-@functools.lru_cache(maxsize=256)  # the rewards of one text are asked for one after the other
+@functools.lru_cache(maxsize=256)  # asked for by several rewards in a row
 def _read(text: str, recipe: Recipe) -> _Reading:
+    """Read an answer in the hardened way."""
     strict = recipe.answer_format == 'strict'
     want_box, want_points = recipe.targets != 'points', recipe.targets != 'box'
-    if recipe.mode == 'released':
-        data = released.read(text)
-        if data is None:
-            return _NOTHING
-        fits = released.strict_format if strict else released.soft_format
-        return _Reading(
-            fits(data, want_box, want_points),
-            released.find_box(data, strict),
-            released.find_points(data, strict),
-        )
     data = _answer_object(text, strict)
     if data is None:
         return _NOTHING
@@ -266,23 +279,19 @@ def _read(text: str, recipe: Recipe) -> _Reading:
     box = _coordinates(data.get(box_keys[0]), 4) if len(box_keys) == 1 else None
     if box is not None and not (box[0] < box[2] and box[1] < box[3]):
         box = None
-    points: list[Any] = [_coordinates(data.get(key), 2) for key in point_keys]
-    if len(points) != 2 or None in points:
-        points = []
+    found = [_coordinates(data.get(key), 2) for key in point_keys]
+    points = [point for point in found if point is not None]
     wanted = box_keys * want_box + point_keys * want_points
-    complete = (box is not None or not want_box) and (bool(points) or not want_points)
-    exact = set(data) == set(wanted) if strict else True
-    return _Reading(complete and exact, box, points or None)
-
-
-class _DuplicateError(ValueError):
-    pass
+    usable = len(found) == len(points) == 2
+    complete = (box is not None or not want_box) and (usable or not want_points)
+    exact = not strict or set(data) == set(wanted)
+    return _Reading(complete and exact, box, points if usable else None)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) != len(pairs):
-        raise _DuplicateError
+        raise ValueError('duplicated key')
     return data
 
 
@@ -316,12 +325,8 @@ def _answer_object(text: str, strict: bool) -> dict[str, Any] | None:
 def _coordinates(value: Any, count: int) -> list[float] | None:
     if not isinstance(value, list) or len(value) != count:
         return None
-    for number in value:
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            return None
-        if not -1e9 < number < 1e9:
-            return None
-    return value
+    usable = all(type(number) in (int, float) and -1e9 < number < 1e9 for number in value)
+    return value if usable else None
 
 
 def _thinking(text: str) -> str:

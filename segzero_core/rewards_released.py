@@ -17,6 +17,7 @@ seg_restrict.py). The quirks, none of which ``rewards`` has by default:
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -36,6 +37,7 @@ def think_format(text: str) -> bool:
     return _SEAM.search(text, len('<think>')) is not None
 
 
+@functools.lru_cache(maxsize=256)  # the rewards of one text are asked for one after the other
 def read(text: str) -> dict[str, Any] | None:
     """Return the object in the first ``{...}`` with anything inside, or ``None``."""
     start = text.find('{')
