@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -60,7 +61,7 @@ def overfit_reasoner_dir(tiny: ModuleType, tmp_path_factory: pytest.TempPathFact
     """
     folder = tiny.build_tiny_reasoner(tmp_path_factory.mktemp('overfit_reasoner'))
     (folder / 'segzero.json').write_text(json.dumps({'family': 'seg_zero', 'image_size': 112}))
-    _overfit(folder, OVERFIT_ANSWER + ' That is all there is to say.<|im_end|>', steps=180)
+    _overfit(folder, OVERFIT_ANSWER + ' That is all there is to say.<|im_end|>', steps=160)
     return folder
 
 
@@ -82,11 +83,12 @@ def _overfit(folder: Path, reply: str, steps: int) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     random = np.random.default_rng(0)
     for _ in range(steps):
-        letters = random.choice(list('abcdefghijklmnopqrstuvwxyz      .?'), random.integers(3, 60))
+        letters = random.choice(list(string.printable[:95] + 20 * ' '), random.integers(3, 60))
         prompt = processor.apply_chat_template(
             get_family('seg_zero').conversation(''.join(letters)), add_generation_prompt=True
         )
-        pixels = random.integers(0, 256, (112, 112, 3), dtype=np.uint8)
+        noise = random.integers(0, 256, (112, 112, 3), dtype=np.uint8)
+        pixels = noise if random.random() < 0.5 else np.full_like(noise, noise[0, 0])
         inputs = processor(
             text=[prompt + reply], images=[Image.fromarray(pixels)], return_tensors='pt'
         )

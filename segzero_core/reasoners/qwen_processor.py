@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from segzero_core.checkpoints import transformers
@@ -41,6 +42,9 @@ class QwenProcessor(transformers.Qwen2_5_VLProcessor):
             OSError: A file is missing.
             ValueError: A file does not hold what it should.
         """
+        # Without a vocabulary, transformers makes an empty tokenizer and says nothing.
+        if not any(Path(folder, name).is_file() for name in ('tokenizer.json', 'vocab.json')):
+            raise FileNotFoundError(f'{folder} has no tokenizer.json')
         images = transformers.AutoImageProcessor.from_pretrained(folder, backend='pil')
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
         settings, _ = cls.get_processor_dict(folder)

@@ -1,0 +1,432 @@
+# SPDX-License-Identifier: Apache-2.0
+import gc
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip('torch', reason='needs torch: pip install -r requirements/models.txt')
+pytest.importorskip('transformers', reason='needs transformers: see requirements/models.txt')
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, BertConfig, GenerationConfig
+
+from segzero_core import SegZero, load_reasoner, load_segmenter
+from segzero_core.answer import parse_answer
+from segzero_core.errors import (
+    AnswerError,
+    CancelledError,
+    EngineOptionError,
+    ModelLoadError,
+    UnknownNameError,
+)
+from segzero_core.reasoners.transformers import (
+    TransformersReasoner,
+    _greedy,
+    _Reply,
+    answer_end,
+)
+from segzero_core.tiny import ReasonerSizes, build_tiny_reasoner
+from segzero_core.types import Box, Point, Size
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+ROOT = Path(__file__).parents[2]
+# What the overfit_reasoner_dir fixture taught its model.
+OVERFIT_ANSWER = (
+    '<think>The red mug ☕ stands left of the box.</think>'
+    '<answer>{"bbox": [28, 30, 84, 90], "points_1": [50, 56], "points_2": [62, 60]}</answer>'
+)
+
+
+def picture(height: int = 96, width: int = 128) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope='module')
+def overfit(overfit_reasoner_dir):
+    engine = load_reasoner('transformers', model=str(overfit_reasoner_dir), device='cpu')
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def copied(tiny_reasoner_dir, tmp_path) -> Path:
+    """A tiny checkpoint to damage."""
+    return Path(shutil.copytree(tiny_reasoner_dir, tmp_path / 'model'))
+
+
+# --- what it writes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('model_type', 'family'),
+    [('qwen2_vl', 'thousandths'), ('qwen2_5_vl', 'seg_zero'), ('qwen3_vl', 'thousandths')],
+)
+def test_all_three_generations_load_and_write(model_type, family, tmp_path):
+    build_tiny_reasoner(tmp_path, model_type=model_type)
+    engine = TransformersReasoner(str(tmp_path), device='cpu', max_new_tokens=5)
+    assert type(engine._model).config_class.model_type == model_type
+    assert engine.family.name == family
+    text = engine.reason(picture(), 'the red mug')
+    assert text
+    assert engine.reason(picture(), 'the red mug') == text
+    with pytest.raises(AnswerError):
+        parse_answer(text, engine.family.answer_size(Size(128, 96)))
+
+
+def test_stops_right_after_the_answer_although_the_model_would_go_on(overfit):
+    assert overfit.reason(picture(), 'the red mug') == OVERFIT_ANSWER
+    inputs = overfit._encode(picture(), 'the red mug')
+    unstopped = overfit._model.generate(**inputs, generation_config=overfit._generation)
+    written = unstopped[0, inputs['input_ids'].shape[1] :]
+    text = overfit._processor.tokenizer.decode(written, skip_special_tokens=True)
+    assert text == OVERFIT_ANSWER + ' That is all there is to say.'
+
+
+def test_streamed_pieces_are_whole_characters_and_add_up_to_the_text(overfit):
+    pieces = []
+    text = overfit.reason(picture(), 'the red mug', on_text=pieces.append)
+    assert ''.join(pieces) == text
+    assert len(pieces) > 20
+    assert '' not in pieces
+    assert not any('\ufffd' in piece for piece in pieces)
+    assert any('☕' in piece for piece in pieces)
+
+
+def test_the_answer_becomes_a_mask(overfit_reasoner_dir, tiny_segmenter_dir):
+    reasoner = load_reasoner('transformers', model=str(overfit_reasoner_dir), device='cpu')
+    segmenter = load_segmenter('sam2', model=str(tiny_segmenter_dir), device='cpu')
+    with SegZero(reasoner, segmenter) as segzero:
+        found = segzero(picture(224, 448), 'The red mug.')
+    assert found.mask.shape == (224, 448)
+    # The model answers in pixels of the 112 x 112 image it sees.
+    assert found.box == pytest.approx(Box(28 * 4, 30 * 2, 84 * 4, 90 * 2), abs=3)
+    assert found.points[0] == pytest.approx(Point(50 * 4, 56 * 2), abs=3)
+    assert found.reasoning == 'The red mug ☕ stands left of the box.'
+
+
+def test_replies_end_at_max_new_tokens(overfit_reasoner_dir):
+    engine = TransformersReasoner(str(overfit_reasoner_dir), device='cpu', max_new_tokens=7)
+    text = engine.reason(picture(), 'the red mug')
+    assert OVERFIT_ANSWER.startswith(text)
+    assert len(engine._processor.tokenizer(text).input_ids) == 7
+
+
+def test_images_may_be_read_only_or_flipped_views(overfit):
+    image = picture()
+    image.setflags(write=False)
+    assert overfit.reason(image[:, ::-1], 'the red mug') == OVERFIT_ANSWER
+
+
+@pytest.mark.parametrize(
+    ('text', 'upto'),
+    [
+        ('', None),
+        ('<think>a</think><answer>{}', None),
+        ('<think>a</think><answer>{}</answer>', 'all'),
+        ('<think>a</think><answer>{}</answer>\nmore', '<think>a</think><answer>{}</answer>'),
+        ('<answer>{}</answer> more', '<answer>{}</answer>'),
+        ('<think>between <answer> </answer> tags', None),
+        (
+            '<think>in <answer> </answer></think><answer>1</answer><answer>2</answer>',
+            '<think>in <answer> </answer></think><answer>1</answer>',
+        ),
+    ],
+)
+def test_answer_end(text, upto):
+    if upto is None:
+        assert answer_end(text) == -1
+    else:
+        assert text[: answer_end(text)] == (text if upto == 'all' else upto)
+
+
+@pytest.fixture(scope='module')
+def tokenizer(tiny_reasoner_dir):
+    return AutoTokenizer.from_pretrained(tiny_reasoner_dir)
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data())
+def test_streaming_any_tokens_gives_what_decoding_them_at_once_gives(tokenizer, data):
+    prompt = tokenizer('any prompt ☕').input_ids
+    any_text = st.text(max_size=20).map(lambda text: tokenizer(text).input_ids)
+    any_tokens = st.lists(st.integers(0, len(tokenizer) - 1), max_size=20)
+    written = [
+        token for part in data.draw(st.lists(any_text | any_tokens, max_size=4)) for token in part
+    ]
+    pieces: list[str] = []
+    reply = _Reply(tokenizer, len(prompt), pieces.append, cancel=None)
+    for count in range(1, len(written) + 1):
+        reply(torch.tensor([prompt + written[:count]]), None)
+    wanted = tokenizer.decode(written, skip_special_tokens=True)
+    assert reply.finish() == wanted == ''.join(pieces)
+
+
+# --- cancel -----------------------------------------------------------------------------------
+
+
+def test_cancel_from_another_thread_stops_within_a_token(overfit):
+    cancel = threading.Event()
+    pieces = []
+
+    def on_text(piece):
+        pieces.append(piece)
+        if len(pieces) == 3:
+            other = threading.Thread(target=cancel.set)
+            other.start()
+            other.join()
+
+    with pytest.raises(CancelledError):
+        overfit.reason(picture(), 'the red mug', on_text, cancel)
+    assert len(pieces) == 3
+    assert overfit.reason(picture(), 'the red mug') == OVERFIT_ANSWER  # and can be used again
+
+
+def test_cancelled_before_it_began(overfit):
+    cancel = threading.Event()
+    cancel.set()
+    pieces = []
+    with pytest.raises(CancelledError):
+        overfit.reason(picture(), 'the red mug', pieces.append, cancel)
+    assert not pieces
+
+
+# --- what the model is given ------------------------------------------------------------------
+
+
+def test_the_image_is_stretched_bilinearly_to_the_size_of_the_family(tiny_reasoner_dir):
+    engine = TransformersReasoner(str(tiny_reasoner_dir), device='cpu')
+    given = engine._encode(picture(), 'The red Mug.')
+    assert given['image_grid_thw'].tolist() == [[1, 60, 60]]  # 840 / 14
+    seen = Image.fromarray(picture()).resize((840, 840), Image.Resampling.BILINEAR)
+    # The first patch: channel, two equal frames, 14 x 14 pixels, normalised.
+    patch = given['pixel_values'][0].reshape(3, 2, 14, 14)
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+    corner = torch.from_numpy(np.array(seen)[:14, :14].copy()).permute(2, 0, 1) / 255
+    for frame in (0, 1):
+        assert torch.allclose(patch[:, frame], (corner - mean) / std, atol=1e-5)
+    text = engine._processor.tokenizer.decode(given['input_ids'][0])
+    assert text.count('<|image_pad|>') == 900  # 840 / 28 squared
+    assert text.replace('<|image_pad|>', '').startswith(
+        '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n'
+        "<|im_start|>user\n<|vision_start|><|vision_end|>Please find 'the red mug' with bbox"
+    )
+    assert text.endswith('<|im_end|>\n<|im_start|>assistant\n')
+
+
+def test_sampling_settings_of_a_checkpoint_are_dropped_and_its_penalty_kept(tiny_reasoner_dir):
+    published = GenerationConfig(do_sample=True, temperature=1e-6, repetition_penalty=1.05)
+    settings = _greedy(published, 99)
+    assert settings.do_sample is False
+    assert settings.temperature is None
+    assert settings.repetition_penalty == 1.05
+    assert settings.max_new_tokens == 99
+    assert published.do_sample is True
+
+
+def test_a_checkpoint_can_say_its_family_and_image_size(copied):
+    assert TransformersReasoner(str(copied), device='cpu').family.name == 'seg_zero'
+    (copied / 'segzero.json').write_text('{"family": "json", "image_size": 112}')
+    family = TransformersReasoner(str(copied), device='cpu').family
+    assert (family.name, family.image_size) == ('json', 112)
+    family = TransformersReasoner(str(copied), device='cpu', family='seg_zero_paper').family
+    assert (family.name, family.image_size) == ('seg_zero_paper', 112)
+
+
+def test_closing_frees_the_model(tiny_reasoner_dir):
+    engine = TransformersReasoner(str(tiny_reasoner_dir), device='cpu')
+    model = weakref.ref(engine._model)
+    engine.close()
+    gc.collect()
+    assert model() is None
+
+
+# --- what cannot be loaded --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'message'),
+    [
+        ({'device': 'cuda:99'}, ModelLoadError, "'cuda:99' is not here"),
+        ({'device': 'quantum'}, EngineOptionError, "unknown device 'quantum'"),
+        ({'family': 'seg-zero'}, UnknownNameError, "Did you mean 'seg_zero'"),
+        ({'max_new_tokens': 0}, EngineOptionError, 'max_new_tokens must be at least 1, got 0'),
+    ],
+)
+def test_bad_options(tiny_reasoner_dir, options, error, message):
+    with pytest.raises(error, match=message):
+        load_reasoner('transformers', model=str(tiny_reasoner_dir), **options)
+
+
+def test_missing_folder():
+    with pytest.raises(ModelLoadError, match=r"no such model folder: '/no/such/model'"):
+        TransformersReasoner('/no/such/model')
+
+
+def test_hub_id_without_a_network(monkeypatch, tmp_path):
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
+    with pytest.raises(ModelLoadError, match=r"'nobody/nothing' is no folder .* copy the model"):
+        TransformersReasoner('nobody/nothing')
+
+
+def no_config(folder):
+    (folder / 'config.json').unlink()
+
+
+def broken_config(folder):
+    (folder / 'config.json').write_text('{"model_type": ')
+
+
+def text_only_model(folder):
+    BertConfig(num_hidden_layers=1).save_pretrained(folder)
+
+
+def pickled_weights(folder):
+    torch.save(load_file(folder / 'model.safetensors'), folder / 'pytorch_model.bin')
+    (folder / 'model.safetensors').unlink()
+
+
+def weights_cut_short(folder):
+    weights = (folder / 'model.safetensors').read_bytes()
+    (folder / 'model.safetensors').write_bytes(weights[: len(weights) // 2])
+
+
+def missing_shard(folder):
+    (folder / 'model.safetensors').unlink()
+    index = {'weight_map': {'lm_head.weight': 'model-00002-of-00002.safetensors'}}
+    (folder / 'model.safetensors.index.json').write_text(json.dumps(index))
+
+
+def missing_tensor(folder):
+    weights = load_file(folder / 'model.safetensors')
+    del weights['model.layers.0.mlp.up_proj.weight']
+    save_file(weights, folder / 'model.safetensors', metadata={'format': 'pt'})
+
+
+def tensors_of_another_size(folder):
+    config = json.loads((folder / 'config.json').read_text())
+    config['text_config']['intermediate_size'] = 64
+    (folder / 'config.json').write_text(json.dumps(config))
+
+
+def impossible_config(folder):
+    config = json.loads((folder / 'config.json').read_text())
+    config['text_config']['hidden_size'] = 'large'
+    (folder / 'config.json').write_text(json.dumps(config))
+
+
+def no_tokenizer(folder):
+    (folder / 'tokenizer.json').unlink()
+
+
+def no_image_processor(folder):
+    (folder / 'preprocessor_config.json').unlink()
+
+
+def unknown_family(folder):
+    (folder / 'segzero.json').write_text('{"family": "gemini"}')
+
+
+def useless_image_size(folder):
+    (folder / 'segzero.json').write_text('{"image_size": "112"}')
+
+
+def image_processor_that_shrinks(folder):
+    file = folder / 'preprocessor_config.json'
+    content = json.loads(file.read_text())
+    content['size']['longest_edge'] = 112 * 112
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (no_config, r'cannot read .*config\.json .*is .* a whole checkpoint folder'),
+        (broken_config, r'cannot read .*config\.json '),
+        (text_only_model, r"type 'bert'.* takes qwen2_5_vl, qwen2_vl, qwen3_vl"),
+        (pickled_weights, r'Found only pytorch_model\.bin: pickle files can run code'),
+        (weights_cut_short, r'cannot read the weights in .*model\.safetensors '),
+        (missing_shard, r'model-00002-of-00002\.safetensors .*copy or download'),
+        (missing_tensor, r"lack 1 tensors, 'model\..*layers\.0\.mlp\.up_proj\.weight'"),
+        (tensors_of_another_size, r'cannot load the model in .*'),
+        (impossible_config, r'cannot load the model in .*hidden_size'),
+        (no_tokenizer, r'cannot load .* has no tokenizer\.json'),
+        (no_image_processor, r'cannot load the model in .*preprocessor_config\.json'),
+        (unknown_family, r"segzero\.json says .*'gemini'.* family must be one of seg_zero"),
+        (useless_image_size, r"segzero\.json says .*'112'.* a side in pixels"),
+        (image_processor_that_shrinks, r"'seg_zero' shows images at 840 x 840 .*would resize"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_one_clear_error(copied, damage, message):
+    damage(copied)
+    with pytest.raises(ModelLoadError, match=message) as caught:
+        load_reasoner('transformers', model=str(copied), device='cpu')
+    assert str(copied) in str(caught.value)
+    assert '\n' not in str(caught.value)
+
+
+# --- torchvision ------------------------------------------------------------------------------
+
+RUN = """
+import sys
+import numpy as np
+from segzero_core import load_reasoner, load_segmenter
+from segzero_core.types import Box
+image = np.zeros((40, 60, 3), dtype=np.uint8)
+reasoner = load_reasoner('transformers', model=sys.argv[1], device='cpu', max_new_tokens=2)
+reasoner.reason(image, 'the red mug')
+segmenter = load_segmenter('sam2', model=sys.argv[2], device='cpu')
+mask = segmenter.segment(segmenter.embed(image), Box(5, 5, 30, 30), ()).mask
+print(mask.shape, sys.modules['torchvision'])
+"""
+
+
+def test_a_broken_torchvision_is_as_good_as_none(
+    overfit_reasoner_dir, tiny_segmenter_dir, tmp_path
+):
+    package = tmp_path / 'torchvision'
+    package.mkdir()
+    # How a torchvision fails that was built for another torch.
+    (package / '__init__.py').write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', RUN, overfit_reasoner_dir, tiny_segmenter_dir],
+        env={'PYTHONPATH': f'{tmp_path}:{ROOT}', 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # The engines ran while nothing could import torchvision: None blocks it.
+    assert done.stdout == '(40, 60) None\n'
+
+
+@pytest.mark.gpu
+def test_cuda_runs_in_bfloat16(overfit_reasoner_dir):
+    if not torch.cuda.is_available():
+        pytest.skip('no CUDA device')
+    engine = TransformersReasoner(str(overfit_reasoner_dir), device='cuda')
+    assert engine._model.dtype == torch.bfloat16
+    assert engine.reason(picture(), 'the red mug') == OVERFIT_ANSWER
+
+
+def test_sizes_that_suit_a_family_of_another_size(tmp_path):
+    sizes = ReasonerSizes(max_pixels=112 * 112)
+    folder = build_tiny_reasoner(tmp_path, sizes=sizes)
+    (folder / 'segzero.json').write_text('{"family": "json", "image_size": 112}')
+    engine = TransformersReasoner(str(folder), device='cpu')
+    assert engine._encode(picture(), 'x')['image_grid_thw'].tolist() == [[1, 8, 8]]
