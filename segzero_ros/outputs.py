@@ -27,6 +27,8 @@ from segzero_ros.messages import (
 )
 
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+# A fast reasoner writes a whole thought before a subscriber wakes up.
+STREAM = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class Outputs:
@@ -42,7 +44,7 @@ class Outputs:
         self._target_points = create(PoseArray, '~/target_points', RELIABLE)
         self._target_point = create(PointStamped, '~/target_point', RELIABLE)
         self._reasoning = create(String, '~/reasoning', RELIABLE)
-        self._reasoning_stream = create(String, '~/reasoning_stream', RELIABLE)
+        self._reasoning_stream = create(String, '~/reasoning_stream', STREAM)
         self._result = create(String, '~/result', RELIABLE)
         self._overlay = create(Image, '~/overlay', RELIABLE)
 
