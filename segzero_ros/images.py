@@ -10,6 +10,7 @@ first. Where both can read an image they give the same array.
 from __future__ import annotations
 
 import array
+import copy
 import subprocess
 import sys
 from typing import Any, NamedTuple, Protocol
@@ -133,15 +134,8 @@ class CvBridgeCodec:
         message = _tight(message)
         # cv_bridge converts colours only where the encoding names them.
         named = {'8UC1': 'mono8', '8UC3': 'bgr8'}.get(message.encoding, message.encoding)
-        message = Image(
-            header=message.header,
-            height=message.height,
-            width=message.width,
-            encoding=named,
-            step=message.step,
-            is_bigendian=message.is_bigendian,
-            data=message.data,
-        )
+        message = copy.copy(message)
+        message.encoding = named
         return self._read(self._bridge.imgmsg_to_cv2, message, 'rgb8')
 
     def depth(self, message: Image) -> Depth:
@@ -211,18 +205,20 @@ def array_to_image(pixels: Array, encoding: str, header: Header) -> Image:
         header: The message's own.
     """
     data = array.array('B')
-    # Assigning an array.array skips rclpy's check of every element: 0.1 ms instead of 100.
     data.frombytes(np.ascontiguousarray(pixels).data.cast('B'))
     height, width = pixels.shape[:2]
-    return Image(
+    message = Image(
         header=header,
         height=height,
         width=width,
         encoding=encoding,
         is_bigendian=int(sys.byteorder == 'big'),
         step=len(data) // height,
-        data=data,
     )
+    # An array.array is copied as a whole. Anything else, and anything given to the constructor,
+    # is looked at element by element: up to 100 ms for an image.
+    message.data = data
+    return message
 
 
 def decode_compressed(message: CompressedImage) -> RgbImage:
