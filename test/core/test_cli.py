@@ -57,7 +57,7 @@ def test_json_is_one_document_on_standard_output(scene):
     [
         (['the mug', 'no/such.png'], 'no such image file: no/such.png'),
         (['the mug', __file__], 'not a picture that OpenCV can read'),
-        (['', 'IMAGE'], 'sentence'),
+        (['', 'IMAGE'], 'is empty'),
         (['the mug', 'IMAGE', '--reasoner', 'rulez'], "unknown reasoner 'rulez'"),
         (['the mug', 'IMAGE', '--segmenter', 'sam9'], "unknown segmenter 'sam9'"),
         (['the mug', 'IMAGE', '--family', 'nonsense'], "'nonsense'"),
