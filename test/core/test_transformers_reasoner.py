@@ -30,6 +30,7 @@ from segzero_core.errors import (
     ModelLoadError,
     UnknownNameError,
 )
+from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.reasoners.transformers import (
     TransformersReasoner,
     _greedy,
@@ -226,6 +227,27 @@ def test_the_image_is_stretched_bilinearly_to_the_size_of_the_family(tiny_reason
     assert text.endswith('<|im_end|>\n<|im_start|>assistant\n')
 
 
+def test_the_processor_saves_what_every_checkpoint_has(tiny_reasoner_dir, tmp_path):
+    QwenProcessor.from_pretrained(tiny_reasoner_dir).save_pretrained(tmp_path)
+    files = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert set(files) == {
+        'chat_template.jinja',
+        'preprocessor_config.json',
+        'tokenizer.json',
+        'tokenizer_config.json',
+    }
+    assert not any('QwenProcessor' in text for text in files.values())
+    for name in ('tokenizer.json', 'chat_template.jinja'):
+        assert files[name] == (tiny_reasoner_dir / name).read_text()
+    again = QwenProcessor.from_pretrained(tmp_path)
+    image = Image.fromarray(picture())
+    first, second = (
+        processor(text=['<|image_pad|>'], images=[image], return_tensors='pt')['pixel_values']
+        for processor in (QwenProcessor.from_pretrained(tiny_reasoner_dir), again)
+    )
+    assert torch.equal(first, second)
+
+
 def test_sampling_settings_of_a_checkpoint_are_dropped_and_its_penalty_kept(tiny_reasoner_dir):
     published = GenerationConfig(do_sample=True, temperature=1e-6, repetition_penalty=1.05)
     settings = _greedy(published, 99)
@@ -280,6 +302,17 @@ def test_hub_id_without_a_network(monkeypatch, tmp_path):
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
     with pytest.raises(ModelLoadError, match=r"'nobody/nothing' is no folder .* copy the model"):
         TransformersReasoner('nobody/nothing')
+
+
+def test_hub_id_downloaded_before_needs_no_network(monkeypatch, copied, tmp_path):
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
+    repository = tmp_path / 'models--somebody--tiny'
+    (repository / 'refs').mkdir(parents=True)
+    (repository / 'refs' / 'main').write_text('0' * 40)
+    (repository / 'snapshots').mkdir()
+    copied.rename(repository / 'snapshots' / ('0' * 40))
+    assert TransformersReasoner('somebody/tiny', device='cpu').family.name == 'seg_zero'
 
 
 def no_config(folder):
