@@ -21,6 +21,7 @@ _ITERATIONS = 2
 _CORE = 0.08  # of the box's shorter side: radius around a point that is surely the object
 _FEWEST = 12  # pixels on either side from which colours can be learnt
 _VISIBLE = 16.0  # a colour change of so many display values is a visible one
+_ALIKE = 12.0  # Lab units; colours closer than this may be the same
 _CROSS = np.ones((3, 3), np.uint8)
 
 
@@ -97,6 +98,7 @@ def _cut(
     scale = np.array(size) / (width, height)
     origin = np.array([window[1].start, window[0].start])
     trimap = _trimap(size, (corners - origin) * scale, (spots - origin) * scale)
+    _expect_holes(small, trimap)
     cut = _grabcut(small, trimap)
     if cut is None:
         low, high = np.floor(corners[0]).astype(int), np.ceil(corners[1]).astype(int)
@@ -114,7 +116,7 @@ def _cut(
 def _trimap(
     size: tuple[int, int], corners: npt.NDArray[np.float64], spots: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.uint8]:
-    """What is known before: surely background, perhaps background, perhaps object, surely object."""
+    """What is known before: (surely) background outside the box, (surely) object inside."""
     trimap = np.full(size[::-1], cv2.GC_BGD, np.uint8)
     extent = corners[1] - corners[0]
     for slack, label in ((np.maximum(_SLACK * extent, 1), cv2.GC_PR_BGD), (0, cv2.GC_PR_FGD)):
@@ -127,6 +129,31 @@ def _trimap(
         if 0 <= y < size[1] and 0 <= x < size[0] and trimap[y, x] != cv2.GC_BGD:
             cv2.circle(trimap, (int(x), int(y)), radius, cv2.GC_FGD, cv2.FILLED)
     return trimap
+
+
+def _expect_holes(image: Image, trimap: npt.NDArray[np.uint8]) -> None:
+    """Start what looks more like the surroundings than like the points as background.
+
+    Otherwise what shows through a ring is learnt as one of the object's colours.
+    """
+    outside, core = trimap == cv2.GC_BGD, trimap == cv2.GC_FGD
+    if outside.sum() < _FEWEST or not core.any():
+        return
+    # Shadows change the lightness most, so it counts less.
+    lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) * (0.4, 1, 1)
+    to_outside, to_core = (_colour_distance(lab, lab[sample]) for sample in (outside, core))
+    doubtful = (to_outside < to_core) & (to_outside < _ALIKE)
+    trimap[doubtful & (trimap == cv2.GC_PR_FGD)] = cv2.GC_PR_BGD
+
+
+def _colour_distance(
+    lab: npt.NDArray[np.float64], sample: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Distance of each pixel's colour to the nearest of a sample's common colours: (h, w)."""
+    order = np.argsort(sample[:, 0])
+    groups = np.array_split(sample[order], min(4, len(sample)))
+    centres = np.array([np.median(group, axis=0) for group in groups])
+    return np.linalg.norm(lab[..., None, :] - centres, axis=-1).min(axis=-1)
 
 
 def _grabcut(image: Image, trimap: npt.NDArray[np.uint8]) -> Mask | None:

@@ -38,8 +38,8 @@ _COLOURS = {
 _SIZES = {'small': 'small little tiny mini', 'large': 'large big huge giant'}
 _THINGS = 'thing things object objects item one something anything stuff what toy piece which'
 _IDLE = """a an the this that these those is are am be was of in on at to for with and or it its
-i you we me my your us they he she robot please find show pick grab get give bring take up out fetch
-where who point select segment locate want need would could should can may might will do does
+i you we me my your us they he she robot please find show pick grab get give bring take up out
+fetch where who point select segment locate want need would could should can may might will do does
 there here table image picture scene only same just very most more color colour colored coloured
 shape shaped size sized which has have looks look like single whole hand over see from by if
 so sits stands lying sitting standing placed located side any some now then i'd let go all"""
@@ -121,7 +121,7 @@ _WORDS: dict[str, tuple[str, str]] = {
 _GENERIC = frozenset(_THINGS.split())
 _STOP = frozenset(_IDLE.split()) | _GENERIC
 # "can" is a tin after one of these, and a verb everywhere else.
-_BEFORE_NOUN = frozenset('a an the this that any soda tin beer food'.split())
+_BEFORE_NOUN = frozenset(('a', 'an', 'the', 'this', 'that', 'any', 'soda', 'tin', 'beer', 'food'))
 
 
 @dataclass(frozen=True)
@@ -177,14 +177,14 @@ class Request:
 
 def parse(sentence: str) -> Request:
     """Read any sentence; what is not understood is listed in ``unknown``."""
-    text = re.sub(r"n['’]t\b", ' not', sentence.lower())
+    text = re.sub(r"n['\u2019]t\b", ' not', sentence.lower())
     text = ' '.join(re.findall(r"[a-z']+|[.,;:!?]", text.replace('-', ' ')))
     return _read(_tokens(text), text)
 
 
 def _tokens(text: str) -> list[str]:
     text = re.sub(r'[.,;:!?]', ' ', text)
-    return _PHRASE.sub(lambda found: f' {_PHRASES[found.lastindex - 1][1]} ', text).split()
+    return _PHRASE.sub(lambda found: f' {_PHRASES[(found.lastindex or 1) - 1][1]} ', text).split()
 
 
 def _read(tokens: list[str], text: str) -> Request:

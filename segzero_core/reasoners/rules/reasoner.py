@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from segzero_core.answer import Answer, format_answer
 from segzero_core.errors import CancelledError
-from segzero_core.geometry import largest_inscribed_circles, rescale_box, rescale_point
+from segzero_core.geometry import largest_inscribed_circles, rescale_point
 from segzero_core.prompts import get_family
 from segzero_core.reasoners.rules.grammar import Request, parse
 from segzero_core.reasoners.rules.match import Decision, Thing, decide, describe

@@ -93,11 +93,14 @@ def _table(colour: Floats) -> Floats:
 
 
 def _evaluate(fit: npt.NDArray[np.float64], height: int, width: int) -> Floats:
-    y = np.linspace(-1, 1, height)[:, None]
-    x = np.linspace(-1, 1, width)[None, :]
-    terms = (np.ones((height, width)), x + 0 * y, y + 0 * x, x * x + 0 * y, x * y, y * y + 0 * x)
-    field = sum(t[..., None] * f for t, f in zip(terms, fit, strict=True))
-    return np.clip(field, 1, 255).astype(np.float32)
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    one, a, b, aa, ab, bb = fit.astype(np.float32)
+    channels = [
+        one[k] + b[k] * y + bb[k] * y * y + (a[k] + ab[k] * y) * x + aa[k] * x * x
+        for k in range(3)
+    ]
+    return np.clip(cv2.merge(channels), 1, 255)
 
 
 def _commonest(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -118,9 +121,11 @@ def _foreground(colour: Floats, table: Floats) -> Mask:
     A shadow scales all channels of the surface alike; a thing changes their proportions, or is
     brighter than the surface or darker than any shadow.
     """
-    ratio = np.log((colour + _FLOOR) / (table + _FLOOR))
-    level = ratio.mean(axis=2)
-    tint = np.abs(ratio - level[..., None]).max(axis=2)
+    ratio = cv2.log((colour + _FLOOR) / (table + _FLOOR))
+    red, green, blue = cv2.split(ratio)
+    level = (red + green + blue) / 3
+    high, low = _extremes(ratio)
+    tint = np.maximum(high - level, level - low)
     noise = float(np.median(np.abs(level - np.median(level)))) * 1.5
     tint_noise = float(np.median(tint))
     tinted = tint > max(0.12, 4.0 * tint_noise)
@@ -133,9 +138,15 @@ def _foreground(colour: Floats, table: Floats) -> Mask:
     return front.astype(bool)
 
 
+def _extremes(image: Floats) -> tuple[Floats, Floats]:
+    """Largest and smallest channel of each pixel."""
+    red, green, blue = cv2.split(image)
+    return cv2.max(red, cv2.max(green, blue)), cv2.min(red, cv2.min(green, blue))
+
+
 def _hue_sectors(colour: Floats) -> Labels:
     """Label each pixel with its hue sector, or as neutral."""
-    high, low = colour.max(axis=2), colour.min(axis=2)
+    high, low = _extremes(colour)
     hue = cv2.cvtColor(colour / 255, cv2.COLOR_RGB2HSV)[..., 0]
     labels = np.searchsorted(_HUE_ENDS, hue, side='right').astype(np.int32)
     labels[labels >= len(_HUE_ENDS) - 1] = 0  # the last sector continues the first
