@@ -108,6 +108,38 @@ def parse_answer(text: str, size: Size) -> Answer:
     Raises:
         AnswerError: There is no usable answer in it; ``kind`` says why.
     """
+    found = parse_targets(text, size)
+    assert found.box is not None  # it was asked for
+    return Answer(found.box, (found.points[0], found.points[1]), found.reasoning, found.repairs)
+
+
+class Targets(NamedTuple):
+    """What the reasoner answered where it was not asked for both box and points.
+
+    Attributes:
+        box: With an area, and inside the space; ``None`` where none was asked for.
+        points: The two points, inside the space; none where none were asked for.
+        reasoning: The chain of thought, without its tags and surrounding white space.
+        repairs: What had to be repaired, in words.
+    """
+
+    box: Box | None
+    points: tuple[Point, ...]
+    reasoning: str
+    repairs: tuple[str, ...]
+
+
+def parse_targets(text: str, size: Size, box: bool = True, points: bool = True) -> Targets:
+    """Read what a reasoner wrote that was asked for a box, for points or for both.
+
+    Reads and raises as ``parse_answer`` does; what was not asked for is passed over.
+
+    Args:
+        text: Everything the reasoner wrote.
+        size: The space its coordinates are in.
+        box: Whether a box was asked for.
+        points: Whether two points were asked for.
+    """
     if not text.strip():
         raise AnswerError('empty_text', 'the reasoner wrote nothing', text)
     thinking, place, tagged, repairs = _split(text)
@@ -125,11 +157,12 @@ def parse_answer(text: str, size: Size) -> Answer:
     for values_by_key, spelling in candidates:
         found = [*repairs, *spelling]
         try:
-            box, points = _coordinates(values_by_key, size, found, text)
+            target = _box(values_by_key, size, found, text) if box else None
+            spots = _points(values_by_key, size, found, text) if points else ()
         except AnswerError as error:
             errors.append(error)
         else:
-            return Answer(box, points, thinking, tuple(dict.fromkeys(found)))
+            return Targets(target, spots, thinking.strip(), tuple(dict.fromkeys(found)))
     raise errors[0]
 
 
@@ -217,27 +250,36 @@ def _candidate(pairs: Pairs) -> _Candidate:
     return _Candidate(known, spelling)
 
 
-def _coordinates(
+def _box(values: dict[str, Any], size: Size, repairs: list[str], text: str) -> Box:
+    """Return the box of one object; add what was repaired to ``repairs``."""
+    _check_present(values, ('bbox',), text)
+    corners = _numbers(values['bbox'], 4, 'bad_box', 'bbox', repairs, text)
+    return _repair_box(corners, size, repairs, text)
+
+
+def _points(
     values: dict[str, Any], size: Size, repairs: list[str], text: str
-) -> tuple[Box, tuple[Point, Point]]:
-    """Turn one object into box and points; add what was repaired to ``repairs``."""
-    if all(value in (None, []) for value in values.values()):
-        raise AnswerError('nothing_found', 'the reasoner says that nothing matches', text)
+) -> tuple[Point, Point]:
+    """Return the points of one object; add what was repaired to ``repairs``."""
     if 'points' in values and not {'points_1', 'points_2'} & values.keys():
         numbers = _numbers(values['points'], 4, 'bad_point', 'points', repairs, text)
         repairs.append("both points were under one key 'points'")
         values = {**values, 'points_1': numbers[:2], 'points_2': numbers[2:]}
-    for key in ('bbox', 'points_1', 'points_2'):
-        if key not in values:
-            raise AnswerError('missing_key', f'the answer has no {key!r}', text)
-    corners = _numbers(values['bbox'], 4, 'bad_box', 'bbox', repairs, text)
+    _check_present(values, ('points_1', 'points_2'), text)
     first = _numbers(values['points_1'], 2, 'bad_point', 'points_1', repairs, text)
     second = _numbers(values['points_2'], 2, 'bad_point', 'points_2', repairs, text)
-    box = _repair_box(corners, size, repairs, text)
     points = (_clamped(Point(*first), size), _clamped(Point(*second), size))
     if points != (tuple(first), tuple(second)):
         repairs.append('a point was outside the image')
-    return box, points
+    return points
+
+
+def _check_present(values: dict[str, Any], keys: Sequence[str], text: str) -> None:
+    if all(value in (None, []) for value in values.values()):
+        raise AnswerError('nothing_found', 'the reasoner says that nothing matches', text)
+    for key in keys:
+        if key not in values:
+            raise AnswerError('missing_key', f'the answer has no {key!r}', text)
 
 
 def _numbers(

@@ -62,6 +62,24 @@ class CancelledError(SegZeroError):
     kind = 'cancelled'
 
 
+class DataError(SegZeroError):
+    """A dataset, or one row of it, that cannot be used."""
+
+    kind = 'bad_data'
+
+
+class ConfigError(SegZeroError):
+    """A setting that does not exist, has the wrong type, or cannot go with another."""
+
+    kind = 'bad_config'
+
+
+class TrainingError(SegZeroError):
+    """Training cannot go on. The message says at which step and which checkpoint is good."""
+
+    kind = 'training'
+
+
 class AnswerError(SegZeroError):
     """The reasoner's text holds no usable answer.
 

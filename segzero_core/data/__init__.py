@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datasets of images, sentences and what they mean, read into one record type."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from segzero_core.data.folder import FILE, read_folder
+from segzero_core.data.hub import read_hub
+from segzero_core.data.records import Dataset, Record, Skipped, Target
+from segzero_core.data.scenes import read_scenes
+from segzero_core.errors import DataError
+
+
+def read_dataset(source: str, limit: int = 0) -> Dataset:
+    """Read a dataset.
+
+    Args:
+        source: ``synthetic:SPLIT?...`` (see ``scenes``), a folder with ``records.jsonl`` (see
+            ``folder``), or a folder of parquet or arrow files or a hub id (see ``hub``).
+        limit: Use at most so many rows; 0 for all.
+
+    Returns:
+        The usable records, and every other row with its reason.
+
+    Raises:
+        DataError: There is no such dataset, or not one usable row in it.
+    """
+    if source.startswith('synthetic:'):
+        return Dataset(read_scenes(source.removeprefix('synthetic:'), limit), [])
+    folder = Path(source).expanduser()
+    if not source or (source.startswith(('.', '/', '~')) and not folder.is_dir()):
+        raise DataError(f'no such dataset folder: {source!r}')
+    rows = read_folder(folder) if (folder / FILE).is_file() else read_hub(source)
+    found = list(itertools.islice(rows, limit or None))
+    records = [row for row in found if isinstance(row, Record)]
+    skipped = [row for row in found if isinstance(row, Skipped)]
+    if not records:
+        first = f': {skipped[0].id}: {skipped[0].reason}' if skipped else ''
+        raise DataError(f'{source!r} has no usable row among {len(found)}{first}')
+    return Dataset(records, skipped)
+
+
+__all__ = ['Dataset', 'Record', 'Skipped', 'Target', 'read_dataset']

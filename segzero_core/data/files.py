@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images and masks in files or bytes: checked without decoding, decoded when needed."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PilImage
+
+from segzero_core.errors import DataError, ImageError
+from segzero_core.types import Image, Mask, Size
+
+_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    PilImage.DecompressionBombError,
+)
+
+
+def check_image_file(source: Path | bytes) -> Size:
+    """Return the size of an image after reading its header and checksums.
+
+    Raises:
+        DataError: It is missing, no image, or damaged as far as can be seen without decoding.
+    """
+    try:
+        with PilImage.open(_stream(source)) as image:
+            size = Size(*image.size)
+            image.verify()
+    except _ERRORS as error:
+        raise DataError(f'{_name(source)} cannot be read as an image ({error})') from error
+    return size
+
+
+def load_rgb(source: Path | bytes, name: str) -> Image:
+    """Return the (H, W, 3) uint8 RGB image.
+
+    Raises:
+        ImageError: It cannot be decoded; ``name`` (the row's id) is in the message.
+    """
+    try:
+        with PilImage.open(_stream(source)) as image:
+            return np.asarray(image.convert('RGB'))
+    except _ERRORS as error:
+        raise ImageError(
+            f'the image of row {name!r} ({_name(source)}) cannot be decoded ({error}): repair or '
+            'remove that row'
+        ) from error
+
+
+def load_mask(path: Path) -> Mask:
+    """Return the (H, W) bool mask in an image file; every non-zero pixel belongs to it.
+
+    Raises:
+        ImageError: It cannot be decoded.
+    """
+    try:
+        with PilImage.open(path) as image:
+            return np.asarray(image.convert('L')) > 0
+    except _ERRORS as error:
+        raise ImageError(f'the mask {path} cannot be decoded ({error})') from error
+
+
+def _stream(source: Path | bytes) -> Path | io.BytesIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+def _name(source: Path | bytes) -> str:
+    return f'{len(source)} bytes' if isinstance(source, bytes) else str(source)

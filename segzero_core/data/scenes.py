@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``synthetic:SPLIT?option=value&...``: tabletop scenes, made when they are asked for.
+
+Splits: ``train``; ``val`` and ``test`` (new scenes of the same kind); ``unseen_colours``,
+``unseen_shapes`` and ``unseen_relations``, whose targets have what ``train`` never shows or says.
+
+Options: ``size`` (side of the square image, 112), ``count`` (how many records, 10000 in train,
+500 elsewhere), ``objects`` (``2-5``), ``kinds`` (of sentences, comma separated; all).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from segzero_core.data.records import Record, Target
+from segzero_core.errors import DataError, UnknownNameError
+from segzero_core.geometry import largest_inscribed_circles, mask_to_box
+from segzero_core.prompts import check_query
+from segzero_core.registry import look_up
+from segzero_core.synthetic import COLOURS, KINDS, SHAPES, Query, Scene, make_scene
+from segzero_core.types import Size
+
+Array = TypeVar('Array')
+
+HELD_OUT_COLOURS = ('orange', 'purple')
+HELD_OUT_SHAPES = ('cone',)
+HELD_OUT_RELATION = 'in front of'
+
+# First seed of each split: they never meet.
+SPLITS = {
+    'train': 0,
+    'val': 10**9,
+    'test': 2 * 10**9,
+    'unseen_colours': 3 * 10**9,
+    'unseen_shapes': 4 * 10**9,
+    'unseen_relations': 5 * 10**9,
+}
+_CACHE_BYTES = 512 * 2**20
+_STRIDE = 50  # seeds per record: as many scenes are tried for a sentence of the kinds wanted
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """What follows ``synthetic:``.
+
+    Attributes:
+        split: One of ``SPLITS``.
+        size: Side of the square image, pixels.
+        count: Number of records.
+        objects: Fewest and most objects on the table.
+        kinds: Kinds of sentences.
+    """
+
+    split: str = 'train'
+    size: int = 112
+    count: int = 10_000
+    objects: tuple[int, int] = (2, 5)
+    kinds: tuple[str, ...] = KINDS
+
+
+def parse_name(name: str) -> SceneOptions:
+    """Read what follows ``synthetic:``.
+
+    Raises:
+        DataError: An unknown split or option, or a value that cannot be used.
+    """
+    split, _, rest = name.partition('?')
+    try:
+        look_up('split of the synthetic data', split, SPLITS)
+        given: dict[str, Any] = {}
+        for key, value in parse_qsl(rest, keep_blank_values=True, strict_parsing=bool(rest)):
+            look_up('option of the synthetic data', key, ('size', 'count', 'objects', 'kinds'))
+            given[key] = _read_option(key, value)
+    except UnknownNameError as error:
+        raise DataError(str(error)) from error
+    except ValueError as error:
+        raise DataError(
+            f"cannot read 'synthetic:{name}' ({error}): write for instance "
+            "'synthetic:train?size=112&objects=2-5&kinds=attribute,relation'"
+        ) from error
+    default = {} if split == 'train' else {'count': 500}
+    return SceneOptions(split, **(default | given))
+
+
+def _read_option(key: str, value: str) -> Any:
+    if key == 'kinds':
+        return tuple(look_up('kind of sentence', kind, KINDS) for kind in value.split(','))
+    if key == 'objects':
+        low, _, high = value.partition('-')
+        span = int(low), int(high or low)
+        if not 1 <= span[0] <= span[1]:
+            raise ValueError(f'objects={value}')
+        return span
+    number = int(value)
+    if number < (32 if key == 'size' else 1):
+        raise ValueError(f'{key}={value}')
+    return number
+
+
+class SceneRecords(Sequence[Record]):
+    """Record ``i`` is one sentence about the scene of a seed that belongs to ``i`` alone."""
+
+    def __init__(self, options: SceneOptions) -> None:
+        """Take note of the options; nothing is drawn yet."""
+        self.options = options
+        kept = _CACHE_BYTES // (4 * options.size**2)  # image and mask
+        self._make = functools.lru_cache(maxsize=kept)(functools.partial(_make_record, options))
+
+    def __len__(self) -> int:
+        return self.options.count
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._make(index % len(self))
+
+
+def _make_record(options: SceneOptions, index: int) -> Record:
+    for seed in range(_STRIDE):
+        seed += SPLITS[options.split] + index * _STRIDE
+        scene = make_scene(
+            seed,
+            Size(options.size, options.size),
+            options.objects,
+            shapes=_allowed(options.split, 'unseen_shapes', SHAPES, HELD_OUT_SHAPES),
+            colours=_allowed(options.split, 'unseen_colours', tuple(COLOURS), HELD_OUT_COLOURS),
+        )
+        fitting = [query for query in scene.queries() if _wanted(scene, query, options)]
+        if fitting:
+            choice = np.random.Generator(np.random.PCG64([seed, 2])).random()
+            # A kind first, so that the kinds with many sentences do not crowd out the others.
+            kinds = sorted({query.kind for query in fitting}, key=KINDS.index)
+            kind = kinds[int(choice * len(kinds))]
+            fitting = [query for query in fitting if query.kind == kind]
+            query = fitting[int(choice * 9973) % len(fitting)]
+            return _record(scene, query, f'{options.split}/{index}')
+    raise DataError(
+        f'no scene of {_STRIDE} has a sentence of kinds {", ".join(options.kinds)} '
+        f'for split {options.split!r}: allow more kinds or more objects'
+    )
+
+
+def _allowed(
+    split: str, unseen_split: str, names: Sequence[str], held_out: Sequence[str]
+) -> list[str]:
+    return [name for name in names if split == unseen_split or name not in held_out]
+
+
+def _wanted(scene: Scene, query: Query, options: SceneOptions) -> bool:
+    target = scene.objects[query.target]
+    unseen_relation = query.kind == 'relation' and f' {HELD_OUT_RELATION} ' in query.text
+    special = {
+        'unseen_colours': target.colour in HELD_OUT_COLOURS,
+        'unseen_shapes': target.shape in HELD_OUT_SHAPES,
+        'unseen_relations': unseen_relation,
+    }
+    if options.split in special:
+        return query.kind in options.kinds and special[options.split]
+    return query.kind in options.kinds and not unseen_relation
+
+
+def _record(scene: Scene, query: Query, name: str) -> Record:
+    mask = scene.mask(query.target)
+    circles = largest_inscribed_circles(mask)
+    return Record(
+        id=name,
+        query=check_query(query.text),
+        size=scene.camera.size,
+        targets=(Target(mask_to_box(mask), tuple(circle.center for circle in circles)),),
+        load_image=functools.partial(_same, scene.image),
+        load_mask=functools.partial(_same, mask),
+        reasoning=_reasoning(scene, query.target),
+    )
+
+
+def _reasoning(scene: Scene, target: int) -> str:
+    """Name what is on the table and what is meant, as an exact observer would."""
+    names = [f'{item.colour} {item.shape}' for item in scene.objects]
+    return f'I see a {", a ".join(names)}. The {names[target]} fits.'
+
+
+def _same(array: Array) -> Array:
+    return array
+
+
+def read_scenes(name: str, limit: int = 0) -> SceneRecords:
+    """Return the records of ``synthetic:name``; raises like ``parse_name``."""
+    options = parse_name(name)
+    if limit:
+        options = dataclasses.replace(options, count=min(limit, options.count))
+    return SceneRecords(options)
