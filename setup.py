@@ -56,6 +56,7 @@ setup(
         'console_scripts': [
             'segzero = segzero_core.__main__:main',
             f'segzero_node = {NAME}.node:main',
+            f'segzero_ask = {NAME}.ask:main',
             f'sim_camera = {NAME}.sim_camera:main',
             f'segzero_demo = {NAME}.demo:main',
         ],

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
-from launch import Action, LaunchContext, LaunchDescription
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 # Beside this folder, in a checkout as where the package is installed.
@@ -76,7 +76,8 @@ def use_fastdds_profile() -> list[SetEnvironmentVariable]:
     Kilted and later read the first variable, Jazzy the second.
     """
     new, old = 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'
-    ours = str(CONFIG / 'fastdds.xml')
+    # Fast DDS complains about a file that it is given under two names.
+    ours = str((CONFIG / 'fastdds.xml').resolve())
     chosen = EnvironmentVariable(new, default_value=EnvironmentVariable(old, default_value=ours))
     return [SetEnvironmentVariable(new, chosen), SetEnvironmentVariable(old, chosen)]
 
@@ -110,10 +111,10 @@ def overrides(given: dict[str, str]) -> dict[str, Any]:
     return chosen
 
 
-def start(context: LaunchContext) -> list[Action]:
+def start(context: LaunchContext) -> list[Node]:
     """Return the node with what the arguments say."""
     given = {item.name: LaunchConfiguration(item.name).perform(context) for item in ARGUMENTS}
-    node = LifecycleNode(
+    node = Node(
         executable=find_program('segzero_node'),
         name='segzero',
         namespace=given['namespace'],

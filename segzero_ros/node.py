@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -29,6 +28,7 @@ from segzero_ros.frames import FrameBuffer
 from segzero_ros.messages import Answer, diagnostics_message
 from segzero_ros.outputs import RELIABLE, Outputs
 from segzero_ros.parameters import PARAMETERS, Settings, declare_parameters, read_settings
+from segzero_ros.signals import interrupt_once
 from segzero_ros.worker import Outcome, Worker
 
 FIRST_FRAME_S = 5.0  # after activation: DDS may need half of it to find the camera
@@ -263,10 +263,8 @@ class SegZeroNode(LifecycleNode):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM."""
-    # rclpy's own handlers close DDS at once, and the last results with it.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    interrupt_once()
     node = SegZeroNode()
     try:
         if node.get_parameter('autostart').value and node.trigger_configure() == SUCCESS:
@@ -275,8 +273,6 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
         stopped = node.release()
         node.destroy_node()
         rclpy.try_shutdown()

@@ -13,6 +13,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -21,6 +22,7 @@ from segzero_core.types import Intrinsics, Size, image_size
 from segzero_ros.grasp import Depth
 from segzero_ros.images import array_to_image
 from segzero_ros.parameters import ParameterError, Spec, declare_parameters, read_parameters
+from segzero_ros.signals import interrupt_once
 
 PARAMETERS = {
     'seed': Spec(0, 'Which tabletop; may be changed at any time', low=0, high=2**31 - 1),
@@ -114,7 +116,8 @@ def _noisy(scene: Scene) -> Iterator[Depth]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the camera until SIGINT or SIGTERM."""
-    rclpy.init(args=args)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    interrupt_once()
     try:
         rclpy.spin(SimCamera())
     except ParameterError as error:

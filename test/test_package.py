@@ -119,7 +119,13 @@ def test_launch_and_config_files_are_installed(setup: dict[str, Any]) -> None:
 
 def test_every_program_has_its_function(setup: dict[str, Any]) -> None:
     programs = dict(line.split(' = ') for line in setup['entry_points']['console_scripts'])
-    assert set(programs) == {'segzero', 'segzero_node', 'sim_camera', 'segzero_demo'}
+    assert set(programs) == {
+        'segzero',
+        'segzero_ask',
+        'segzero_demo',
+        'segzero_node',
+        'sim_camera',
+    }
     for target in programs.values():
         module, function = target.split(':')
         tree = ast.parse((ROOT / f'{module.replace(".", "/")}.py').read_text(encoding='utf-8'))
