@@ -219,12 +219,13 @@ def running(*commands: list[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
 def use_fastdds_profile() -> None:
     """Point Fast DDS at the shared-memory profile, unless the user has one of their own.
 
-    Kilted and later read the first variable, Jazzy the second. Must come before ``rclpy.init``;
-    child processes inherit it.
+    Must come before ``rclpy.init``; child processes inherit it.
     """
-    names = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
-    if not any(name in os.environ for name in names):
-        os.environ.update(dict.fromkeys(names, str(config_file('fastdds.xml'))))
+    new, old = 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'
+    if new not in os.environ and old not in os.environ:
+        # Kilted and later warn about the old name, Jazzy does not know the new one.
+        name = old if os.environ.get('ROS_DISTRO') in ('humble', 'jazzy') else new
+        os.environ[name] = str(config_file('fastdds.xml'))
 
 
 def main() -> int:
