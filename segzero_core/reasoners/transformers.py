@@ -82,7 +82,7 @@ class TransformersReasoner:
         self.family = choose_family(folder, model_type, family)
         with explained(folder):
             self._processor = QwenProcessor.from_pretrained(folder)
-        _check_image_size(self.family, self._processor, folder)
+        check_image_size(self.family, self._processor, folder)
         self._model: Any = load_weights(
             transformers.AutoModelForImageTextToText,
             folder,
@@ -242,7 +242,7 @@ def _greedy(published: Any, max_new_tokens: int) -> Any:
     return settings
 
 
-def _check_image_size(family: PromptFamily, processor: Any, folder: Path) -> None:
+def check_image_size(family: PromptFamily, processor: Any, folder: Path) -> None:
     """Make sure the checkpoint's image processor keeps the size that answers are measured in.
 
     Raises:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the training tests share: a tiny model, short runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Four steps of eight answers on the smallest images: a second or two.
+SHORT_GRPO = """\
+method: grpo
+data: synthetic:train?kinds=attribute&count=6&size=56&objects=2
+image_size: 56
+batch_size: 2
+micro_batch: 4
+num_generations: 4
+max_completion_tokens: 8
+max_steps: 4
+learning_rate: 1e-3
+loss: bnpo
+save_steps: 2
+sample_steps: 2
+samples: 2
+gradient_checkpointing: false
+"""
+
+
+@pytest.fixture(scope='session')
+def trl() -> None:
+    """Skip where TRL is not installed."""
+    pytest.importorskip('trl', reason='needs TRL: pip install -r requirements/train.txt')
+
+
+@pytest.fixture(scope='session')
+def short_grpo(
+    trl: None, tiny_reasoner_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A configuration of a few seconds of GRPO."""
+    path = tmp_path_factory.mktemp('config') / 'short_grpo.yaml'
+    path.write_text(SHORT_GRPO + f'model: {tiny_reasoner_dir}\n')
+    return path
+
+
+class Training:
+    """``training/train.py`` as a process of its own."""
+
+    def __init__(self, config: Path, output: Path, *overrides: str) -> None:
+        command = [sys.executable, str(ROOT / 'training' / 'train.py'), '--config', str(config)]
+        self.output = output
+        self.log = output.with_suffix('.log')
+        with self.log.open('a') as log:
+            self.process = subprocess.Popen(
+                [*command, f'output={output}', *overrides],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
+                start_new_session=True,
+            )
+
+    def kill_when(self, exists: Path) -> None:
+        """SIGKILL as soon as ``exists`` is there."""
+        while not exists.exists():
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.005)
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def finish(self) -> str:
+        """Wait for a good end; return what was printed."""
+        status = self.process.wait()
+        assert status == 0, self.log.read_text()
+        return self.log.read_text()
+
+
+@pytest.fixture
+def start_training() -> type[Training]:
+    """``Training``: starts the command line as a process."""
+    return Training

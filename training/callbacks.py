@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Held-out evaluation while training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
+from trl.models import unwrap_model_for_generation
+
+from segzero_core.data import Record
+from training.config import TrainConfig
+from training.evaluation import Answered, answer_records, average
+from training.logs import Sample, append_metrics, save_samples
+from training.models import Trainee
+from training.rewarding import Masks
+
+_MOST_TOKENS = 512  # a greedy answer that is longer will not end at all
+
+
+class Examiner(TrainerCallback):
+    """Evaluates before the first step, every ``eval_steps`` and after the last."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        trainee: Trainee,
+        records: Sequence[Record],
+        masks: Masks | None,
+    ) -> None:
+        """Examine on ``records``; ``trainer`` is to be set before training begins."""
+        self._config, self._trainee, self._records = config, trainee, records
+        self._masks = masks
+        self.trainer: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Evaluate the model training starts from, once."""
+        if state.global_step == 0:
+            self._examine(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Evaluate when it is time. Before the checkpoint, so that no resume forgets it."""
+        last = state.global_step == state.max_steps
+        if last or state.global_step % self._config.eval_steps == 0:
+            self._examine(state.global_step)
+
+    def _examine(self, step: int) -> None:
+        accelerator = self.trainer.accelerator
+        share = range(accelerator.process_index, len(self._records), accelerator.num_processes)
+        with unwrap_model_for_generation(self.trainer.model_wrapped, accelerator) as model:
+            mine = answer_records(
+                model,
+                self._trainee.processor,
+                [self._records[i] for i in share],
+                self._trainee.family,
+                self._config.task,
+                self._config.recipe,
+                min(self._config.max_completion_tokens, _MOST_TOKENS),
+            )
+        # Records hold images behind functions: only figures travel between processes.
+        values = gather_object([answer.values for answer in mine])
+        if not accelerator.is_main_process:
+            return
+        everyone = [Answered(a.record, a.truth, a.text, a.values) for a in mine]
+        means = {name: sum(v[name] for v in values) / len(values) for name in values[0]}
+        run = Path(self.trainer.args.output_dir)
+        figures = {f'eval/{name}': value for name, value in means.items()}
+        append_metrics(run, {'step': step, **figures})
+        shown = ' '.join(f'{name} {value:.3f}' for name, value in means.items())
+        print(f'\nstep {step}, {len(values)} held-out records: {shown}', flush=True)
+        samples = [Sample(a.record, a.truth.size, a.text, a.values) for a in everyone]
+        folder = run / 'eval_samples'
+        save_samples(folder, step, samples[: self._config.samples], self._config.task, self._masks)
+
+
+__all__ = ['Examiner', 'average']

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scenes -> tensors: patches, what is on every image token, and packed sentences.
+
+Several sentences share one image. A sequence is the prompt up to the image, the image's tokens,
+then one segment per sentence: the rest of its prompt, and its reply. Positions and attention are
+such that every segment sees what it would see alone, so the image is paid for once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from segzero_core.prompts import PromptFamily
+from segzero_core.synthetic import COLOURS, SHAPES, SIZES
+from segzero_core.types import Box, Point
+from training.grounding.scenes import Item, Scenes
+from training.grounding.texts import mirror_sentence, write_reply
+
+NO_LABEL = -100
+_COLOURS, _SIZES = tuple(COLOURS), tuple(SIZES)
+_COVERS = 0.15  # share of a token's square that an object must cover to own it
+
+
+class Segment(NamedTuple):
+    """One sentence's tokens after the image.
+
+    Attributes:
+        prompt: From the end of the image to the start of the reply.
+        reply: Thinking, answer and the end of the turn.
+    """
+
+    prompt: list[int]
+    reply: list[int]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """What is on each of the N image tokens of B scenes.
+
+    Attributes:
+        owned: (B, N) bool, whether an object is on the token.
+        colour: (B, N) int64 index of its colour; 0 where there is none.
+        shape: (B, N) int64, likewise.
+        size: (B, N) int64, likewise.
+        box: (B, N, 4) float32 its box in pixels of the model's square.
+    """
+
+    owned: torch.Tensor
+    colour: torch.Tensor
+    shape: torch.Tensor
+    size: torch.Tensor
+    box: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Token sequences of B scenes, each L long.
+
+    Attributes:
+        ids: (B, L) int64.
+        labels: (B, L) int64, the token that follows, where it is part of a reply.
+        positions: (3, B, L) int64, time, height and width, as the model counts them itself.
+        mask: (B, 1, L, L) bool, who may look at whom.
+    """
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor
+
+
+class Batcher:
+    """Draws batches from scenes, in a model's own vocabulary and geometry."""
+
+    def __init__(
+        self, scenes: Scenes, tokenizer: Any, family: PromptFamily, patch: int, merge: int
+    ) -> None:
+        """Prepare to draw.
+
+        Args:
+            scenes: Where from.
+            tokenizer: The model's.
+            family: Of its prompts.
+            patch: Side of a patch, in pixels.
+            merge: Patches along the side of an image token.
+        """
+        self.scenes, self.patch, self.merge = scenes, patch, merge
+        self.grid = scenes.side // (patch * merge)
+        self._tokenizer, self._family = tokenizer, family
+        self._image, self._pad, self._end = tokenizer.convert_tokens_to_ids(
+            ['<|image_pad|>', '<|endoftext|>', '<|im_end|>']
+        )
+        self.head = self._ids(self._prompt('anything')[0])
+
+    @property
+    def tokens(self) -> slice:
+        """Where the image's tokens are in every sequence."""
+        return slice(len(self.head), len(self.head) + self.grid**2)
+
+    def draw(
+        self, count: int, sentences: int, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, Dense, Packed]:
+        """Draw scenes, half of them mirrored, and sentences about them, every kind as often.
+
+        Args:
+            count: Scenes.
+            sentences: Per scene; 0 makes sequences that end with the image.
+            rng: Where chance comes from.
+
+        Returns:
+            (B, 3, S, S) uint8 images; what is on their tokens; the sequences.
+        """
+        images, instances, items, segments = [], [], [], []
+        for index in rng.integers(len(self.scenes), size=count):
+            flip = rng.random() < 0.5
+            step = -1 if flip else 1
+            images.append(self.scenes.images[index][:, ::step])
+            instances.append(self.scenes.instances[index][:, ::step])
+            there = self.scenes.items[index]
+            items.append(
+                [mirror_item(item, self.scenes.side) for item in there] if flip else there
+            )
+            segments.append(self._segments(index, flip, items[-1], sentences, rng))
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        return pixels, self._dense(np.stack(instances), items), self._pack(segments)
+
+    def _segments(
+        self,
+        index: int,
+        flip: bool,
+        items: list[Item],
+        sentences: int,
+        rng: np.random.Generator,
+    ) -> list[Segment]:
+        kinds: dict[str, list[Any]] = {}
+        for query in self.scenes.queries[index]:
+            kinds.setdefault(query.kind, []).append(query)
+        segments = []
+        for _ in range(sentences if kinds else 0):
+            of_kind = list(kinds.values())[int(rng.random() * len(kinds))]
+            query = of_kind[int(rng.random() * len(of_kind))]
+            text = mirror_sentence(query.text) if flip else query.text
+            segments.append(self.segment(text, items[query.target], rng))
+        return segments
+
+    def segment(self, sentence: str, item: Item, rng: np.random.Generator) -> Segment:
+        """Return the tokens of a sentence and of a reply that finds ``item``."""
+        reply = self._ids(write_reply(item, self.scenes.side, rng))
+        return Segment(self._ids(self._prompt(sentence)[1]), [*reply, self._end])
+
+    def _prompt(self, sentence: str) -> tuple[str, str]:
+        """Return the prompt before and after the image."""
+        text = self._tokenizer.apply_chat_template(
+            self._family.conversation(sentence), tokenize=False, add_generation_prompt=True
+        )
+        before, after = text.split('<|image_pad|>')
+        return before, after
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text).input_ids
+        return ids
+
+    def _dense(self, instances: npt.NDArray[np.uint8], items: list[list[Item]]) -> Dense:
+        """Say for each token which object covers most of it, or has its middle there."""
+        cell = self.patch * self.merge
+        shape = (len(instances), self.grid, cell, self.grid, cell)
+        squares = instances.reshape(shape).swapaxes(2, 3).reshape(len(instances), -1, cell**2)
+        most = max(map(len, items))
+        counts = np.stack([(squares == i + 1).sum(-1) for i in range(most)], axis=-1)
+        owner = np.where(counts.max(-1) >= _COVERS * cell**2, counts.argmax(-1), -1)
+        table = np.zeros((len(items), most + 1, 7), np.float32)  # the last row is "none": index -1
+        for b, there in enumerate(items):
+            for i, item in enumerate(there):
+                x, y = (item.box.x1 + item.box.x2) / 2, (item.box.y1 + item.box.y2) / 2
+                owner[b, int(y // cell) * self.grid + int(x // cell)] = i
+                classes = (
+                    _COLOURS.index(item.colour),
+                    SHAPES.index(item.shape),
+                    _SIZES.index(item.size),
+                )
+                table[b, i] = [*classes, *item.box]
+        found = torch.from_numpy(table[np.arange(len(items))[:, None], owner])
+        classes = found[..., :3].long()
+        return Dense(
+            torch.from_numpy(owner >= 0),
+            classes[..., 0],
+            classes[..., 1],
+            classes[..., 2],
+            found[..., 3:],
+        )
+
+    def _pack(self, segments: list[list[Segment]]) -> Packed:
+        start = self.tokens.stop
+        lengths = [sum(len(s.prompt) + len(s.reply) for s in row) for row in segments]
+        rows, length = len(segments), start + max(lengths)
+        ids = np.full((rows, length), self._pad)
+        labels = np.full((rows, length), NO_LABEL)
+        positions = np.zeros((3, rows, length), np.int64)
+        part = np.full((rows, length), -1)  # 0 is what all share, -1 what nobody needs
+        shared = len(self.head)
+        ids[:, :shared], ids[:, self.tokens], part[:, :start] = self.head, self._image, 0
+        positions[:, :, :shared] = np.arange(shared)
+        place = np.arange(self.grid**2)
+        for axis, offset in enumerate((0 * place, place // self.grid, place % self.grid)):
+            positions[axis, :, self.tokens] = shared + offset
+        for b, row in enumerate(segments):
+            at = start
+            for number, (prompt, reply) in enumerate(row, start=1):
+                end = at + len(prompt) + len(reply)
+                ids[b, at:end] = prompt + reply
+                # The image takes as many positions as its longer side has tokens.
+                positions[:, b, at:end] = shared + self.grid + np.arange(end - at)
+                labels[b, at + len(prompt) - 1 : end - 1] = reply
+                part[b, at:end] = number
+                at = end
+        belongs = torch.from_numpy((part[:, None] == part[..., None]) | (part[:, None] == 0))
+        mask = belongs & torch.ones(length, length, dtype=torch.bool).tril()
+        mask |= torch.eye(length, dtype=torch.bool)  # softmax needs something to look at
+        return Packed(
+            torch.from_numpy(ids),
+            torch.from_numpy(labels),
+            torch.from_numpy(positions),
+            mask[:, None],
+        )
+
+
+def mirror_item(item: Item, side: int) -> Item:
+    """Return the item as it is in the image mirrored left to right."""
+    # Coordinates come from pixels of a larger image: its last column, mirrored, is its first.
+    last = side - 0.5
+
+    def across(point: Point) -> Point:
+        return Point(last - point.x, point.y)
+
+    box = Box(last - item.box.x2, item.box.y1, last - item.box.x1, item.box.y2)
+    return item._replace(box=box, points=(across(item.points[0]), across(item.points[1])))

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the model is to write about a synthetic scene, and the words it needs for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from segzero_core.data import Target
+from segzero_core.task import Task
+from segzero_core.types import Box, Point
+from training.grounding.scenes import Item, Scenes
+
+# An answer is these, numbers, and ', ' between numbers.
+_FRAME = ('<answer>{"bbox": [', '], "points_1": [', '], "points_2": [', ']}</answer>')
+
+_MIRRORED = {'left': 'right', 'leftmost': 'rightmost'}
+_MIRRORED |= {right: left for left, right in _MIRRORED.items()}
+_SIDE_WORD = re.compile(rf'\b({"|".join(_MIRRORED)})\b')
+
+
+def whole_tokens(side: int) -> list[str]:
+    """Return the texts that are one token each: every coordinate and the frame of an answer.
+
+    A coordinate is then one decision, and neighbouring coordinates can be neighbours.
+    """
+    numbers = [str(number) for number in range(10, side)]  # 0 to 9 are bytes already
+    return [*numbers, ', ', '<think>', '</think>', *_FRAME]
+
+
+def mirror_sentence(sentence: str) -> str:
+    """Return the sentence that means the same object in the mirrored image."""
+    return _SIDE_WORD.sub(lambda found: _MIRRORED[found[0]], sentence)
+
+
+def write_thinking(item: Item, side: int, rng: np.random.Generator) -> str:
+    """Return a short thought that names what the item is and where."""
+    place = (item.box.x1 + item.box.x2) / 2 / side
+    where = 'on the left' if place < 0.38 else 'on the right' if place > 0.62 else 'in the middle'
+    thoughts = (
+        f'The {item.colour} {item.shape} fits.',
+        f'It is the {item.colour} {item.shape} {where}.',
+        f'The {item.size} {item.colour} {item.shape}.',
+    )
+    return thoughts[int(rng.random() * len(thoughts))]
+
+
+def write_reply(item: Item, side: int, rng: np.random.Generator) -> str:
+    """Return thinking and answer, in whole pixels from 0 to ``side - 1``."""
+
+    def inside(value: float) -> float:
+        return min(max(value, 0.0), side - 1.0)
+
+    box = Box(*map(inside, item.box))
+    points = tuple(Point(inside(x), inside(y)) for x, y in item.points)
+    return Task().write(Target(box, points), write_thinking(item, side, rng))
+
+
+def corpus(scenes: Scenes) -> Iterator[str]:
+    """Yield what a tokenizer has to know well."""
+    rng = np.random.default_rng(0)
+    for items, queries in zip(scenes.items, scenes.queries, strict=True):
+        for query in queries:
+            yield query.text
+            yield mirror_sentence(query.text)
+        for item in items:
+            yield write_thinking(item, scenes.side, rng)
+        yield 'user\nassistant\n'

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GRPO on TRL's trainer, with the settings of the released recipe by default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trl import GRPOConfig, GRPOTrainer
+
+from segzero_core.errors import ConfigError
+from segzero_core.segmenters import Segmenter
+from training.config import TrainConfig
+from training.exact import ExactTrainer
+from training.examples import Examples
+from training.logs import Sample, save_samples
+from training.models import Trainee
+from training.rewarding import Masks, is_readable, reward_functions, text_of
+
+_PATIENCE = 10  # steps in a row without one readable answer before a person is told
+
+
+class GrpoTrainer(ExactTrainer, GRPOTrainer):
+    """TRL's trainer, fed with records; samples and unreadable answers are looked after."""
+
+    def __init__(
+        self,
+        settings: TrainConfig,
+        examples: Examples,
+        steps: int,
+        masks: Masks | None,
+        **rest: Any,
+    ) -> None:
+        """Take what ``ExactTrainer`` needs beside the arguments of TRL's trainer."""
+        self.settings, self.examples, self.steps = settings, examples, steps
+        self._masks = masks
+        self._unreadable_steps = 0
+        super().__init__(**rest)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        # Rows are indices until here: TRL's data loader asks for a whole step's rows once per
+        # micro-batch and uses them once, and one row serves all answers to its sentence.
+        rows: dict[int, dict[str, Any]] = {}
+        for item in inputs:
+            if item['index'] not in rows:
+                rows[item['index']] = self.examples.row(item['index'])
+        full = [dict(rows[item['index']]) for item in inputs]
+        self._batch_ids = tuple(row['record'].id for row in full)
+        return super()._generate_and_score_completions(full)
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Any:
+        found = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        texts = [text_of(completion) for completion in completions]
+        self._watch(texts, inputs)
+        step = self.state.global_step + 1
+        every = self.settings.sample_steps
+        if every and step % every == 0 and self.accelerator.is_main_process:
+            names = [*self.reward_func_names]
+            samples = [
+                Sample(
+                    row['record'],
+                    row['truth'].size,
+                    text,
+                    dict(zip(names, found[place].tolist(), strict=True)),
+                )
+                for place, (row, text) in enumerate(zip(inputs, texts, strict=True))
+            ]
+            apart = max(1, len(samples) // self.settings.samples)
+            chosen = samples[::apart][: self.settings.samples]
+            folder = Path(self.args.output_dir) / 'samples'
+            save_samples(folder, step, chosen, self.settings.task, self._masks)
+        return found
+
+    def _watch(self, texts: list[str], inputs: list[dict[str, Any]]) -> None:
+        """Log how many answers can be read; say so when none can for long."""
+        readable = [
+            is_readable(text, self.settings.task, row['truth'].size)
+            for text, row in zip(texts, inputs, strict=True)
+        ]
+        self._log_metric('parsed', sum(readable) / len(readable))
+        self._unreadable_steps = 0 if any(readable) else self._unreadable_steps + 1
+        if self._unreadable_steps and self._unreadable_steps % _PATIENCE == 0:
+            print(
+                f'\nwarning: not one answer of the last {self._unreadable_steps} steps could be '
+                f'read; the latest is {texts[0][:200]!r}. The model does not know the format: '
+                'start from one that was fine-tuned to it (method: sft), use '
+                'answer_format=soft, or raise max_completion_tokens if answers are cut short',
+                flush=True,
+            )
+
+
+def make_grpo_trainer(
+    config: TrainConfig,
+    arguments: dict[str, Any],
+    trainee: Trainee,
+    examples: Examples,
+    segmenter: Segmenter | None,
+    **rest: Any,
+) -> GrpoTrainer:
+    """Return the trainer of a run.
+
+    Args:
+        config: The run's configuration.
+        arguments: What all methods tell transformers, see ``train.common_arguments``.
+        trainee: What is trained.
+        examples: What it learns from.
+        segmenter: For the mask reward and pictures, or ``None``.
+        **rest: For the trainer: ``train_dataset``, ``callbacks``.
+
+    Raises:
+        ConfigError: The batch does not divide into micro-batches, or vLLM is not installed.
+    """
+    _check_rollouts(config)
+    answers = config.batch_size * config.num_generations
+    settings = GRPOConfig(
+        **arguments,
+        **accumulation(config, answers),
+        num_generations=config.num_generations,
+        max_completion_length=config.max_completion_tokens,
+        beta=config.beta,
+        epsilon=config.epsilon,
+        epsilon_high=config.epsilon_high or None,
+        entropy_coef=config.entropy,
+        loss_type=config.loss,
+        # The released code adds its KL term as it is; the correction is TRL's own.
+        use_bias_correction_kl=False,
+        temperature=config.temperature,
+        use_vllm=config.rollouts != 'transformers',
+        vllm_mode='server' if config.rollouts == 'vllm_server' else 'colocate',
+        vllm_server_base_url=config.vllm_url if config.rollouts == 'vllm_server' else None,
+        vllm_gpu_memory_utilization=config.vllm_memory,
+        vllm_tensor_parallel_size=config.vllm_tensor_parallel,
+    )
+    return GrpoTrainer(
+        settings=config,
+        examples=examples,
+        steps=arguments['max_steps'],
+        masks=Masks(config.task, segmenter) if segmenter else None,
+        model=trainee.model,
+        reward_funcs=reward_functions(config, segmenter),
+        args=settings,
+        processing_class=trainee.processor,
+        peft_config=trainee.adapters,
+        **rest,
+    )
+
+
+def accumulation(config: TrainConfig, sequences: int) -> dict[str, int]:
+    """Return how ``sequences`` per step are spread over micro-batches and processes.
+
+    Raises:
+        ConfigError: They cannot be.
+    """
+    import accelerate
+
+    processes = accelerate.PartialState().num_processes
+    at_once = config.micro_batch * processes
+    if sequences % at_once:
+        what = f'batch_size ({config.batch_size})'
+        if config.method == 'grpo':
+            what += f' x num_generations ({config.num_generations})'
+        fitting = [n for n in range(1, sequences + 1) if sequences % (n * processes) == 0]
+        advice = (
+            f'micro_batch can be {", ".join(map(str, fitting))}'
+            if fitting
+            else ('use a batch_size that the processes divide')
+        )
+        raise ConfigError(
+            f'{what} = {sequences} sequences per step cannot be split into micro-batches of '
+            f'{config.micro_batch} on {processes} processes: {advice}'
+        )
+    return {
+        'per_device_train_batch_size': config.micro_batch,
+        'gradient_accumulation_steps': sequences // at_once,
+    }
+
+
+def _check_rollouts(config: TrainConfig) -> None:
+    if config.rollouts == 'transformers':
+        return
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f'rollouts={config.rollouts} needs vLLM, which cannot be imported here ({error}): '
+            'install it (requirements/vllm.txt says what it pins) or use rollouts=transformers'
+        ) from error

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Supervised fine-tuning on TRL's trainer: learn to write the right answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from trl import SFTConfig, SFTTrainer
+
+from training.config import TrainConfig
+from training.exact import ExactTrainer
+from training.examples import Examples
+from training.grpo import accumulation
+from training.models import Trainee
+
+_IGNORED = -100  # labels the loss passes over
+
+
+class Collator:
+    """Turns indices of records into a batch whose labels are the answers alone."""
+
+    def __init__(self, examples: Examples, processor: Any) -> None:
+        """Make batches from ``examples`` with ``processor``."""
+        self._examples, self._processor = examples, processor
+
+    def __call__(self, items: list[dict[str, int]]) -> dict[str, Any]:
+        """Return the model's input, padded on the right.
+
+        Args:
+            items: Each has the ``index`` of a record.
+        """
+        rows = [self._examples.row(item['index']) for item in items]
+        prompts = [
+            self._processor.apply_chat_template(row['prompt'], add_generation_prompt=True)
+            for row in rows
+        ]
+        end = self._processor.tokenizer.eos_token
+        replies = [self._examples.reply(item['index']) + end for item in items]
+        texts = [prompt + reply for prompt, reply in zip(prompts, replies, strict=True)]
+        images = [row['image'] for row in rows]
+        batch = self._processor(
+            text=texts, images=images, padding=True, padding_side='right', return_tensors='pt'
+        )
+        lengths = self._reply_lengths(replies)
+        ends = batch['attention_mask'].sum(dim=1)
+        places = torch.arange(batch['input_ids'].shape[1])
+        written = (places >= (ends - lengths)[:, None]) & (places < ends[:, None])
+        labels = torch.where(written, batch['input_ids'], _IGNORED)
+        return {**batch, 'labels': labels}
+
+    def _reply_lengths(self, replies: list[str]) -> torch.Tensor:
+        tokens = self._processor.tokenizer(replies, add_special_tokens=False)['input_ids']
+        return torch.tensor([len(ids) for ids in tokens])
+
+
+class SftTrainer(ExactTrainer, SFTTrainer):
+    """TRL's trainer, fed with records."""
+
+    def __init__(self, settings: TrainConfig, examples: Examples, steps: int, **rest: Any) -> None:
+        """Take what ``ExactTrainer`` needs beside the arguments of TRL's trainer."""
+        self.settings, self.examples, self.steps = settings, examples, steps
+        super().__init__(**rest)
+
+
+def make_sft_trainer(
+    config: TrainConfig,
+    arguments: dict[str, Any],
+    trainee: Trainee,
+    examples: Examples,
+    **rest: Any,
+) -> SftTrainer:
+    """Return the trainer of a run; see ``grpo.make_grpo_trainer``."""
+    settings = SFTConfig(
+        **arguments,
+        **accumulation(config, config.batch_size),
+        max_length=None,
+        dataset_kwargs={'skip_prepare_dataset': True},
+    )
+    return SftTrainer(
+        settings=config,
+        examples=examples,
+        steps=arguments['max_steps'],
+        model=trainee.model,
+        args=settings,
+        data_collator=Collator(examples, trainee.processor),
+        processing_class=trainee.processor,
+        peft_config=trainee.adapters,
+        **rest,
+    )

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains a reasoner: ``python training/train.py --config config/training/NAME.yaml [key=value]``.
+
+Started again with the same command after whatever ended it, it goes on where the last checkpoint
+was, with the results an uninterrupted run would have had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+if __name__ == '__main__':  # run as a file: the project's root is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from segzero_core.data import Dataset, Record, Skipped, read_dataset
+from segzero_core.errors import ConfigError, DataError, ModelLoadError, SegZeroError
+from training.config import TrainConfig, describe, load_config, save_config
+
+CONFIG = 'config.yaml'
+# What may differ between the parts of one run: nothing that changes what is learnt.
+_FREE = {
+    'save_steps',
+    'keep_checkpoints',
+    'sample_steps',
+    'samples',
+    'eval_data',
+    'eval_limit',
+    'eval_steps',
+    'tensorboard',
+    'output',
+}
+_SHOWN_ROWS = 20
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog='train.py', description='Train a reasoner with GRPO or supervised fine-tuning.'
+    )
+    parser.add_argument('--config', type=Path, required=True, help='a file of config/training')
+    parser.add_argument('overrides', nargs='*', metavar='key=value', help='settings to change')
+    options = parser.parse_args(arguments)
+    try:
+        train(load_config(options.config, options.overrides))
+    except SegZeroError as error:
+        print(f'train.py: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('\nstopped; the same command goes on from the last checkpoint', file=sys.stderr)
+        return 130
+    return 0
+
+
+def train(config: TrainConfig) -> None:
+    """Train as ``config`` says, from the start or from the run's last checkpoint.
+
+    Raises:
+        SegZeroError: Something cannot be used, or training cannot go on.
+    """
+    is_main = int(os.environ.get('RANK', '0')) == 0
+    run = Path(config.output)
+    check_same_run(config, run)
+    data = read_rows(config.data, config.data_limit, is_main)
+    held_out = read_rows(config.eval_data, config.eval_limit, is_main) if config.eval_data else []
+    _import_trl()
+    from training.exact import checkpoint_step, newest_checkpoint
+    from training.logs import forget_after
+
+    steps = config.max_steps or max(1, int(config.epochs * len(data) / config.batch_size))
+    checkpoint = newest_checkpoint(run) if is_main else None
+    if is_main:
+        start_run(config, run, len(data), steps)
+        forget_after(run, checkpoint_step(checkpoint) if checkpoint else 0)
+    trainer, trainee = make_trainer(config, data, held_out, steps)
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = newest_checkpoint(run) if not is_main else checkpoint
+    if checkpoint:
+        _say(is_main, f'going on from {checkpoint}')
+        if checkpoint_step(checkpoint) > steps:
+            raise ConfigError(
+                f'{checkpoint} is beyond the {steps} steps asked for: raise max_steps or epochs'
+            )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _finish(config, trainer, trainee, run)
+    _say(is_main, f'the model is in {run / "model"}')
+
+
+def start_run(config: TrainConfig, run: Path, rows: int, steps: int) -> None:
+    """Make the run's folder, note its settings there and print them.
+
+    Raises:
+        ConfigError: The folder cannot be written to.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        save_config(config, run / CONFIG)
+    except OSError as error:
+        raise ConfigError(f'cannot write to {run} ({error}): choose another output=...') from error
+    print(describe(config))
+    print(f'{rows} rows, {steps} steps, results in {run}', flush=True)
+
+
+def check_same_run(config: TrainConfig, run: Path) -> None:
+    """Make sure that what is in ``run`` was trained with the same settings.
+
+    Raises:
+        ConfigError: It was not; every difference is named.
+    """
+    if not (run / CONFIG).is_file() or not list(run.glob('checkpoint-*')):
+        return
+    before = load_config(run / CONFIG)
+    free = _FREE | ({'max_steps', 'epochs'} if config.schedule == 'constant' else set())
+    changed = [
+        f'{field.name} ({getattr(before, field.name)!r}, now {getattr(config, field.name)!r})'
+        for field in dataclasses.fields(config)
+        if field.name not in free and getattr(before, field.name) != getattr(config, field.name)
+    ]
+    if changed:
+        raise ConfigError(
+            f'{run} holds a run with other settings: {", ".join(changed)}. Start it again with '
+            'the settings it had, or choose another output=...'
+        )
+
+
+def read_rows(source: str, limit: int, say: bool) -> Any:
+    """Read a dataset; report and leave out every row that cannot be used.
+
+    Raises:
+        DataError: Not one can.
+    """
+    from training.examples import single_target
+
+    dataset = read_dataset(source, limit)
+    if dataset.skipped or not source.startswith('synthetic:'):
+        dataset = _leave_out(dataset, single_target)
+    if say:
+        for row in dataset.skipped[:_SHOWN_ROWS]:
+            print(f'row {row.id} left out: {row.reason}', file=sys.stderr)
+        more = len(dataset.skipped) - _SHOWN_ROWS
+        if more > 0:
+            print(f'... and {more} more', file=sys.stderr)
+        if dataset.skipped:
+            total = len(dataset.records) + len(dataset.skipped)
+            print(f'{len(dataset.skipped)} of {total} rows of {source} left out', file=sys.stderr)
+    if not dataset.records:
+        raise DataError(f'{source!r} has no row that can be trained on')
+    return dataset.records
+
+
+def _leave_out(dataset: Dataset, why_not: Any) -> Dataset:
+    kept: list[Record] = []
+    skipped = list(dataset.skipped)
+    for record in dataset.records:
+        reason = why_not(record)
+        if reason:
+            skipped.append(Skipped(record.id, reason))
+        else:
+            kept.append(record)
+    return Dataset(kept, skipped)
+
+
+def common_arguments(config: TrainConfig, steps: int) -> dict[str, Any]:
+    """Return what every method tells transformers' trainer."""
+    import torch
+
+    from training.models import use_bf16
+
+    return {
+        'output_dir': config.output,
+        'max_steps': steps,
+        'seed': config.seed,
+        'learning_rate': config.learning_rate,
+        'lr_scheduler_type': config.schedule,
+        'warmup_steps': config.warmup_steps,
+        'weight_decay': config.weight_decay,
+        'max_grad_norm': config.max_grad_norm,
+        'bf16': use_bf16(config),
+        'gradient_checkpointing': config.gradient_checkpointing,
+        'logging_steps': 1,
+        'logging_nan_inf_filter': False,
+        'save_strategy': 'steps',
+        'save_steps': config.save_steps,
+        'report_to': ['tensorboard'] if config.tensorboard else [],
+        'disable_tqdm': True,
+        'dataloader_pin_memory': torch.cuda.is_available(),
+        'remove_unused_columns': False,
+    }
+
+
+def make_trainer(config: TrainConfig, data: Any, held_out: Any, steps: int) -> tuple[Any, Any]:
+    """Return the trainer and what it trains."""
+    import datasets
+    from transformers import PrinterCallback
+    from transformers.utils import logging
+
+    from training.callbacks import Examiner
+    from training.examples import Examples
+    from training.grpo import make_grpo_trainer
+    from training.logs import Reporter
+    from training.models import load_trainee
+    from training.rewarding import Masks, make_segmenter
+    from training.sft import make_sft_trainer
+
+    logging.disable_progress_bar()  # of loading and saving weights: ours is enough
+    trainee = load_trainee(config)
+    segmenter = make_segmenter(config)
+    examples = Examples(data, trainee.family, config.task)
+    table = datasets.Dataset.from_dict({'index': range(len(data))})
+    callbacks: list[Any] = [Reporter(Path(config.output))]
+    examiner = None
+    if held_out:
+        masks = Masks(config.task, segmenter) if segmenter else None
+        examiner = Examiner(config, trainee, held_out, masks)
+        callbacks.append(examiner)
+    rest = {'train_dataset': table, 'callbacks': callbacks}
+    arguments = common_arguments(config, steps)
+    if config.method == 'grpo':
+        trainer: Any = make_grpo_trainer(config, arguments, trainee, examples, segmenter, **rest)
+    else:
+        trainer = make_sft_trainer(config, arguments, trainee, examples, **rest)
+    trainer.remove_callback(PrinterCallback)
+    if examiner:
+        examiner.trainer = trainer
+    return trainer, trainee
+
+
+def _finish(config: TrainConfig, trainer: Any, trainee: Any, run: Path) -> None:
+    """Write the trained model as an ordinary checkpoint folder."""
+    from training.models import describe_family, save_beside, save_model
+
+    notes = describe_family(config, trainee.family)
+    folder = run / 'model'
+    if config.lora_rank:
+        if trainer.is_world_process_zero():
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            save_model(model, trainee.processor, notes, folder)
+        return
+    trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():
+        save_beside(trainee.processor, notes, folder)
+
+
+def _import_trl() -> None:
+    try:
+        import trl  # noqa: F401
+    except ImportError as error:
+        raise ModelLoadError(
+            f'training needs TRL ({error}): pip install -r requirements/train.txt'
+        ) from error
+
+
+def _say(aloud: bool, words: str) -> None:
+    if aloud:
+        print(words, flush=True)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
