@@ -13,8 +13,9 @@ from trl.models import unwrap_model_for_generation
 
 from segzero_core.data import Record
 from training.config import TrainConfig
-from training.evaluation import Answered, answer_records, average
-from training.logs import Sample, append_metrics, save_samples
+from training.evaluation import answer_records
+from training.logs import Sample, save_samples
+from training.metrics import append_metrics
 from training.models import Trainee
 from training.rewarding import Masks
 
@@ -64,16 +65,12 @@ class Examiner(TrainerCallback):
         values = gather_object([answer.values for answer in mine])
         if not accelerator.is_main_process:
             return
-        everyone = [Answered(a.record, a.truth, a.text, a.values) for a in mine]
         means = {name: sum(v[name] for v in values) / len(values) for name in values[0]}
         run = Path(self.trainer.args.output_dir)
         figures = {f'eval/{name}': value for name, value in means.items()}
         append_metrics(run, {'step': step, **figures})
         shown = ' '.join(f'{name} {value:.3f}' for name, value in means.items())
         print(f'\nstep {step}, {len(values)} held-out records: {shown}', flush=True)
-        samples = [Sample(a.record, a.truth.size, a.text, a.values) for a in everyone]
+        samples = [Sample(a.record, a.truth.size, a.text, a.values) for a in mine]
         folder = run / 'eval_samples'
         save_samples(folder, step, samples[: self._config.samples], self._config.task, self._masks)
-
-
-__all__ = ['Examiner', 'average']

@@ -87,12 +87,6 @@ def judge(text: str, truth: Truth, task: Task, recipe: Recipe) -> dict[str, floa
     return values
 
 
-def average(answers: Sequence[Answered]) -> dict[str, float]:
-    """Return the mean of every value over the answers."""
-    names = answers[0].values if answers else {}
-    return {name: sum(a.values[name] for a in answers) / len(answers) for name in names}
-
-
 def _generate(
     model: Any,
     processor: Any,

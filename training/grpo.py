@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from trl import GRPOConfig, GRPOTrainer
 
-from segzero_core.errors import ConfigError
+from segzero_core.errors import ConfigError, TrainingError
 from segzero_core.segmenters import Segmenter
 from training.config import TrainConfig
 from training.exact import ExactTrainer
@@ -46,7 +47,12 @@ class GrpoTrainer(ExactTrainer, GRPOTrainer):
                 rows[item['index']] = self.examples.row(item['index'])
         full = [dict(rows[item['index']]) for item in inputs]
         self._batch_ids = tuple(row['record'].id for row in full)
-        return super()._generate_and_score_completions(full)
+        try:
+            return super()._generate_and_score_completions(full)
+        except RuntimeError as error:
+            if 'probability tensor' not in str(error):  # torch.multinomial, of NaN
+                raise
+            raise TrainingError(self._broken("the model's output", math.nan)) from error
 
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any

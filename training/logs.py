@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run leaves to look at: ``metrics.jsonl``, a progress bar, sampled answers as pictures."""
+"""A progress bar, a line of metrics per step, and sampled answers as pictures."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +19,9 @@ from segzero_core.geometry import rescale_box, rescale_point
 from segzero_core.overlay import draw_overlay
 from segzero_core.task import Task
 from segzero_core.types import Box, Point, Segmentation, Size
+from training.metrics import append_metrics
 from training.rewarding import Masks
 
-METRICS = 'metrics.jsonl'
 _BAR = {  # shown beside the progress bar: name there -> name in the metrics
     'loss': 'loss',
     'reward': 'reward',
@@ -32,35 +31,6 @@ _BAR = {  # shown beside the progress bar: name there -> name in the metrics
     'max': 'completions/max_length',
     'accuracy': 'mean_token_accuracy',
 }
-
-
-def append_metrics(run: Path, values: Mapping[str, Any]) -> None:
-    """Add one line to the run's metrics; what is no finite number becomes null."""
-    clean = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in values.items()
-    }
-    with (run / METRICS).open('a', encoding='utf-8') as file:
-        file.write(json.dumps(clean) + '\n')
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return every whole line of a run's metrics; a killed run may leave half a line."""
-    found = []
-    for line in (run / METRICS).read_text(encoding='utf-8').splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
-
-
-def forget_after(run: Path, step: int) -> None:
-    """Drop the metrics of steps that a resumed run will do again."""
-    if (run / METRICS).is_file():
-        kept = [values for values in read_metrics(run) if values['step'] <= step]
-        text = ''.join(json.dumps(values) + '\n' for values in kept)
-        (run / METRICS).write_text(text, encoding='utf-8')
 
 
 class Reporter(TrainerCallback):

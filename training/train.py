@@ -69,7 +69,7 @@ def train(config: TrainConfig) -> None:
     held_out = read_rows(config.eval_data, config.eval_limit, is_main) if config.eval_data else []
     _import_trl()
     from training.exact import checkpoint_step, newest_checkpoint
-    from training.logs import forget_after
+    from training.metrics import forget_after
 
     steps = config.max_steps or max(1, int(config.epochs * len(data) / config.batch_size))
     checkpoint = newest_checkpoint(run) if is_main else None
@@ -242,6 +242,7 @@ def _finish(config: TrainConfig, trainer: Any, trainee: Any, run: Path) -> None:
         return
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
+        (folder / 'training_args.bin').unlink(missing_ok=True)  # a pickle: runs code when read
         save_beside(trainee.processor, notes, folder)
 
 

@@ -13,7 +13,7 @@ _TIMES = ('step_time', 'train_runtime')
 
 
 def learnt(run: Path) -> list[dict[str, Any]]:
-    from training.logs import read_metrics
+    from training.metrics import read_metrics
 
     return [
         {key: value for key, value in line.items() if key not in _TIMES}

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``metrics.jsonl``: one JSON object per line, ``step`` and whatever was measured at it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+METRICS = 'metrics.jsonl'
+
+
+def append_metrics(run: Path, values: Mapping[str, Any]) -> None:
+    """Add one line to the run's metrics; what is no finite number becomes null."""
+    clean = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }
+    with (run / METRICS).open('a', encoding='utf-8') as file:
+        file.write(json.dumps(clean) + '\n')
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Return every whole line of a run's metrics; a killed run may leave half a line."""
+    found = []
+    for line in (run / METRICS).read_text(encoding='utf-8').splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def forget_after(run: Path, step: int) -> None:
+    """Drop the metrics of steps that a resumed run will do again."""
+    if (run / METRICS).is_file():
+        kept = [values for values in read_metrics(run) if values['step'] <= step]
+        text = ''.join(json.dumps(values) + '\n' for values in kept)
+        (run / METRICS).write_text(text, encoding='utf-8')

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws runs as in the paper: ``python training/plot.py RUN... [--output FOLDER]``.
+
+``lengths.png`` is Figure 7 of Seg-Zero (completion length: mean, and from shortest to longest),
+``rewards.png`` Figure 8 (every reward). Several runs are drawn into the same pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == '__main__':  # run as a file: the project's root is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from segzero_core.errors import DataError, SegZeroError
+from training.metrics import METRICS, read_metrics
+
+Curve = tuple[list[int], list[float]]
+_LENGTH = 'completions/{}_length'
+_SMOOTHING = 0.05  # of the run: how many steps a drawn value is the mean of
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(prog='plot.py', description='Draw the curves of runs.')
+    parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders of runs')
+    parser.add_argument('--output', type=Path, help='where to; the first run if absent')
+    options = parser.parse_args(arguments)
+    try:
+        for path in plot(options.runs, options.output or options.runs[0]):
+            print(path)
+    except SegZeroError as error:
+        print(f'plot.py: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def plot(runs: Sequence[Path], folder: Path) -> list[Path]:
+    """Draw ``runs`` into ``folder``; return the pictures written.
+
+    Raises:
+        DataError: A run has no metrics of GRPO, or matplotlib is absent.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise DataError('plots need matplotlib: pip install matplotlib') from error
+    matplotlib.use('Agg')
+    found = {run.name: _read(run) for run in runs}
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_plot_lengths(found, folder), _plot_rewards(found, folder)]
+
+
+def curve(metrics: Sequence[dict[str, Any]], name: str) -> Curve:
+    """Return steps and values of one metric, where it has a value."""
+    steps = [line['step'] for line in metrics if line.get(name) is not None]
+    values = [line[name] for line in metrics if line.get(name) is not None]
+    return steps, values
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """Return the mean of each value and the few before it."""
+    width = max(1, round(len(values) * _SMOOTHING))
+    parts = [values[max(0, i + 1 - width) : i + 1] for i in range(len(values))]
+    return [sum(part) / len(part) for part in parts]
+
+
+def _read(run: Path) -> list[dict[str, Any]]:
+    try:
+        metrics = read_metrics(run)
+    except OSError as error:
+        raise DataError(f'{run} has no {METRICS} ({error}): give the folder of a run') from error
+    if not curve(metrics, _LENGTH.format('mean'))[0]:
+        raise DataError(f'{run / METRICS} has no completion lengths: is it a run of GRPO?')
+    return metrics
+
+
+def _plot_lengths(runs: dict[str, list[dict[str, Any]]], folder: Path) -> Path:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout='constrained')
+    for name, metrics in runs.items():
+        steps, mean = curve(metrics, _LENGTH.format('mean'))
+        (line,) = axes.plot(steps, smooth(mean), label=name)
+        low = smooth(curve(metrics, _LENGTH.format('min'))[1])
+        high = smooth(curve(metrics, _LENGTH.format('max'))[1])
+        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15)
+    axes.set(xlabel='step', ylabel='completion length (tokens)')
+    axes.legend()
+    return _save(figure, folder / 'lengths.png')
+
+
+def _plot_rewards(runs: dict[str, list[dict[str, Any]]], folder: Path) -> Path:
+    from matplotlib import pyplot
+
+    names = sorted(
+        {
+            key
+            for metrics in runs.values()
+            for line in metrics
+            for key in line
+            if key.startswith('rewards/') and key.endswith('/mean')
+        }
+    )
+    rows = (len(names) + 2) // 3
+    figure, grid = pyplot.subplots(
+        rows, 3, figsize=(12, 3 * rows), squeeze=False, layout='constrained'
+    )
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes, key in zip(grid.flat, names, strict=False):
+        for name, metrics in runs.items():
+            steps, values = curve(metrics, key)
+            axes.plot(steps, smooth(values), label=name)
+        axes.set(title=key.split('/')[1].replace('_', ' '), xlabel='step', ylabel='reward')
+    grid[0, 0].legend()
+    return _save(figure, folder / 'rewards.png')
+
+
+def _save(figure: Any, path: Path) -> Path:
+    from matplotlib import pyplot
+
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+    return path
+
+
+if __name__ == '__main__':
+    sys.exit(main())
