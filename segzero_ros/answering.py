@@ -16,7 +16,7 @@ from segzero_core.types import Segmentation, Size
 from segzero_ros.frames import Frame, FrameBuffer
 from segzero_ros.grasp import Target, TargetError, find_target
 from segzero_ros.images import load_codec
-from segzero_ros.messages import Answer, read_intrinsics
+from segzero_ros.messages import Answer, read_lens
 from segzero_ros.parameters import Settings
 
 
@@ -98,9 +98,16 @@ class Answerer:
             if frame.info is None:
                 raise TargetError('no_camera_info', 'no camera_info has come: is it remapped?')
             height, width = found.mask.shape
-            intrinsics = read_intrinsics(frame.info, Size(width, height))
-            depth = self._codec.depth(frame.depth)
-            depth_range = self._settings.depth_range
-            return find_target(found.mask, depth, intrinsics, found.points, depth_range)
+            size, settings = Size(width, height), self._settings
+            intrinsics, distortion = read_lens(frame.info, size, settings.rectified)
+            return find_target(
+                found.mask,
+                self._codec.depth(frame.depth),
+                intrinsics,
+                found.points,
+                settings.depth_range,
+                settings.min_valid,
+                distortion,
+            )
         except SegZeroError as error:
             return error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mask + depth + intrinsics -> where in space to reach. Plain numpy; knows no ROS.
+"""Mask + depth + calibration -> where in space to reach, and how wide it is. Knows no ROS.
 
 Everything is in the camera optical frame (REP 103: x right, y down, z forward), in metres. The
 depth image is registered to the colour image: same size, same pixel, same ray.
@@ -16,15 +16,18 @@ import numpy.typing as npt
 
 from segzero_core.errors import SegZeroError
 from segzero_core.types import Intrinsics, Mask, Point
+from segzero_ros.extent import Pixel, narrowest, principal_axis
+from segzero_ros.lens import Distortion, check_lens, rays
 
 Depth = npt.NDArray[np.float32]
 Metres = tuple[float, float, float]
 
 MIN_PIXELS = 12  # with usable depth; fewer say nothing about a surface
-EDGE = 3  # pixels next to the outline, where sensors mix object and background
-WINDOW = 3  # a depth is the median of up to 7 x 7 pixels; a single one is too noisy
+EDGE = 3.0  # pixels next to the outline, where sensors mix object and background
+WINDOW = 3  # a depth is fitted to up to 7 x 7 pixels; a single one is too noisy
 MAD_TO_SIGMA = 1.4826  # for a normal distribution
 MIN_SPREAD = 0.01  # metres; below this, depth steps are the sensor's, not another object's
+MIN_JUMP = 0.03  # share of the depth; a step this large between neighbours parts two surfaces
 
 
 class TargetError(SegZeroError):
@@ -37,11 +40,11 @@ class TargetError(SegZeroError):
     KINDS = (
         'no_depth',  # no depth image belongs to the frame
         'no_camera_info',  # no calibration has come
-        'bad_intrinsics',  # a focal length is zero or not finite
         'size_mismatch',  # depth and mask differ in size: the depth is not registered
         'empty_mask',  # nothing was segmented
         'no_valid_depth',  # the sensor measured nothing in range on the object
-        'too_few_pixels',  # it measured too little to trust
+        'too_few_pixels',  # the object is too small, or too little of it was measured
+        'sparse_depth',  # too small a share of it was measured
     )
 
     def __init__(self, kind: str, message: str) -> None:
@@ -66,12 +69,21 @@ class Target:
             trustworthy depth; metres, camera optical frame.
         pixel: Pixel of ``point``, on the mask.
         pixels: Pixels of ``points``, on the mask.
+        width: Metres across the visible object at ``point``, where it is narrowest; ``None`` if
+            the image's border cuts the object in every direction.
+        closing: Unit vector in the image (x, y), x >= 0, along which ``width`` was measured: the
+            way a gripper would close. ``None`` without ``width``.
+        axis: Unit vector in the image (x, y), x >= 0, along which the object is longest;
+            ``None`` if it is about as wide as long.
     """
 
     point: Metres
     points: tuple[Metres, ...]
     pixel: Point
     pixels: tuple[Point, ...]
+    width: float | None = None
+    closing: Point | None = None
+    axis: Point | None = None
 
 
 def find_target(
@@ -80,12 +92,15 @@ def find_target(
     intrinsics: Intrinsics,
     points: Sequence[Point],
     depth_range: tuple[float, float] = (0.1, 10.0),
+    min_valid: float = 0.2,
+    distortion: Distortion | None = None,
 ) -> Target:
     """Find the metric points of what ``mask`` shows.
 
     The best one is the reasoner's point that lies deepest inside the object; when both lie near
-    its outline it is the centre of the object's largest inscribed circle. All are pixels of the
-    mask with a depth that belongs to the object, so that rings and hooks are not missed.
+    its outline it is the centre of the largest circle that fits the object's surface. All are
+    pixels of the mask with a depth that belongs to the object, so that rings and hooks are not
+    missed.
 
     Args:
         mask: (H, W) bool.
@@ -93,48 +108,63 @@ def find_target(
         intrinsics: Of the camera, in pixels of ``mask``.
         points: The reasoner's points, in pixels of ``mask``.
         depth_range: Nearest and farthest depth to believe, metres.
+        min_valid: Share of the object, and of each point's surroundings, that must have depth.
+        distortion: Of the lens; ``None`` for rectified images.
 
     Raises:
         TargetError: There is none; its ``kind`` and message say why.
+        CalibrationError: ``intrinsics`` or ``distortion`` cannot be used.
     """
-    _check(mask, depth, intrinsics)
+    check_lens(intrinsics, distortion)
+    _check(mask, depth)
+    # All work is done in a window around the object; the image's border stays its border.
+    rows, columns = _window(mask)
+    mask, depth = mask[rows, columns], depth[rows, columns]
+    left, top = columns.start, rows.start
+    lens = intrinsics._replace(cx=intrinsics.cx - left, cy=intrinsics.cy - top)
     valid = np.isfinite(depth) & (depth >= depth_range[0]) & (depth <= depth_range[1])
-    surface = _surface(mask, depth, valid)
-    clearance = _clearance(mask, valid & ~surface)
-    pixels = [_nearest(surface, point) for point in points]
-    best = _peak(surface, clearance)
-    if pixels:
-        deepest = max(pixels, key=lambda pixel: clearance[pixel])
-        if clearance[deepest] >= 0.5 * clearance[best]:
-            best = deepest
-
-    def locate(pixel: tuple[int, int]) -> Metres:
-        return deproject(pixel, _local_depth(pixel, depth, surface), intrinsics)
-
+    body = _find_body(mask, np.where(valid, depth, np.float32(0)), valid, min_valid)
+    pixels = [_nearest(body.surface, point.x - left, point.y - top) for point in points]
+    best = _best(pixels, body)
+    chosen = [best, *pixels]
+    lines = rays([pixel[::-1] for pixel in chosen], lens, distortion)
+    depths = [_local_depth(pixel, body) for pixel in chosen]
+    places = [(float(x * z), float(y * z), z) for (x, y), z in zip(lines, depths, strict=True)]
+    width, closing = narrowest(best, body.region, body.level, lens, distortion)
+    named = [Point(float(column + left), float(row + top)) for row, column in chosen]
     return Target(
-        point=locate(best),
-        points=tuple(locate(pixel) for pixel in pixels),
-        pixel=_as_point(best),
-        pixels=tuple(_as_point(pixel) for pixel in pixels),
+        point=places[0],
+        points=tuple(places[1:]),
+        pixel=named[0],
+        pixels=tuple(named[1:]),
+        width=width,
+        closing=closing,
+        axis=principal_axis(body.region),
     )
 
 
-def deproject(pixel: tuple[int, int], depth: float, intrinsics: Intrinsics) -> Metres:
-    """Return the point at ``depth`` metres along the ray of ``pixel`` (row, column)."""
-    row, column = pixel
-    return (
-        (column - intrinsics.cx) / intrinsics.fx * depth,
-        (row - intrinsics.cy) / intrinsics.fy * depth,
-        depth,
-    )
+@dataclass(frozen=True)
+class _Body:
+    """What of the mask is the object.
+
+    Attributes:
+        region: (H, W) bool, the mask without what its depth gives away as something else.
+        surface: (H, W) bool, pixels of the region with a depth worth using.
+        pieces: (H, W) int32, which of the object's continuous surfaces a pixel belongs to.
+        clearance: (H, W) float32, pixels to the outline or to a step in depth.
+        depth: (H, W) float32, as measured.
+        level: (H, W) float32, depth of the surface nearby, smoothed.
+    """
+
+    region: Mask
+    surface: Mask
+    pieces: npt.NDArray[np.int32]
+    clearance: npt.NDArray[np.float32]
+    depth: Depth
+    level: Depth
 
 
-def _check(mask: Mask, depth: Depth, intrinsics: Intrinsics) -> None:
-    if not np.isfinite(intrinsics).all() or intrinsics.fx <= 0 or intrinsics.fy <= 0:
-        raise TargetError(
-            'bad_intrinsics',
-            f'no usable focal length in {tuple(intrinsics)}: is the camera calibrated?',
-        )
+def _check(mask: Mask, depth: Depth) -> None:
     if depth.shape != mask.shape:
         raise TargetError(
             'size_mismatch',
@@ -145,11 +175,47 @@ def _check(mask: Mask, depth: Depth, intrinsics: Intrinsics) -> None:
         raise TargetError('empty_mask', 'the mask has no pixel')
 
 
-def _surface(mask: Mask, depth: Depth, valid: Mask) -> Mask:
-    """Return the pixels of the object whose depth agrees with most of it."""
-    inner = _erode(mask) & valid
-    usable = inner if np.count_nonzero(inner) >= MIN_PIXELS else mask & valid
-    count = np.count_nonzero(usable)
+def _window(mask: Mask) -> tuple[slice, slice]:
+    """Return the rows and columns that hold the mask and, inside the image, a pixel around."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return (
+        slice(max(int(rows[0]) - 1, 0), int(rows[-1]) + 2),
+        slice(max(int(columns[0]) - 1, 0), int(columns[-1]) + 2),
+    )
+
+
+def _find_body(mask: Mask, depth: Depth, valid: Mask, min_valid: float) -> _Body:
+    """Tell the object's surface from gaps, outliers and what a leaking mask adds."""
+    inside = _distance_inside(mask)
+    inner = inside > min(EDGE, float(inside.max()) / 2)  # thin things keep their middle
+    usable = inner & valid
+    _check_coverage(inner, usable, min_valid)
+    level = _smooth(depth, usable)
+    steps = inner & _steps(level)
+    pieces, own = _own_pieces(inner & ~steps, usable, level)
+    off = np.abs(depth - level)
+    spread = MAD_TO_SIGMA * float(np.median(off[usable & own]))
+    surface = usable & own & (off <= 3 * max(spread, MIN_SPREAD / 10))
+    surface &= _share(surface, inner) >= min_valid
+    count = np.count_nonzero(surface)
+    if count < MIN_PIXELS:
+        raise TargetError(
+            'too_few_pixels',
+            f'only {count} pixels of the mask have a trustworthy depth, {MIN_PIXELS} are needed',
+        )
+    region = mask & ~(inner & ~steps & ~own)
+    return _Body(
+        region=region,
+        surface=surface,
+        pieces=pieces,
+        clearance=_distance_inside(region & ~steps),
+        depth=depth,
+        level=_extend(level, surface),
+    )
+
+
+def _check_coverage(inner: Mask, usable: Mask, min_valid: float) -> None:
+    count, total = np.count_nonzero(usable), np.count_nonzero(inner)
     if count == 0:
         raise TargetError('no_valid_depth', 'no pixel of the mask has a depth in range')
     if count < MIN_PIXELS:
@@ -157,53 +223,107 @@ def _surface(mask: Mask, depth: Depth, valid: Mask) -> Mask:
             'too_few_pixels',
             f'only {count} pixels of the mask have a depth in range, {MIN_PIXELS} are needed',
         )
-    samples = depth[usable]
+    if count < min_valid * total:
+        raise TargetError(
+            'sparse_depth',
+            f'only {count / total:.1%} of the mask has a depth in range, {min_valid:.1%} is '
+            'needed (depth.min_valid)',
+        )
+
+
+def _own_pieces(smooth: Mask, usable: Mask, level: Depth) -> tuple[npt.NDArray[np.int32], Mask]:
+    """Split the mask into continuous surfaces; return them and which pixels are the object's.
+
+    A surface belongs to the object as a whole or not at all, so that a long thing seen from its
+    end keeps both ends: median and MAD judge the surfaces' own medians.
+    """
+    count, pieces = cv2.connectedComponents(smooth.astype(np.uint8), connectivity=4)
+    samples = level[usable & smooth] if (usable & smooth).any() else level[usable]
     middle = np.median(samples)
     spread = MAD_TO_SIGMA * np.median(np.abs(samples - middle))
-    # Three sigma keeps the object's own shape; what a leaking mask adds lies farther off.
-    return usable & (np.abs(depth - middle) <= 3 * max(spread, MIN_SPREAD))
+    band = 3 * max(float(spread), MIN_SPREAD)
+    sizes = np.bincount(pieces[usable], minlength=count)
+    sizes[0] = 0  # what belongs to no surface
+    keep = np.zeros(count, bool)
+    for piece in np.flatnonzero(sizes):
+        here = usable & (pieces == piece)
+        keep[piece] = abs(np.median(level[here]) - middle) <= band
+    keep[int(np.argmax(sizes))] = True
+    keep[0] = False
+    return pieces, keep[pieces]
 
 
-def _erode(mask: Mask) -> Mask:
-    """Take the outline off; the image's border counts as outline."""
-    size = 2 * EDGE + 1
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-    return cv2.erode(mask.astype(np.uint8), disc, borderValue=0).astype(bool)
+def _distance_inside(mask: Mask) -> npt.NDArray[np.float32]:
+    """Return each pixel's distance to the outline, in pixels; the image's border is outline."""
+    return cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
 
 
-def _clearance(mask: Mask, foreign: Mask) -> npt.NDArray[np.float32]:
-    """Return each pixel's distance, in pixels, to what is not the object.
-
-    Missing depth inside the mask does not count as foreign, single noisy pixels neither.
-    """
-    foreign = cv2.morphologyEx(
-        (foreign & _erode(mask)).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)
-    ).astype(bool)
-    framed = np.pad((mask & ~foreign).astype(np.uint8), 1)
-    return cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1]
+def _extend(values: Depth, where: Mask) -> Depth:
+    """Give every pixel the value of the nearest one in ``where``."""
+    _, labels = cv2.distanceTransformWithLabels(
+        (~where).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    table = np.zeros(labels.max() + 1, np.float32)
+    table[labels[where]] = values[where]
+    return table[labels]
 
 
-def _peak(surface: Mask, clearance: npt.NDArray[np.float32]) -> tuple[int, int]:
-    """Return (row, column) of the surface pixel with the most clearance."""
-    flat = int(np.argmax(np.where(surface, clearance, -1.0)))
-    row, column = divmod(flat, surface.shape[1])
+def _smooth(depth: Depth, usable: Mask) -> Depth:
+    """Return the local median of the usable depth, gaps closed from their rims."""
+    return cv2.medianBlur(_extend(depth, usable), 5)
+
+
+def _steps(level: Depth) -> Mask:
+    """Return where depth jumps: rims, behind which sensors invent pixels in mid-air."""
+    box = np.ones((3, 3), np.uint8)
+    return cv2.dilate(level, box) - cv2.erode(level, box) > MIN_JUMP * level
+
+
+def _share(part: Mask, whole: Mask) -> npt.NDArray[np.float32]:
+    """Return how much of ``whole`` around each pixel is in ``part``, 0 to 1."""
+    size = (2 * WINDOW + 1, 2 * WINDOW + 1)
+    near, all_near = (
+        cv2.blur(mask.astype(np.float32), size, borderType=cv2.BORDER_CONSTANT)
+        for mask in (part, whole)
+    )
+    return near / np.maximum(all_near, 1e-6)
+
+
+def _best(pixels: Sequence[Pixel], body: _Body) -> Pixel:
+    """Return the pixel to grasp: the deepest inside of ``pixels``, or of all the surface."""
+    flat = int(np.argmax(np.where(body.surface, body.clearance, -1.0)))
+    row, column = divmod(flat, body.surface.shape[1])
+    if pixels:
+        deepest = max(pixels, key=lambda pixel: body.clearance[pixel])
+        if body.clearance[deepest] >= body.clearance[row, column] / 3:
+            return deepest
     return row, column
 
 
-def _nearest(surface: Mask, point: Point) -> tuple[int, int]:
-    """Return (row, column) of the surface pixel nearest to ``point``."""
+def _nearest(surface: Mask, x: float, y: float) -> Pixel:
+    """Return the surface pixel nearest to a point."""
     rows, columns = np.nonzero(surface)
-    i = int(np.argmin((columns - point.x) ** 2 + (rows - point.y) ** 2))
+    i = int(np.argmin((columns - x) ** 2 + (rows - y) ** 2))
     return int(rows[i]), int(columns[i])
 
 
-def _local_depth(pixel: tuple[int, int], depth: Depth, surface: Mask) -> float:
-    """Return the median depth of the surface around one of its pixels."""
+def _local_depth(pixel: Pixel, body: _Body) -> float:
+    """Return the depth at a surface pixel of the plane that fits the surface around it.
+
+    A median would do on surfaces that face the camera; on tilted ones it leans to the side that
+    has more pixels.
+    """
     row, column = pixel
-    rows = slice(max(row - WINDOW, 0), row + WINDOW + 1)
-    columns = slice(max(column - WINDOW, 0), column + WINDOW + 1)
-    return float(np.median(depth[rows, columns][surface[rows, columns]]))
-
-
-def _as_point(pixel: tuple[int, int]) -> Point:
-    return Point(float(pixel[1]), float(pixel[0]))
+    window = (
+        slice(max(row - WINDOW, 0), row + WINDOW + 1),
+        slice(max(column - WINDOW, 0), column + WINDOW + 1),
+    )
+    used = body.surface[window] & (body.pieces[window] == body.pieces[pixel])
+    dy, dx = np.nonzero(used)
+    samples = body.depth[window][used].astype(np.float64)
+    if len(samples) < 3:
+        return float(np.median(samples))
+    y, x = dy + window[0].start - row, dx + window[1].start - column
+    plane, *_ = np.linalg.lstsq(np.column_stack([np.ones(len(x)), x, y]), samples, rcond=None)
+    # Between its neighbours' depths: few pixels in a row leave the plane free to swing.
+    return float(np.clip(plane[0], samples.min(), samples.max()))

@@ -29,6 +29,7 @@ from segzero_core.types import Image as RgbImage
 from segzero_core.types import Intrinsics, Mask, Point, Segmentation, Size
 from segzero_ros.grasp import Metres, Target, TargetError
 from segzero_ros.images import array_to_image
+from segzero_ros.lens import Distortion
 
 
 @dataclass(frozen=True)
@@ -77,22 +78,44 @@ def point_message(header: Header, point: Metres) -> PointStamped:
     return PointStamped(header=header, point=_point(point))
 
 
-def read_intrinsics(info: CameraInfo, size: Size) -> Intrinsics:
-    """Return the pinhole of a rectified image (P, REP 104); K where a driver leaves P empty.
+def read_lens(
+    info: CameraInfo, size: Size, rectified: bool
+) -> tuple[Intrinsics, Distortion | None]:
+    """Return the lens an image was taken through, in the image's own pixels (REP 104).
+
+    A rectified image has the pinhole P (K where a driver leaves P empty), a raw one K and the
+    distortion D. Both are moved to the ROI and divided by the binning as image_geometry does it.
+
+    Args:
+        info: Of the image.
+        size: Of the image.
+        rectified: Whether the image is.
 
     Raises:
         TargetError: The calibration is for images of another size than ``size``.
     """
-    if (info.width, info.height) != size:
+    binning = max(info.binning_x, 1), max(info.binning_y, 1)
+    roi = info.roi
+    expected = Size(
+        (roi.width or info.width) // binning[0], (roi.height or info.height) // binning[1]
+    )
+    if expected != size:
         raise TargetError(
             'size_mismatch',
-            f'camera_info is for {info.width} x {info.height} pixels, the image has '
+            f'camera_info is for {expected.width} x {expected.height} pixels, the image has '
             f'{size.width} x {size.height}: remap camera_info to the image that is used',
         )
     p, k = info.p, info.k
-    if p[0] or p[5]:
-        return Intrinsics(float(p[0]), float(p[5]), float(p[2]), float(p[6]))
-    return Intrinsics(float(k[0]), float(k[4]), float(k[2]), float(k[5]))
+    fx, fy, cx, cy = (p[0], p[5], p[2], p[6]) if rectified and p[0] else (k[0], k[4], k[2], k[5])
+    intrinsics = Intrinsics(
+        float(fx / binning[0]),
+        float(fy / binning[1]),
+        float((cx - roi.x_offset) / binning[0]),
+        float((cy - roi.y_offset) / binning[1]),
+    )
+    if rectified or not any(info.d):
+        return intrinsics, None
+    return intrinsics, Distortion(info.distortion_model, tuple(float(d) for d in info.d))
 
 
 def answer_document(answer: Answer, query: str) -> dict[str, Any]:
@@ -169,11 +192,20 @@ def _target(header: Header, target: Target | SegZeroError | None) -> dict[str, A
     if target is None:
         return None
     if isinstance(target, SegZeroError):
-        found: dict[str, Any] = {'point_m': None, 'points_m': [], 'reason': _error(target)}
+        point, points, width, closing, axis, reason = None, [], None, None, None, _error(target)
     else:
-        points = [list(point) for point in target.points]
-        found = {'point_m': list(target.point), 'points_m': points, 'reason': None}
-    return {'frame_id': header.frame_id, **found}
+        point, points = list(target.point), [list(point) for point in target.points]
+        width, reason = target.width, None
+        closing, axis = (None if v is None else list(v) for v in (target.closing, target.axis))
+    return {
+        'frame_id': header.frame_id,
+        'point_m': point,
+        'points_m': points,
+        'width_m': width,
+        'closing': closing,
+        'axis': axis,
+        'reason': reason,
+    }
 
 
 def _error(error: Exception) -> dict[str, str]:

@@ -105,6 +105,11 @@ PARAMETERS: dict[str, Spec] = {
         lambda: ['best_effort', 'reliable'],
     ),
     'image.codec': Spec('numpy', 'What reads image messages', lambda: ['numpy', 'cv_bridge']),
+    'image.rectification': Spec(
+        'auto',
+        'Whether the lens distorts the image; auto: not on topics named image_rect...',
+        lambda: ['auto', 'raw', 'rectified'],
+    ),
     'depth.enabled': Spec(False, 'Subscribe depth and camera_info, publish metric targets'),
     'depth.sync_slop': Spec(
         0.02,
@@ -114,6 +119,9 @@ PARAMETERS: dict[str, Spec] = {
     ),
     'depth.min': Spec(0.1, 'Nearest depth to believe, metres', low=0.0, high=1000.0),
     'depth.max': Spec(10.0, 'Farthest depth to believe, metres', low=0.0, high=1000.0),
+    'depth.min_valid': Spec(
+        0.2, 'Share of the object that must have depth to get metric targets', low=0.0, high=1.0
+    ),
 }
 
 
@@ -137,6 +145,8 @@ class Settings:
         codec: ``numpy`` or ``cv_bridge``.
         slop: Seconds between stamps of image and depth; ``None`` without depth.
         depth_range: Nearest and farthest depth to believe, metres.
+        min_valid: Share of the object that must have depth.
+        rectified: The image has no lens distortion left.
     """
 
     reasoner: EngineSettings
@@ -146,6 +156,8 @@ class Settings:
     codec: str
     slop: float | None
     depth_range: tuple[float, float]
+    min_valid: float
+    rectified: bool
 
 
 def declare_parameters(node: Node, specs: Mapping[str, Spec]) -> None:
@@ -190,7 +202,14 @@ def read_settings(node: Node) -> Settings:
         codec=values['image.codec'],
         slop=float(values['depth.sync_slop']) if values['depth.enabled'] else None,
         depth_range=(low, high),
+        min_valid=float(values['depth.min_valid']),
+        rectified=_rectified(values['image.rectification'], node.resolve_topic_name('image')),
     )
+
+
+def _rectified(choice: str, topic: str) -> bool:
+    """Whether images are rectified; by the names that image_proc gives its topics."""
+    return choice == 'rectified' or (choice == 'auto' and '/image_rect' in topic)
 
 
 def _engine(values: dict[str, Any], kind: str) -> EngineSettings:

@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
+from sensor_msgs.msg import RegionOfInterest
 from std_msgs.msg import Header
 
 from segzero_core.errors import AnswerError, QueryError
 from segzero_core.types import Box, Intrinsics, Point, Segmentation, Size
 from segzero_ros.grasp import Target, TargetError
 from segzero_ros.images import image_to_array
+from segzero_ros.lens import Distortion
 from segzero_ros.messages import (
     Answer,
     answer_document,
@@ -19,7 +21,7 @@ from segzero_ros.messages import (
     failure_document,
     mask_message,
     poses_message,
-    read_intrinsics,
+    read_lens,
     text_message,
 )
 from segzero_ros.sim_camera import info_message
@@ -67,7 +69,9 @@ def test_every_document_has_the_same_keys():
 
 
 def test_an_answers_document():
-    target = Target((0.1, 0.2, 0.3), ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), Point(1, 1), ())
+    target = Target(
+        (0.1, 0.2, 0.3), ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), Point(1, 1), (), 0.06, Point(0.0, 1.0)
+    )
     document = answer_document(answer(target), 'the mug')
     assert document['stamp'] == {'sec': 3, 'nanosec': 5}
     assert document['box'] == [1, 1, 3, 2]
@@ -77,6 +81,9 @@ def test_an_answers_document():
         'frame_id': 'optical',
         'point_m': [0.1, 0.2, 0.3],
         'points_m': [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]],
+        'width_m': 0.06,
+        'closing': [0.0, 1.0],
+        'axis': None,
         'reason': None,
     }
 
@@ -110,17 +117,61 @@ def test_text_that_utf8_cannot_carry():
     assert text_message('mug ☕\ud83d!').data == 'mug ☕?!'
 
 
-def test_intrinsics_come_from_p_and_where_that_is_empty_from_k():
-    size = Size(6, 4)
-    info = info_message(HEADER, Intrinsics(10.0, 11.0, 3.0, 2.0), size)
-    info.p[0] = 12.0
-    assert read_intrinsics(info, size) == Intrinsics(12.0, 11.0, 3.0, 2.0)
-    info.p = [0.0] * 12
-    assert read_intrinsics(info, size) == Intrinsics(10.0, 11.0, 3.0, 2.0)
+SIZE = Size(64, 48)
+BENT = Distortion('plumb_bob', (-0.2, 0.1, 0.0, 0.0, 0.0))
 
 
-def test_intrinsics_of_another_image_size_are_refused():
-    info = info_message(HEADER, Intrinsics(10.0, 11.0, 3.0, 2.0), Size(6, 4))
-    with pytest.raises(TargetError, match='6 x 4 pixels, the image has 12 x 8') as error:
-        read_intrinsics(info, Size(12, 8))
+def bent_info(**changes):
+    """A calibration whose K and P differ, as those of a distorted camera do."""
+    info = info_message(HEADER, Intrinsics(60.0, 66.0, 31.5, 23.5), SIZE)
+    info.d = list(BENT.coefficients)
+    info.p[0], info.p[5], info.p[2], info.p[6] = 50.0, 55.0, 30.0, 20.0
+    for name, value in changes.items():
+        setattr(info, name, value)
+    return info
+
+
+def test_raw_images_have_k_and_d_rectified_ones_have_p():
+    info = bent_info()
+    assert read_lens(info, SIZE, rectified=False) == (Intrinsics(60, 66, 31.5, 23.5), BENT)
+    assert read_lens(info, SIZE, rectified=True) == (Intrinsics(50, 55, 30, 20), None)
+
+
+def test_without_distortion_and_with_one_pinhole_both_agree():
+    info = info_message(HEADER, Intrinsics(60.0, 66.0, 31.5, 23.5), SIZE)
+    assert read_lens(info, SIZE, rectified=False) == read_lens(info, SIZE, rectified=True)
+
+
+def test_rectified_images_have_k_where_the_driver_leaves_p_empty():
+    info = bent_info(p=[0.0] * 12)
+    assert read_lens(info, SIZE, rectified=True) == (Intrinsics(60, 66, 31.5, 23.5), None)
+
+
+@pytest.mark.parametrize('rectified', [False, True])
+def test_roi_comes_before_binning(rectified):
+    info = bent_info(binning_x=2, binning_y=4)
+    info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 10, 12, 40, 32
+    whole, distortion = read_lens(bent_info(), SIZE, rectified)
+    part, same = read_lens(info, Size(20, 8), rectified)
+    assert same == distortion  # at focal length one: it knows no pixels
+    assert part == Intrinsics(whole.fx / 2, whole.fy / 4, (whole.cx - 10) / 2, (whole.cy - 12) / 4)
+
+
+@pytest.mark.parametrize('binning', [0, 1])
+def test_no_binning_has_two_names(binning):
+    info = bent_info(binning_x=binning, binning_y=binning)
+    assert read_lens(info, SIZE, rectified=False)[0] == Intrinsics(60, 66, 31.5, 23.5)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'size', 'message'),
+    [
+        ({}, Size(128, 96), '64 x 48 pixels, the image has 128 x 96'),
+        ({'binning_x': 2, 'binning_y': 2}, SIZE, '32 x 24 pixels, the image has 64 x 48'),
+        ({'roi': RegionOfInterest(width=10, height=8)}, SIZE, '10 x 8 pixels, the image has'),
+    ],
+)
+def test_the_calibration_of_another_image_size_is_refused(changes, size, message):
+    with pytest.raises(TargetError, match=message) as error:
+        read_lens(bent_info(**changes), size, rectified=False)
     assert error.value.kind == 'size_mismatch'

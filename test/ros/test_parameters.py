@@ -31,6 +31,8 @@ def test_the_defaults_can_be_used(node):
     assert settings.codec == 'numpy'
     assert settings.slop is None
     assert settings.depth_range == (0.1, 10.0)
+    assert settings.min_valid == 0.2
+    assert not settings.rectified
     assert not settings.compressed
     assert not settings.reliable
 
@@ -71,6 +73,8 @@ def test_engines_get_the_options_that_are_set(node):
         ({'image.transport': 3}, 'image.transport must be of type str, not 3'),
         ({'depth.enabled': 'yes'}, "depth.enabled must be of type bool, not 'yes'"),
         ({'depth.min': -1.0}, 'depth.min must be from 0 to 1000, not -1.0'),
+        ({'depth.min_valid': 1.5}, 'depth.min_valid must be from 0 to 1, not 1.5'),
+        ({'image.rectification': True}, 'image.rectification must be of type str, not True'),
         ({'depth.max': float('nan')}, 'depth.max must be from 0 to 1000, not nan'),
         ({'depth.max': True}, 'depth.max must be of type float, not True'),
         ({'depth.min': 5.0, 'depth.max': 5}, 'depth.min must be less than depth.max'),
@@ -110,3 +114,24 @@ def test_every_parameter_is_described(node, name):
 def test_other_parameters_are_not_our_business(node):
     (result,) = node.set_parameters([Parameter('use_sim_time', value=True)])
     assert result.successful
+
+
+@pytest.mark.parametrize(
+    ('topic', 'choice', 'rectified'),
+    [
+        ('/camera/image_raw', 'auto', False),
+        ('/camera/color/image_rect_raw', 'auto', True),
+        ('/camera/image_rect/compressed', 'auto', True),
+        ('/rectory/image', 'auto', False),
+        ('/camera/image_rect', 'raw', False),
+        ('/camera/image', 'rectified', True),
+    ],
+)
+def test_the_topic_says_whether_images_are_rectified_unless_the_user_does(
+    ros, topic, choice, rectified
+):
+    node = rclpy.create_node('remapped', cli_args=['--ros-args', '-r', f'image:={topic}'])
+    declare_parameters(node, PARAMETERS)
+    node.set_parameters([Parameter('image.rectification', value=choice)])
+    assert read_settings(node).rectified == rectified
+    node.destroy_node()
