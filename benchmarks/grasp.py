@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far from an object's true surface its grasp point lies, with the exact mask.
+
+    python benchmarks/grasp.py [--scenes 500] [--seed-start 2000000] [--check]
+
+Each scene is seen by a camera 0.5 to 1.5 m away, 25 to 80 degrees above the table and up to 20
+degrees askew, through depth with 1 % noise and 5 % invalid pixels. Objects that the image's border
+cuts, or of which others hide more than 45 %, are left out. Every other one is asked for three
+times: as it is, with a random half of its depth gone (the target must keep to what was measured)
+and with all of it gone (there must be no target).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from segzero_core.synthetic import Scene, SceneObject, make_scene, noisy_depth
+from segzero_core.synthetic.camera import Camera, look_at_table
+from segzero_core.synthetic.render import Lighting, cast, compose
+from segzero_core.synthetic.solids import Ball
+from segzero_core.types import Mask, image_size
+from segzero_ros.grasp import Depth, Target, TargetError, find_target
+
+VISIBLE = 0.55  # share of an object that others must leave in sight
+NEAREST = 0.15  # metres from the camera
+MEASURED = 0.5  # share of an object's pixels with depth, from which there must be a target
+# What must be reached: median and 99th percentile in millimetres, share of targets found.
+MEDIAN, HIGH, ANSWERED = 5.0, 25.0, 0.99
+UNLIT = Lighting(np.array([0.0, 0.0, 1.0]), 1.0, 0.0, np.ones(3), 0.0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one object.
+
+    Attributes:
+        shape: Of the object.
+        distance: Metres from the camera to the middle of the table.
+        valid: Share of its pixels with depth.
+        on_object: Whether the target's pixel is one of the object's; None without a target.
+        millimetres: From the target to the object's exact surface; None without a target.
+        smeared: The same with flying pixels at every edge.
+        width: Found over true, for balls that nothing hides; None for all else.
+        half_kept: With half of the depth gone: the target has depth, or there is none.
+        blank_refused: With all of the depth gone: there is no target.
+        seconds: ``find_target`` took.
+    """
+
+    shape: str
+    distance: float
+    valid: float
+    on_object: bool | None
+    millimetres: float | None
+    smeared: float | None
+    width: float | None
+    half_kept: bool
+    blank_refused: bool
+    seconds: float
+
+
+def move_camera(scene: Scene, rng: np.random.Generator) -> tuple[Scene, float]:
+    """Look at a scene's objects from elsewhere.
+
+    Returns:
+        The scene with another camera, depth and instances, and the objects that are in sight
+        (its image is still the old one); the camera's distance, metres.
+    """
+    size, distance = image_size(scene.image), rng.uniform(0.5, 1.5)
+    camera = look_at_table(
+        size,
+        focal=scene.intrinsics.fx / size.width,
+        distance=distance,
+        pitch=np.radians(rng.uniform(25, 80)),
+        heading=rng.uniform(0, 2 * np.pi),
+        roll=np.radians(rng.uniform(-20, 20)),
+    )
+    objects = [item for item in scene.objects if in_image(camera, item)]
+    layers = [cast(camera, item.placed, UNLIT) for item in objects]
+    depth, instances, _ = compose(camera, layers)
+    seen = np.bincount(instances.ravel(), minlength=len(objects) + 1)[1:]
+    objects = [
+        dataclasses.replace(item, visible=count / np.isfinite(layer.depth).sum())
+        for item, layer, count in zip(objects, layers, seen, strict=True)
+    ]
+    rays = camera.rays(slice(0, size.height), slice(0, size.width))
+    table = (-camera.position[2] / rays[:, 2]).reshape(depth.shape)
+    table = np.where(table > 0, table, np.inf)  # above the horizon
+    depth = np.minimum(np.minimum(depth, table), 20.0).astype(np.float32)
+    moved = dataclasses.replace(
+        scene, camera=camera, depth=depth, instances=instances, objects=tuple(objects)
+    )
+    return moved, distance
+
+
+def in_image(camera: Camera, item: SceneObject) -> bool:
+    """Whether the whole object lies inside the picture."""
+    model = item.placed.model
+    corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (0, 1)])
+    corners = corners * [model.radius, model.radius, model.height] + item.placed.position
+    if camera.to_camera(corners)[:, 2].min() < NEAREST:
+        return False
+    pixels = camera.project(corners)
+    return bool((pixels >= 1).all() and (pixels < np.array(camera.size) - 2).all())
+
+
+def find(scene: Scene, mask: Mask, depth: Depth) -> Target | None:
+    """Return the target, without a reasoner's help."""
+    try:
+        return find_target(mask, depth, scene.intrinsics, [])
+    except TargetError:
+        return None
+
+
+def off_surface(scene: Scene, i: int, target: Target | None) -> float | None:
+    """Return the millimetres from a target to the surface of ``scene.objects[i]``."""
+    return None if target is None else 1000 * scene.surface_distance(i, target.point)
+
+
+def ask(
+    scene: Scene, i: int, depth: Depth, smeared: Depth, distance: float, rng: np.random.Generator
+) -> Outcome:
+    """Ask for one object and measure the answers against the truth."""
+    item, mask = scene.objects[i], scene.mask(i)
+    start = time.perf_counter()
+    target = find(scene, mask, depth)
+    seconds = time.perf_counter() - start
+    rows, columns = np.nonzero(mask)
+    x, y = columns - np.median(columns), rows - np.median(rows)
+    angle = rng.uniform(0, 2 * np.pi)
+    gone = x * np.cos(angle) + y * np.sin(angle) > 0
+    half = depth.copy()
+    half[rows[gone], columns[gone]] = 0
+    beside = find(scene, mask, half)
+    nothing = find(scene, mask, np.where(mask, np.float32(rng.choice([0, np.nan])), depth))
+    return Outcome(
+        item.shape,
+        distance,
+        float((depth[mask] > 0).mean()),
+        None if target is None else bool(mask[int(target.pixel.y), int(target.pixel.x)]),
+        off_surface(scene, i, target),
+        off_surface(scene, i, find(scene, mask, smeared)),
+        None if target is None else ball_width(item, target),
+        beside is None or bool(half[int(beside.pixel.y), int(beside.pixel.x)] > 0),
+        nothing is None,
+        seconds,
+    )
+
+
+def ball_width(item: SceneObject, target: Target) -> float | None:
+    """Return the width found over the true one, for a ball that nothing hides."""
+    solid = item.placed.model.parts[0].solid
+    if not isinstance(solid, Ball) or item.visible < 1 or target.width is None:
+        return None
+    return target.width / (2 * solid.radius)
+
+
+def print_table(outcomes: list[Outcome]) -> None:
+    """Print distances by shape and by camera distance."""
+    print(f'{"":12} {"objects":>8} {"answered":>9} {"median":>8} {"99 %":>8} {"worst":>8}  [mm]')
+    groups = {
+        shape: [o for o in outcomes if o.shape == shape]
+        for shape in sorted({o.shape for o in outcomes})
+    }
+    for low, high in ((0.5, 0.75), (0.75, 1.0), (1.0, 1.25), (1.25, 1.5)):
+        groups[f'{low:g}-{high:g} m'] = [o for o in outcomes if low <= o.distance < high]
+    for name, group in {**groups, 'all': outcomes}.items():
+        print_row(name, [o.millimetres for o in group])
+    print_row('smeared', [o.smeared for o in outcomes])
+
+
+def print_row(name: str, answers: list[float | None]) -> None:
+    """Print one line of the table."""
+    distances = [answer for answer in answers if answer is not None]
+    if distances:
+        middle, most, worst = np.percentile(distances, (50, 99, 100))
+        share = len(distances) / len(answers)
+        print(f'{name:12} {len(answers):8} {share:9.2%} {middle:8.2f} {most:8.2f} {worst:8.2f}')
+
+
+def report(outcomes: list[Outcome]) -> bool:
+    """Print everything; return whether all that must be reached is reached."""
+    print_table(outcomes)
+    measured = [o for o in outcomes if o.valid >= MEASURED]
+    found = sum(o.millimetres is not None for o in measured) / len(measured)
+    print(
+        f'{len(measured)} objects with depth on half of their pixels or more: {found:.2%} answered'
+    )
+    off = sum(o.on_object is False for o in outcomes)
+    strayed = sum(not o.half_kept for o in outcomes)
+    invented = sum(not o.blank_refused for o in outcomes)
+    print(f'targets beside the object: {off}')
+    print(f'targets where depth is missing: {strayed} with half of it, {invented} without any')
+    widths = [o.width for o in outcomes if o.width is not None]
+    low, middle, high = np.percentile(widths, (5, 50, 95))
+    print(
+        f'width over the diameter of {len(widths)} balls: median {middle:.3f}, '
+        f'5 to 95 % {low:.3f} to {high:.3f}'
+    )
+    print(f'median time per target: {1000 * np.median([o.seconds for o in outcomes]):.1f} ms')
+    distances = [o.millimetres for o in outcomes if o.millimetres is not None]
+    middle, most = np.percentile(distances, (50, 99))
+    reached = off == strayed == invented == 0 and found >= ANSWERED
+    return bool(reached and middle < MEDIAN and most < HIGH)
+
+
+def main() -> int:
+    """Run; exit code 1 with ``--check`` when something that must be reached is not."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--scenes', type=int, default=500)
+    parser.add_argument('--seed-start', type=int, default=2_000_000)
+    parser.add_argument('--check', action='store_true', help='fail when a goal is missed')
+    options = parser.parse_args()
+    outcomes = []
+    for seed in range(options.seed_start, options.seed_start + options.scenes):
+        rng = np.random.Generator(np.random.PCG64(seed))
+        scene, distance = move_camera(make_scene(seed), rng)
+        depth = noisy_depth(scene, rng, noise=0.01, invalid=0.05)
+        # Sensors that average over a patch measure points in mid-air at every edge.
+        flying = dataclasses.replace(scene, depth=cv2.blur(scene.depth, (5, 5)))
+        smeared = noisy_depth(flying, rng, noise=0.01, invalid=0.01)
+        outcomes += [
+            ask(scene, i, depth, smeared, distance, rng)
+            for i, item in enumerate(scene.objects)
+            if item.visible >= VISIBLE
+        ]
+    print(f'{options.scenes} scenes of 640 x 480 from seed {options.seed_start}')
+    reached = report(outcomes)
+    return 1 if options.check and not reached else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
