@@ -143,7 +143,7 @@ class Client:
     def listen(self, name, kind):
         kept = self.messages[name] = []
         topic = name if name.startswith('/') else f'segzero/{name}'
-        self.subscriptions.append(self.node.create_subscription(kind, topic, kept.append, 10))
+        self.subscriptions.append(self.node.create_subscription(kind, topic, kept.append, 2000))
         return self.subscriptions[-1]
 
     def wait_for_node(self, *cameras):

@@ -70,8 +70,12 @@ def test_an_answer_and_all_that_belongs_to_it(graph):
         [pytest.approx(p) for p in result['points']]
     )
     assert graph.client.message('reasoning').data == 'I see the red mug.'
-    stream = ''.join(piece.data for piece in graph.client.messages['reasoning_stream'])
-    assert stream.startswith('<think>I see the red mug.</think>')
+
+    def stream():
+        return ''.join(piece.data for piece in graph.client.messages['reasoning_stream'])
+
+    graph.client.wait_for(lambda: stream().endswith('</answer>'), 'the last letter')
+    assert stream().startswith('<think>I see the red mug.</think><answer>{"bbox": [210')
     assert graph.client.messages['target_points'] == []
     assert graph.client.messages['target_point'] == []
 

@@ -41,5 +41,9 @@ def test_an_answer_is_a_mask(graph, answer, overfit_reasoner_dir):
     assert result['box'] == pytest.approx([19.8, 15.8, 59.8, 48.0], abs=1.0)  # of 112 x 112
     mask = graph.client.message('mask')
     assert (mask.width, mask.height, mask.header.stamp.sec) == (80, 60, 1)
-    stream = ''.join(piece.data for piece in graph.client.messages['reasoning_stream'])
-    assert 'The red mug ☕ stands left of the box.' in stream
+
+    def streamed():
+        pieces = graph.client.messages['reasoning_stream']
+        return 'The red mug ☕ stands left of the box.' in ''.join(p.data for p in pieces)
+
+    graph.client.wait_for(streamed, 'the streamed reasoning')
