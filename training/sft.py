@@ -25,7 +25,7 @@ class Collator:
         self._examples, self._processor = examples, processor
 
     def __call__(self, items: list[dict[str, int]]) -> dict[str, Any]:
-        """Return the model's input, padded on the right.
+        """Return the model's input, padded on the right, and ``rows``: the records' ids.
 
         Args:
             items: Each has the ``index`` of a record.
@@ -47,7 +47,7 @@ class Collator:
         places = torch.arange(batch['input_ids'].shape[1])
         written = (places >= (ends - lengths)[:, None]) & (places < ends[:, None])
         labels = torch.where(written, batch['input_ids'], _IGNORED)
-        return {**batch, 'labels': labels}
+        return {**batch, 'labels': labels, 'rows': [row['record'].id for row in rows]}
 
     def _reply_lengths(self, replies: list[str]) -> torch.Tensor:
         tokens = self._processor.tokenizer(replies, add_special_tokens=False)['input_ids']
@@ -61,6 +61,11 @@ class SftTrainer(ExactTrainer, SFTTrainer):
         """Take what ``ExactTrainer`` needs beside the arguments of TRL's trainer."""
         self.settings, self.examples, self.steps = settings, examples, steps
         super().__init__(**rest)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """Remember which records the batch is of; see ``ExactTrainer.training_step``."""
+        self._batch_ids = tuple(inputs.pop('rows'))
+        return super().training_step(model, inputs, num_items_in_batch)
 
 
 def make_sft_trainer(

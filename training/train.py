@@ -85,7 +85,11 @@ def train(config: TrainConfig) -> None:
             raise ConfigError(
                 f'{checkpoint} is beyond the {steps} steps asked for: raise max_steps or epochs'
             )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except SegZeroError:
+        print(file=sys.stderr)  # the progress bar is on this line
+        raise
     _finish(config, trainer, trainee, run)
     _say(is_main, f'the model is in {run / "model"}')
 

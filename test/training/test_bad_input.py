@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever is wrong is said once, clearly, and nothing good is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.train import main
+
+
+@contextlib.contextmanager
+def limited_files() -> Iterator[None]:
+    """Refuse to write files beyond 1 MiB, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def fails(config: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
+    """Run the command line, which must end with one message and no traceback; return that."""
+    assert main(['--config', str(config), *overrides]) == 1
+    errors = capsys.readouterr().err
+    messages = [line for line in errors.splitlines() if line.startswith('train.py: ')]
+    assert len(messages) == 1, errors
+    return messages[0]
+
+
+def make_folder(folder: Path, rows: list[dict[str, object]]) -> Path:
+    folder.mkdir()
+    Image.fromarray(np.zeros((56, 56, 3), np.uint8)).save(folder / 'a.png')
+    (folder / 'broken.png').write_bytes((folder / 'a.png').read_bytes()[:-20])
+    text = ''.join(json.dumps(row) + '\n' for row in rows)
+    (folder / 'records.jsonl').write_text(text)
+    return folder
+
+
+GOOD = {'image': 'a.png', 'query': 'it', 'box': [1, 2, 30, 40], 'points': [[5, 5], [9, 9]]}
+
+SFT = ('method=sft', 'micro_batch=2')
+
+
+def test_missing_dataset(short_grpo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no such dataset folder: './nowhere'" in fails(short_grpo, capsys, 'data=./nowhere')
+
+
+def test_wrong_column(
+    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import datasets
+
+    table = datasets.Dataset.from_dict({'id': ['1'], 'question': ['?'], 'solution': ['']})
+    (tmp_path / 'data').mkdir()
+    table.to_parquet(tmp_path / 'data' / 'train.parquet')
+    message = fails(short_grpo, capsys, f'data={tmp_path / "data"}')
+    assert "has no column 'problem'" in message
+    assert 'has id, question, solution' in message
+
+
+def test_no_usable_row_names_the_first(
+    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_folder(tmp_path / 'data', [{**GOOD, 'id': 'seven', 'image': 'broken.png'}])
+    message = fails(short_grpo, capsys, f'data={data}')
+    assert 'no usable row among 1: seven: ' in message
+    assert 'broken.png cannot be read as an image' in message
+
+
+def test_bad_rows_are_reported_and_left_out(
+    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    solution = '[{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 3]}, {"bbox_2d": [5, 5, 9, 9], '
+    rows = [
+        {**GOOD, 'id': 'good'},
+        {**GOOD, 'id': 'damaged', 'image': 'broken.png'},
+        {**GOOD, 'id': 'reversed', 'box': [30, 2, 1, 40]},
+        {
+            'id': 'two',
+            'image': 'a.png',
+            'query': 'x',
+            'solution': solution + '"point_2d": [6, 6]}]',
+        },
+    ]
+    data = make_folder(tmp_path / 'data', rows)
+    output = tmp_path / 'run'
+    # It stops at the split into micro-batches, long after the data was read.
+    status = main(
+        ['--config', str(short_grpo), f'data={data}', f'output={output}', 'micro_batch=3']
+    )
+    errors = capsys.readouterr().err
+    assert status == 1
+    assert 'row damaged left out: ' in errors
+    assert 'row reversed left out: the box [30.0, 2.0, 1.0, 40.0] has no area' in errors
+    assert 'row two left out: means 2 objects' in errors
+    assert '3 of 4 rows' in errors
+
+
+def test_micro_batch_that_does_not_divide(
+    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = fails(short_grpo, capsys, 'micro_batch=3', f'output={tmp_path / "run"}')
+    assert 'batch_size (2) x num_generations (4) = 8 sequences per step' in message
+    assert 'micro_batch can be 1, 2, 4, 8' in message
+
+
+def test_rollouts_without_vllm(
+    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('trl')
+    try:
+        import vllm  # noqa: F401
+    except ImportError:
+        message = fails(short_grpo, capsys, 'rollouts=vllm_colocate', f'output={tmp_path / "run"}')
+        assert 'needs vLLM' in message
+        assert 'use rollouts=transformers' in message
+    else:
+        pytest.skip('vLLM is installed')
+
+
+def test_thinking_that_is_not_in_the_data(
+    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_folder(tmp_path / 'data', [{**GOOD, 'id': 'good'}])
+    message = fails(short_grpo, capsys, *SFT, f'data={data}', f'output={tmp_path / "run"}')
+    assert "row 'good' has no reasoning to learn from: set think=false" in message
+
+
+@pytest.mark.parametrize('method', [('method=grpo',), SFT], ids=['grpo', 'sft'])
+def test_not_a_number_stops_and_names_step_and_rows(
+    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: tuple[str, ...]
+) -> None:
+    run = tmp_path / 'run'
+    settings = [*method, f'output={run}', 'save_steps=1', 'beta=0', 'entropy=0.1']
+    message = fails(short_grpo, capsys, *settings, 'learning_rate=1e38', 'max_steps=3')
+    assert 'became nan at step 2, in the batch of rows train/' in message
+    assert f'{run / "checkpoint-1"} is good' in message
+    assert (run / 'checkpoint-1' / 'model.safetensors').is_file()
+    assert not (run / 'checkpoint-2').exists()
+
+
+def test_full_disk_keeps_the_last_good_checkpoint(
+    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / 'run'
+    settings = [*SFT, f'output={run}', 'save_steps=1']
+    assert main(['--config', str(short_grpo), *settings, 'max_steps=1']) == 0
+    capsys.readouterr()
+    with limited_files():
+        message = fails(short_grpo, capsys, *settings, 'max_steps=2')
+    assert f'cannot save the checkpoint of step 2 to {run}' in message
+    assert f'The last good checkpoint is {run / "checkpoint-1"}' in message
+    assert [path.name for path in run.glob('checkpoint*')] == ['checkpoint-1']
+    # And with space again, the same command goes on.
+    assert main(['--config', str(short_grpo), *settings, 'max_steps=2']) == 0
+    assert (run / 'checkpoint-2').is_dir()
+
+
+def test_answers_that_never_parse_are_reported(
+    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ['max_steps=10', f'output={tmp_path / "run"}', 'max_completion_tokens=2']
+    assert main(['--config', str(short_grpo), *settings, 'save_steps=100', 'sample_steps=0']) == 0
+    printed = capsys.readouterr().out
+    assert printed.count('not one answer of the last 10 steps could be read') == 1
+
+
+def test_other_settings_are_not_mixed_into_a_run(
+    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / 'run'
+    (run / 'checkpoint-2').mkdir(parents=True)
+    text = short_grpo.read_text()
+    (run / 'config.yaml').write_text(text + f'output: {run}\n')
+    message = fails(short_grpo, capsys, f'output={run}', 'beta=0.5')
+    assert 'holds a run with other settings: beta (0.005, now 0.5)' in message
