@@ -17,6 +17,7 @@ Kind = Literal['attribute', 'relation', 'superlative', 'exclusion', 'function']
 KINDS: tuple[Kind, ...] = ('attribute', 'relation', 'superlative', 'exclusion', 'function')
 
 _WORDS = {'ball': ('ball',), 'can': ('can', 'tin'), 'mug': ('mug', 'cup'), 'ring': ('ring',)}
+_FLAT = ('ball', 'bowl', 'ring')  # nobody calls one of these tall
 _THINGS = ('thing', 'object')
 
 # What each purpose could be served by, in the widest sense: a sentence is used only when exactly
@@ -252,7 +253,8 @@ def _superlatives(
             best = int(values[:, 0].argmax())
             lead = values[best] - np.delete(values, best, axis=0)
             whole = min(things[i].visible for i in members) > 0.8 or len(values[0]) == 1
-            if lead.min() > margin and whole:
+            flat = words == ('tallest {}',) and things[members[best]].shape in _FLAT
+            if lead.min() > margin and whole and not flat:
                 noun = _say((None, colour, shape), choose)
                 yield 'the ' + _pick(choose, words).format(noun), members[best]
 

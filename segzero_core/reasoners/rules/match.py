@@ -14,7 +14,7 @@ from segzero_core.reasoners.rules.shapes import measure, shape_scores
 from segzero_core.types import Box, Image, Mask
 
 _FITS = 0.3  # a thing that fits at least this well is a candidate where things are compared
-_NOTHING = 0.03  # when even the best fits worse than this, nothing matches
+_NOTHING = 0.015  # when even the best fits worse than this, nothing matches
 
 # Distances on the table are judged for a camera that looks down on it by 42 degrees through a
 # lens 0.94 image widths long, as a camera above a table roughly does.
