@@ -15,6 +15,24 @@ from segzero_core.reasoners.rules.match import Decision, Thing, decide, describe
 from segzero_core.reasoners.rules.vision import View, look
 from segzero_core.types import Box, Image, Point, Size, image_size
 
+_RELATIONS = {
+    'left': 'left of',
+    'right': 'right of',
+    'front': 'in front of',
+    'behind': 'behind',
+    'near': 'near',
+    'away': 'far from',
+}
+_EXTREMES = {
+    'left': 'farthest to the left',
+    'right': 'farthest to the right',
+    'near': 'nearest',
+    'far': 'farthest away',
+    'tall': 'tallest',
+    'short': 'shortest',
+    'large': 'largest',
+    'small': 'smallest',
+}
 _MOST_THINGS = 24  # the largest ones; more than that is clutter, not a table with a few things
 
 
@@ -110,10 +128,14 @@ def _seen(things: list[Thing]) -> str:
     if not things:
         return 'I see nothing that stands out from the background.'
     named = [
-        f'({i + 1}) a {thing.colour} {thing.shape} {_place(thing)}'
+        f'({i + 1}) {_article(thing.colour)} {thing.colour} {thing.shape} {_place(thing)}'
         for i, thing in enumerate(things)
     ]
     return f'I see {len(things)} separate things: ' + ', '.join(named) + '.'
+
+
+def _article(word: str) -> str:
+    return 'an' if word[0] in 'aeiou' else 'a'
 
 
 def _place(thing: Thing) -> str:
@@ -137,7 +159,8 @@ def _asked(request: Request) -> str:
             'but not ' + ' '.join([*sorted(exclusion.colours), *sorted(exclusion.shapes)])
         )
     if request.extreme:
-        parts.append(f'that is the most extreme in: {request.extreme}')
+        parts.append(f'that is the {_EXTREMES[request.extreme]}')
     if request.relation and request.anchor is not None:
-        parts.append(f'with the relation {request.relation} to another')
+        negation = 'not ' if request.opposite else ''
+        parts.append(f'that is {negation}{_RELATIONS[request.relation]} another')
     return 'I am asked for: ' + ' '.join(parts) + '.'
