@@ -44,7 +44,7 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
         (f'share/{NAME}/launch', files('launch', '*.launch.py')),
-        (f'share/{NAME}/config', files('config', '*.yaml', '*.xml', '*.rviz')),
+        (f'share/{NAME}/config', files('config', '*.yaml', '*.xml', '*.rviz', '*.json')),
     ],
     # Nothing is required outright: ROS brings numpy and OpenCV by apt, under other names and in
     # other versions than pip would ask for. Without ROS: pip install '.[core]'.
@@ -59,6 +59,7 @@ setup(
             f'segzero_ask = {NAME}.ask:main',
             f'sim_camera = {NAME}.sim_camera:main',
             f'segzero_demo = {NAME}.demo:main',
+            f'segzero_sample_bag = {NAME}.sample_bag:main',
         ],
     },
     zip_safe=False,

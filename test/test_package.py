@@ -24,6 +24,7 @@ KEYS = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv', 'PIL': 'python3-pil'}
 OPTIONAL = {
     'cv_bridge',
     'huggingface_hub',
+    'rosbags',
     'safetensors',
     'sam2',
     'tokenizers',
@@ -124,6 +125,7 @@ def test_every_program_has_its_function(setup: dict[str, Any]) -> None:
         'segzero_ask',
         'segzero_demo',
         'segzero_node',
+        'segzero_sample_bag',
         'sim_camera',
     }
     for target in programs.values():
