@@ -14,6 +14,7 @@ Pixel = tuple[int, int]  # row, column
 
 DIRECTIONS = 36  # in which the width is measured
 STEP = 0.25  # pixels from sample to sample on the way to the outline
+VALLEY = 0.02  # widths larger by this share are as good as the least
 ROUND = 1.15  # length over width; below this, an object has no axis
 
 
@@ -50,10 +51,23 @@ def narrowest(
     first, second = np.column_stack([lines * z[:, None], z]).reshape(2, DIRECTIONS, 3)
     metres = np.linalg.norm(first - second, axis=1)
     metres[cut.reshape(2, DIRECTIONS).any(axis=0)] = np.inf
-    best = int(np.argmin(metres))
-    if not np.isfinite(metres[best]):
+    if not np.isfinite(metres).any():
         return None, None
+    best = _middle_of_least(metres, slack=float(depth[pixel]) / intrinsics.fx)
     return float(metres[best]), Point(float(along[best, 0]), float(along[best, 1]))
+
+
+def _middle_of_least(values: Floats, slack: float) -> int:
+    """Return the index in the middle of the valley around a circle's smallest value.
+
+    The very smallest depends on how the outline happens to fall on the pixels: ``slack``.
+    """
+    least = int(np.argmin(values))
+    valley = np.roll(values <= (1 + VALLEY) * values[least] + slack, -least)
+    if valley.all():
+        return least
+    ahead, behind = int(np.argmin(valley)) - 1, int(np.argmin(valley[::-1]))
+    return (least + (ahead - behind) // 2) % len(values)
 
 
 def _chord_ends(region: Mask, pixel: Pixel, directions: Floats) -> tuple[Floats, Mask]:
@@ -68,7 +82,7 @@ def _chord_ends(region: Mask, pixel: Pixel, directions: Floats) -> tuple[Floats,
     )
     rows, columns = np.nonzero(region)
     reach = float(np.hypot(np.ptp(rows) + 3, np.ptp(columns) + 3))
-    t = np.arange(0.0, reach, STEP)
+    t = np.arange(STEP / 2, reach, STEP)  # never on the border of two pixels
     path = np.array(pixel[::-1]) + directions[:, None] * t[:, None]
     height, width = region.shape
     x, y = np.rint(np.moveaxis(path, -1, 0)).astype(int)

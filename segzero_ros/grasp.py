@@ -191,7 +191,7 @@ def _find_body(mask: Mask, depth: Depth, valid: Mask, min_valid: float) -> _Body
     usable = inner & valid
     _check_coverage(inner, usable, min_valid)
     level = _smooth(depth, usable)
-    steps = inner & _steps(level)
+    steps = inner & _steps(level, usable)
     pieces, own = _own_pieces(inner & ~steps, usable, level)
     off = np.abs(depth - level)
     spread = MAD_TO_SIGMA * float(np.median(off[usable & own]))
@@ -238,7 +238,7 @@ def _own_pieces(smooth: Mask, usable: Mask, level: Depth) -> tuple[npt.NDArray[n
     end keeps both ends: median and MAD judge the surfaces' own medians.
     """
     count, pieces = cv2.connectedComponents(smooth.astype(np.uint8), connectivity=4)
-    samples = level[usable & smooth] if (usable & smooth).any() else level[usable]
+    samples = level[usable & smooth]  # at least half of what is usable
     middle = np.median(samples)
     spread = MAD_TO_SIGMA * np.median(np.abs(samples - middle))
     band = 3 * max(float(spread), MIN_SPREAD)
@@ -273,10 +273,12 @@ def _smooth(depth: Depth, usable: Mask) -> Depth:
     return cv2.medianBlur(_extend(depth, usable), 5)
 
 
-def _steps(level: Depth) -> Mask:
+def _steps(level: Depth, usable: Mask) -> Mask:
     """Return where depth jumps: rims, behind which sensors invent pixels in mid-air."""
     box = np.ones((3, 3), np.uint8)
-    return cv2.dilate(level, box) - cv2.erode(level, box) > MIN_JUMP * level
+    jump = cv2.dilate(level, box) - cv2.erode(level, box)
+    # A surface seen at a grazing angle is all slope: there, a step is what is steeper still.
+    return jump > np.maximum(MIN_JUMP * level, 3 * np.median(jump[usable]))
 
 
 def _share(part: Mask, whole: Mask) -> npt.NDArray[np.float32]:
@@ -311,7 +313,7 @@ def _local_depth(pixel: Pixel, body: _Body) -> float:
     """Return the depth at a surface pixel of the plane that fits the surface around it.
 
     A median would do on surfaces that face the camera; on tilted ones it leans to the side that
-    has more pixels.
+    has more pixels. Over the image, it is the inverse of a plane's depth that is linear.
     """
     row, column = pixel
     window = (
@@ -320,10 +322,8 @@ def _local_depth(pixel: Pixel, body: _Body) -> float:
     )
     used = body.surface[window] & (body.pieces[window] == body.pieces[pixel])
     dy, dx = np.nonzero(used)
-    samples = body.depth[window][used].astype(np.float64)
-    if len(samples) < 3:
-        return float(np.median(samples))
+    inverse = 1 / body.depth[window][used].astype(np.float64)
     y, x = dy + window[0].start - row, dx + window[1].start - column
-    plane, *_ = np.linalg.lstsq(np.column_stack([np.ones(len(x)), x, y]), samples, rcond=None)
-    # Between its neighbours' depths: few pixels in a row leave the plane free to swing.
-    return float(np.clip(plane[0], samples.min(), samples.max()))
+    plane, *_ = np.linalg.lstsq(np.column_stack([np.ones(len(x)), x, y]), inverse, rcond=None)
+    # Between its neighbours' depths: noise in a row of pixels leaves the plane free to swing.
+    return float(1 / np.clip(plane[0], inverse.min(), inverse.max()))
