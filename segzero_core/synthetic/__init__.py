@@ -5,8 +5,15 @@ They serve the demo, the tests and small trainings: everything about them is kno
 seed makes the same scene everywhere.
 """
 
+from segzero_core.synthetic.layout import COLOURS
 from segzero_core.synthetic.queries import KINDS, Kind, Query
-from segzero_core.synthetic.scene import COLOURS, Scene, SceneObject, make_scene, noisy_depth
+from segzero_core.synthetic.scene import (
+    Scene,
+    SceneError,
+    SceneObject,
+    make_scene,
+    noisy_depth,
+)
 from segzero_core.synthetic.shapes import SHAPES, SIZES
 from segzero_core.synthetic.tables import TABLES
 
@@ -19,6 +26,7 @@ __all__ = [
     'Kind',
     'Query',
     'Scene',
+    'SceneError',
     'SceneObject',
     'make_scene',
     'noisy_depth',

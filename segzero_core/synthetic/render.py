@@ -70,6 +70,8 @@ class Layer(NamedTuple):
     colour: Floats  # (h, w, 3) linear light
 
 
+_PENUMBRA = 0.006  # metres: width of a shadow's soft edge
+_CONTACT = 0.014  # metres: how far from an object the sky is hidden by it
 _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (0, 1)], np.float64)
 
 _Field = TypeVar('_Field', npt.NDArray[np.float32], npt.NDArray[np.float64])
@@ -172,63 +174,67 @@ def table_layer(
         c * ground[:, 0] - s * ground[:, 1] + pattern[0],
         s * ground[:, 0] + c * ground[:, 1] + pattern[1],
     )
-    lit = _Shadows(objects, lighting, 1.5 * texel).light_at(ground)
+    lit = _table_light(objects, lighting, 1.5 * texel, ground)
     return depth.reshape(where.shape), albedo * lit[:, None]
 
 
-class _Shadows:
-    """Light that reaches the table: cast shadows with soft edges, and contact shadows."""
+def _table_light(
+    objects: list[Placed], lighting: Lighting, step: float, ground: Floats
+) -> npt.NDArray[np.float32]:
+    """Return the light at (N, 2) table points: soft cast shadows and contact shadows.
 
-    def __init__(self, objects: list[Placed], lighting: Lighting, step: float) -> None:
-        """Cast rays from a grid of table points, ``step`` metres apart, to the lamp."""
-        slide = lighting.lamp[:2] / lighting.lamp[2]
-        spans = []
-        for placed in objects:
-            foot, reach = placed.position[:2], placed.model.radius
-            tip = foot - slide * placed.model.height
-            spans.append((np.minimum(foot, tip) - reach, np.maximum(foot, tip) + reach))
-        margin = 0.06
-        self._low = np.min([low for low, _ in spans], axis=0) - margin
-        high = np.max([high for _, high in spans], axis=0) + margin
-        self._step = step
-        count = np.ceil((high - self._low) / step).astype(int) + 1
-        x = self._low[0] + step * np.arange(count[0])
-        y = self._low[1] + step * np.arange(count[1])
-        lamp, sky = np.ones((len(y), len(x))), np.ones((len(y), len(x)))
-        for placed, (near, far) in zip(objects, spans, strict=True):
-            i = slice(*np.searchsorted(x, (near[0] - margin, far[0] + margin)))
-            j = slice(*np.searchsorted(y, (near[1] - margin, far[1] + margin)))
-            gx, gy = np.meshgrid(x[i], y[j])
-            points = np.column_stack([gx.ravel(), gy.ravel(), np.zeros(gx.size)])
-            local = placed.to_local(points)
-            towards = np.broadcast_to(placed.turn(lighting.lamp), local.shape)
-            hit = np.zeros(len(local), bool)
-            for part in placed.model.parts:
-                hit |= np.isfinite(part.solid.hit(local, towards))
-            lamp[j, i] *= ~hit.reshape(gx.shape)
-            gap = np.maximum(np.hypot(local[:, 0], local[:, 1]) - placed.model.footprint, 0)
-            sky[j, i] *= 1 - 0.45 * np.exp(-gap.reshape(gx.shape) / 0.014)
-        for _ in range(max(1, round((0.006 / step) ** 2))):
-            lamp = blur(lamp)
-        upright = lighting.key * lighting.lamp[2]
-        self._light = (upright * lamp + lighting.sky * sky).astype(np.float32)
-        self._open = np.float32(upright + lighting.sky)
-
-    def light_at(self, ground: Floats) -> npt.NDArray[np.float32]:
-        """Return the light at (N, 2) table points."""
-        height, width = self._light.shape
-        u = (ground[:, 0] - self._low[0]) / self._step
-        v = (ground[:, 1] - self._low[1]) / self._step
-        inside = (u >= 0) & (u < width - 1) & (v >= 0) & (v < height - 1)
-        light = np.full(len(ground), self._open, np.float32)
-        u, v = u[inside], v[inside]
-        i, j = u.astype(np.int64), v.astype(np.int64)
-        fu, fv = (u - i).astype(np.float32), (v - j).astype(np.float32)
-        grid = self._light
-        top = grid[j, i] * (1 - fu) + grid[j, i + 1] * fu
-        low = grid[j + 1, i] * (1 - fu) + grid[j + 1, i + 1] * fu
-        light[inside] = top * (1 - fv) + low * fv
+    Shadow rays start from a grid of table points, ``step`` metres apart, around the objects.
+    """
+    upright = lighting.key * lighting.lamp[2]
+    light = np.full(len(ground), upright + lighting.sky, np.float32)
+    if not objects:
         return light
+    spans = np.array([_shadow_span(placed, lighting) for placed in objects])
+    low, high = spans[:, 0].min(0), spans[:, 1].max(0)
+    count = np.ceil((high - low) / step).astype(int) + 1
+    x, y = low[0] + step * np.arange(count[0]), low[1] + step * np.arange(count[1])
+    lamp, sky = np.ones((len(y), len(x))), np.ones((len(y), len(x)))
+    for placed, (near, far) in zip(objects, spans, strict=True):
+        i = slice(*np.searchsorted(x, (near[0], far[0])))
+        j = slice(*np.searchsorted(y, (near[1], far[1])))
+        gx, gy = np.meshgrid(x[i], y[j])
+        points = np.column_stack([gx.ravel(), gy.ravel(), np.zeros(gx.size)])
+        lit, contact = _shadow(placed, lighting, points)
+        lamp[j, i] *= lit.reshape(gx.shape)
+        sky[j, i] *= contact.reshape(gx.shape)
+    for _ in range(max(1, round((_PENUMBRA / step) ** 2))):
+        lamp = blur(lamp)
+    grid = (upright * lamp + lighting.sky * sky).astype(np.float32)
+    u, v = (ground[:, 0] - low[0]) / step, (ground[:, 1] - low[1]) / step
+    inside = (u >= 0) & (u < count[0] - 1) & (v >= 0) & (v < count[1] - 1)
+    light[inside] = _bilinear(grid, u[inside], v[inside])
+    return light
+
+
+def _shadow_span(placed: Placed, lighting: Lighting) -> tuple[Floats, Floats]:
+    """Corners (x, y) of the table area that an object's shadows can reach."""
+    foot, reach = placed.position[:2], placed.model.radius + _CONTACT * 4
+    tip = foot - lighting.lamp[:2] / lighting.lamp[2] * placed.model.height
+    return np.minimum(foot, tip) - reach, np.maximum(foot, tip) + reach
+
+
+def _shadow(placed: Placed, lighting: Lighting, points: Floats) -> tuple[Floats, Floats]:
+    """Shares of lamp light and of sky light that an object lets through to table points."""
+    local = placed.to_local(points)
+    towards = np.broadcast_to(placed.turn(lighting.lamp), local.shape)
+    lit = np.ones(len(local))
+    for part in placed.model.parts:
+        lit[np.isfinite(part.solid.hit(local, towards))] = 0
+    gap = np.maximum(np.hypot(local[:, 0], local[:, 1]) - placed.model.footprint, 0)
+    return lit, 1 - 0.45 * np.exp(-gap / _CONTACT)
+
+
+def _bilinear(grid: npt.NDArray[np.float32], u: Floats, v: Floats) -> npt.NDArray[np.float32]:
+    i, j = u.astype(np.int64), v.astype(np.int64)
+    fu, fv = (u - i).astype(np.float32), (v - j).astype(np.float32)
+    top = grid[j, i] * (1 - fu) + grid[j, i + 1] * fu
+    low = grid[j + 1, i] * (1 - fu) + grid[j + 1, i + 1] * fu
+    return np.asarray(top * (1 - fv) + low * fv, np.float32)
 
 
 def blur(field: _Field, side: float = 0.25) -> _Field:
