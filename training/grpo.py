@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,12 @@ def make_grpo_trainer(
         vllm_gpu_memory_utilization=config.vllm_memory,
         vllm_tensor_parallel_size=config.vllm_tensor_parallel,
     )
+    if settings.generation_batch_size != answers:
+        raise ConfigError(
+            f'{settings.world_size} processes are at work where the environment variable '
+            f'WORLD_SIZE says {os.environ.get("WORLD_SIZE", "1")}: start them with torchrun or '
+            'accelerate launch'
+        )
     return GrpoTrainer(
         settings=config,
         examples=examples,
@@ -159,9 +166,8 @@ def accumulation(config: TrainConfig, sequences: int) -> dict[str, int]:
     Raises:
         ConfigError: They cannot be.
     """
-    import accelerate
-
-    processes = accelerate.PartialState().num_processes
+    # Whatever starts several processes says how many. Asking accelerate now would fix its device.
+    processes = int(os.environ.get('WORLD_SIZE', '1'))
     at_once = config.micro_batch * processes
     if sequences % at_once:
         what = f'batch_size ({config.batch_size})'

@@ -50,7 +50,9 @@ class Reporter(TrainerCallback):
         """Take in what the trainer reports after a step."""
         if self._bar is None or not logs or 'loss' not in logs:
             return
-        append_metrics(self._run, {'step': state.global_step, **logs})
+        # Not transformers' epoch: a run is one epoch to it, however often it passes over the data.
+        values = {key: value for key, value in logs.items() if key != 'epoch'}
+        append_metrics(self._run, {'step': state.global_step, **values})
         shown = {name: logs[key] for name, key in _BAR.items() if key in logs}
         shown |= {
             key.split('/')[1]: value

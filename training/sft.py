@@ -62,6 +62,12 @@ class SftTrainer(ExactTrainer, SFTTrainer):
         self.settings, self.examples, self.steps = settings, examples, steps
         super().__init__(**rest)
 
+    def _load_callback_state(self) -> None:
+        # Called on resuming, once the state is loaded. TRL would count tokens from 0 again.
+        super()._load_callback_state()
+        counted = [line['num_tokens'] for line in self.state.log_history if 'num_tokens' in line]
+        self._total_train_tokens = counted[-1] if counted else 0
+
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """Remember which records the batch is of; see ``ExactTrainer.training_step``."""
         self._batch_ids = tuple(inputs.pop('rows'))

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 if __name__ == '__main__':  # run as a file: the project's root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -46,7 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='settings to change')
     options = parser.parse_args(arguments)
     try:
-        train(load_config(options.config, options.overrides))
+        if is_warm_up(options.config):
+            warm_up(options.config, options.overrides)
+        else:
+            train(load_config(options.config, options.overrides))
     except SegZeroError as error:
         print(f'train.py: {error}', file=sys.stderr)
         return 1
@@ -54,6 +59,22 @@ def main(arguments: list[str] | None = None) -> int:
         print('\nstopped; the same command goes on from the last checkpoint', file=sys.stderr)
         return 130
     return 0
+
+
+def is_warm_up(file: Path) -> bool:
+    """Return whether a file asks for ``method: warm_up``, which has settings of its own."""
+    try:
+        values = yaml.safe_load(file.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False  # load_config says what is wrong
+    return isinstance(values, dict) and values.get('method') == 'warm_up'
+
+
+def warm_up(file: Path, overrides: list[str]) -> None:
+    """Teach a tiny model from random weights; raises like ``run_warm_up``."""
+    from training.grounding.command import run_warm_up  # needs torch
+
+    run_warm_up(file, overrides)
 
 
 def train(config: TrainConfig) -> None:
@@ -106,7 +127,8 @@ def start_run(config: TrainConfig, run: Path, rows: int, steps: int) -> None:
     except OSError as error:
         raise ConfigError(f'cannot write to {run} ({error}): choose another output=...') from error
     print(describe(config))
-    print(f'{rows} rows, {steps} steps, results in {run}', flush=True)
+    processes = os.environ.get('WORLD_SIZE', '1')
+    print(f'{rows} rows, {steps} steps, {processes} processes, results in {run}', flush=True)
 
 
 def check_same_run(config: TrainConfig, run: Path) -> None:
@@ -174,8 +196,12 @@ def common_arguments(config: TrainConfig, steps: int) -> dict[str, Any]:
 
     from training.models import use_bf16
 
+    on_cpu = not torch.cuda.is_available()
     return {
         'output_dir': config.output,
+        'use_cpu': on_cpu,
+        'ddp_backend': 'gloo' if on_cpu and int(os.environ.get('WORLD_SIZE', '1')) > 1 else None,
+        'ddp_find_unused_parameters': False,  # every batch has images
         'max_steps': steps,
         'seed': config.seed,
         'learning_rate': config.learning_rate,
@@ -191,7 +217,7 @@ def common_arguments(config: TrainConfig, steps: int) -> dict[str, Any]:
         'save_steps': config.save_steps,
         'report_to': ['tensorboard'] if config.tensorboard else [],
         'disable_tqdm': True,
-        'dataloader_pin_memory': torch.cuda.is_available(),
+        'dataloader_pin_memory': not on_cpu,
         'remove_unused_columns': False,
     }
 

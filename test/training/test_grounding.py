@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
+import numpy as np
+import pytest
+
+pytest.importorskip('torch', reason='needs torch: pip install -r requirements/models.txt')
+pytest.importorskip('transformers', reason='needs transformers: see requirements/models.txt')
+
+import torch
+from PIL import Image
+
+from segzero_core.answer import parse_answer
+from segzero_core.checkpoints import transformers
+from segzero_core.geometry import box_iou, mask_to_box
+from segzero_core.prompts import get_family
+from segzero_core.reasoners.qwen_processor import QwenProcessor
+from segzero_core.reasoners.transformers import TransformersReasoner
+from segzero_core.types import Box, Size
+from training.grounding import Phase, Settings, loop, warm_up
+from training.grounding.batches import NO_LABEL, Batcher, mirror_item
+from training.grounding.losses import DenseHeads, Numbers, dense_losses, gaze_losses, hits
+from training.grounding.network import read, see
+from training.grounding.scenes import load_scenes
+from training.grounding.texts import mirror_sentence, write_reply
+
+SIDE = 128
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp('scenes')
+
+
+@pytest.fixture(scope='module')
+def scenes(cache):
+    return load_scenes(cache, 7, 6, SIDE)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory, scenes):
+    folder = tmp_path_factory.mktemp('untrained') / 'start'
+    loop.create(folder, scenes, seed=1)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def model(folder):
+    return transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+
+
+@pytest.fixture(scope='module')
+def processor(folder):
+    return QwenProcessor.from_pretrained(folder)
+
+
+@pytest.fixture(scope='module')
+def batcher(scenes, processor):
+    return Batcher(scenes, processor.tokenizer, get_family('tiny'), patch=8, merge=2)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
+def statistics(processor):
+    images = processor.image_processor
+    return torch.tensor(images.image_mean), torch.tensor(images.image_std)
+
+
+def test_rendered_scenes_come_back_from_the_cache_as_they_were(cache, scenes):
+    files = {file: file.stat().st_mtime_ns for file in cache.iterdir()}
+    again = load_scenes(cache, 7, 6, SIDE)
+    assert {file: file.stat().st_mtime_ns for file in cache.iterdir()} == files
+    assert np.array_equal(again.images, scenes.images)
+    assert again.items == scenes.items
+    assert again.queries == scenes.queries
+
+
+def test_items_are_where_the_instances_are(scenes):
+    for instances, items in zip(scenes.instances, scenes.items, strict=True):
+        for number, item in enumerate(items, start=1):
+            assert box_iou(item.box, mask_to_box(instances == number)) > 0.7
+
+
+def test_a_mirrored_item_is_where_the_mirrored_instance_is(scenes):
+    for instances, items in zip(scenes.instances, scenes.items, strict=True):
+        for number, item in enumerate(items, start=1):
+            mirrored = mirror_item(item, SIDE)
+            assert box_iou(mirrored.box, mask_to_box(instances[:, ::-1] == number)) > 0.7
+            assert mirror_item(mirrored, SIDE) == item
+
+
+def test_a_mirrored_sentence_names_the_other_side():
+    assert mirror_sentence('the leftmost cup right of the box') == (
+        'the rightmost cup left of the box'
+    )
+    assert mirror_sentence('what is left for the bright mug') == 'what is right for the bright mug'
+
+
+def test_a_reply_says_where_the_item_is_in_one_token_per_number(scenes, processor, rng):
+    item = scenes.items[0][0]
+    text = write_reply(item, SIDE, rng)
+    answer = parse_answer(text, Size(SIDE, SIDE))
+    assert answer.repairs == ()
+    assert box_iou(answer.box, item.box) > 0.8
+    assert item.colour in answer.reasoning
+    assert item.shape in answer.reasoning
+    ids = processor.tokenizer(text).input_ids
+    assert processor.tokenizer.decode(ids) == text
+    pieces = [processor.tokenizer.decode([token]) for token in ids]
+    assert [piece for piece in pieces if piece.isdigit()] == [
+        str(int(number)) for number in (*answer.box, *answer.points[0], *answer.points[1])
+    ]
+    assert len(ids) <= 30
+
+
+def test_the_batched_tower_sees_what_the_model_sees(scenes, model, processor):
+    images = torch.from_numpy(scenes.images[:3]).permute(0, 3, 1, 2)
+    inputs = processor.image_processor(
+        [Image.fromarray(image) for image in scenes.images[:3]], return_tensors='pt'
+    )
+    with torch.no_grad():
+        ours = see(model, images, *statistics(processor))
+        theirs = model.model.visual(inputs['pixel_values'], grid_thw=inputs['image_grid_thw'])
+    assert torch.allclose(ours.flatten(0, 1), theirs.pooler_output, atol=1e-5)
+
+
+def test_every_packed_sentence_reads_as_if_it_were_alone(scenes, model, processor, batcher, rng):
+    images, _, packed = batcher.draw(2, 3, rng)
+    with torch.no_grad():
+        seen = see(model, images, *statistics(processor))
+        together = model.lm_head(read(model, seen, packed, batcher.tokens, middle=2).final)
+        for row in range(2):
+            picture = Image.fromarray(images[row].permute(1, 2, 0).numpy())
+            segments = split_segments(packed, row, batcher, processor.tokenizer.pad_token_id)
+            assert len(segments) == 3
+            for places in segments:
+                ids = [*batcher.head, *packed.ids[row, batcher.tokens], *packed.ids[row, places]]
+                text = processor.tokenizer.decode(ids).replace(
+                    '<|image_pad|>' * 64, '<|image_pad|>'
+                )
+                inputs = processor(text=[text], images=[picture], return_tensors='pt')
+                assert inputs['input_ids'][0].tolist() == [int(i) for i in ids]
+                alone = model(**inputs).logits[0, -len(places) :]
+                assert torch.allclose(together[row, places], alone, atol=1e-4)
+
+
+def split_segments(packed, row, batcher, padding):
+    """Return the places of each sentence of one sequence: where positions start again."""
+    positions = packed.positions[0, row]
+    first = int(positions[batcher.tokens.stop])
+    used = packed.ids[row] != padding
+    places = torch.arange(len(positions))[batcher.tokens.stop :]
+    places = places[used[batcher.tokens.stop :]]
+    starts = [int(place) for place in places if positions[place] == first]
+    return [
+        torch.arange(start, stop)
+        for start, stop in zip(starts, [*starts[1:], int(places[-1]) + 1], strict=True)
+    ]
+
+
+def test_labels_are_the_replies_and_nothing_else(packed_once, processor):
+    packed = packed_once
+    for row in range(len(packed.ids)):
+        written = packed.labels[row][packed.labels[row] != NO_LABEL]
+        text = processor.tokenizer.decode(written)
+        replies = text.split('<|im_end|>')
+        assert replies.pop() == ''
+        assert len(replies) == 2
+        for reply in replies:
+            parse_answer(reply, Size(SIDE, SIDE))
+
+
+@pytest.fixture
+def packed_once(batcher, rng):
+    return batcher.draw(3, 2, rng)[2]
+
+
+def test_dense_truth_says_what_is_on_a_token(batcher, scenes, rng):
+    images, dense, _ = batcher.draw(4, 0, rng)
+    assert images.shape == (4, 3, SIDE, SIDE)
+    assert dense.owned.any(dim=1).all()
+    assert not dense.owned.all(dim=1).any()
+    token = torch.arange(64)
+    centre = torch.stack([token % 8, token // 8], dim=-1) * 16 + 8
+    near = (dense.box[..., :2] - 16 < centre) & (centre < dense.box[..., 2:] + 16)
+    assert near.all(-1)[dense.owned].all()
+
+
+def test_perfect_readings_have_no_dense_loss_but_that_of_classes(batcher, model, rng):
+    _, dense, _ = batcher.draw(2, 0, rng)
+    numbers = Numbers.of(list(range(SIDE)))
+    scores = numbers.near.log().clamp(min=-1e4)
+    aim = dense.box[dense.owned].round().long().clamp(0, SIDE - 1).flatten()
+    assert float(numbers.loss(scores[aim], aim)) == pytest.approx(0, abs=1e-4)
+    assert float(numbers.loss(scores[(aim + 5) % SIDE], aim)) > 1
+    assert float(hits(dense.box[dense.owned], dense.box[dense.owned])) == 1
+    width = model.config.text_config.hidden_size
+    losses = dense_losses(
+        DenseHeads(width, 8),
+        torch.randn(2, 64, width),
+        torch.randn(2, 64, width),
+        dense,
+        numbers,
+        torch.randn(SIDE, width),
+        cell=16,
+    )
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert float(losses['hit/seen']) < 0.3
+
+
+def test_hits_counts_boxes_that_overlap_by_half():
+    truth = torch.tensor([[0.0, 0, 10, 10]]).expand(3, -1)
+    found = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5.2], [0, 0, 10, 4.8]])
+    assert float(hits(found, truth)) == pytest.approx(2 / 3)
+    assert [box_iou(Box(*box), Box(0, 0, 10, 10)) > 0.5 for box in found.tolist()] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_gaze_is_right_on_any_token_of_the_target():
+    owner = torch.tensor([[-1, 0, 0, 1], [-1, 0, 0, 1]])
+    gaze = torch.tensor([[0.0, 20, 20, 0], [0, 20, 20, 0]])
+    losses = gaze_losses(gaze, torch.tensor([0, 1]), owner)
+    assert float(losses['hit/gaze']) == 0.5
+    assert float(losses['gaze']) == pytest.approx((0 + 20 + np.log(2)) / 2, abs=1e-3)
+    crowded_out = gaze_losses(gaze, torch.tensor([0, 2]), owner)
+    assert float(crowded_out['gaze']) == pytest.approx(0, abs=1e-3)
+
+
+def settings(folder, cache):
+    return Settings(
+        folder,
+        cache,
+        scenes=6,
+        first_scene=7,
+        look=Phase(4, 3, 0, 1e-3),
+        answer=Phase(4, 2, 2, 1e-3),
+        save_every=3,
+    )
+
+
+def test_a_stopped_warm_up_goes_on_as_if_nothing_had_happened(tmp_path, cache, monkeypatch):
+    whole = warm_up(settings(tmp_path / 'whole', cache))
+    update, steps = loop._Run._update, []
+
+    def stop_at_fifth(run, phase):
+        steps.append(phase)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        return update(run, phase)
+
+    monkeypatch.setattr(loop._Run, '_update', stop_at_fifth)
+    halves = settings(tmp_path / 'halves', cache)
+    with pytest.raises(KeyboardInterrupt):
+        warm_up(halves)
+    resumed = warm_up(halves)
+    assert len(steps) == 5 + 5  # from step 3 on
+    first, second = (
+        transformers.AutoModelForImageTextToText.from_pretrained(folder).state_dict()
+        for folder in (whole, resumed)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert warm_up(halves) == resumed  # is done
+    assert len(steps) == 10
+    assert [file.name for file in resumed.parent.iterdir() if file.is_file()] == []
+
+
+def test_what_comes_out_is_an_ordinary_checkpoint_that_answers(tmp_path, cache, scenes):
+    folder = warm_up(settings(tmp_path, cache))
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 30e6
+    reasoner = TransformersReasoner(str(folder), device='cpu', max_new_tokens=5)
+    assert reasoner.family.name == 'tiny'
+    assert isinstance(reasoner.reason(scenes.images[0], 'the red mug'), str)
+
+
+def test_it_learns(tmp_path, cache):
+    few = dataclasses.replace(
+        settings(tmp_path, cache),
+        look=Phase(1, 2, 0, 1e-3),
+        answer=Phase(99, 4, 2, 2e-3),
+        save_every=1000,
+    )
+    lines = []
+    warm_up(few, on_report=lines.append)
+    assert lines[1]['words'] < 0.5 * lines[0]['words']
+    assert lines[1]['numbers'] < lines[0]['numbers']
+    assert lines[1]['read/colour'] < lines[0]['read/colour']
