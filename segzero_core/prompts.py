@@ -174,6 +174,8 @@ FAMILIES = {
             image_size=896,
             space='thousandths',
         ),
+        # The embedded model knows nothing but this one request: the sentence says it all.
+        PromptFamily('tiny', '{question}', image_size=128, clean=_lower_case),
     )
 }
 

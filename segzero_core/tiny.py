@@ -29,6 +29,9 @@ SPECIAL_TOKENS = (
     '<|image_pad|>',
     '<|video_pad|>',
 )
+# Published models use 1e6, with heads twice as wide. Here the frequencies left for columns would
+# then turn by less than 0.002 over a row of eight image tokens: left and right would look alike.
+_ROPE_THETA = 10.0
 # The turns of Qwen's format (ChatML with vision markers), without its default system turn: a tiny
 # model has no tokens to spare.
 CHAT_TEMPLATE = """\
@@ -61,10 +64,15 @@ class ReasonerSizes:
         vision_width: Width of the vision tower; a multiple of ``4 * vision_heads``.
         vision_layers: Blocks of the vision tower; the last one attends to the whole image.
         vision_heads: Attention heads of the vision tower.
+        vision_mlp: Width of the vision tower's MLPs; 0 = four times ``vision_width``.
+        patch: Side of a patch in pixels, two by two of which make one image token; 0 = the model
+            type's own (14 or 16).
+        whole_image: Let every block of the vision tower attend to the whole image (Qwen2.5-VL).
         text_layers: Layers of the language model.
         text_heads: Query heads of the language model, each 64 wide: the smallest that model
             servers accept. They make up the language model's width.
         text_kv_heads: Key and value heads; divides ``text_heads``.
+        text_mlp: Width of the language model's MLPs; 0 = four times its own.
         min_pixels: Smaller images are enlarged to this many pixels.
         max_pixels: Larger images are reduced to this many pixels.
     """
@@ -73,9 +81,13 @@ class ReasonerSizes:
     vision_width: int = 64
     vision_layers: int = 2
     vision_heads: int = 2
+    vision_mlp: int = 0
+    patch: int = 0
+    whole_image: bool = False
     text_layers: int = 2
     text_heads: int = 2
     text_kv_heads: int = 1
+    text_mlp: int = 0
     min_pixels: int = 56 * 56
     max_pixels: int = 3584 * 3584
 
@@ -110,6 +122,7 @@ def build_tiny_reasoner(
     model_type: ReasonerType = 'qwen2_5_vl',
     corpus: Iterable[str] | None = None,
     family: str = '',
+    whole_tokens: Iterable[str] = (),
 ) -> Path:
     """Write a randomly initialised Qwen-VL with its own tokenizer and image processor.
 
@@ -120,6 +133,7 @@ def build_tiny_reasoner(
         model_type: Which of the three generations.
         corpus: Texts the tokenizer learns its merges from; the prompts by default.
         family: Prompt family to note in ``segzero.json``; '' leaves the choice to the model type.
+        whole_tokens: Texts that are one token each, wherever they occur.
 
     Returns:
         ``folder``.
@@ -128,6 +142,7 @@ def build_tiny_reasoner(
     folder.mkdir(parents=True, exist_ok=True)
     texts = [entry.template for entry in FAMILIES.values()] if corpus is None else corpus
     tokenizer = _train_tokenizer(texts, sizes.vocabulary)
+    tokenizer.add_tokens(list(whole_tokens))
     config = _reasoner_config(model_type, sizes, tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -178,7 +193,7 @@ def _reasoner_config(model_type: ReasonerType, sizes: ReasonerSizes, tokenizer: 
     text = {
         'vocab_size': len(tokenizer),
         'hidden_size': sizes.text_width,
-        'intermediate_size': 4 * sizes.text_width,
+        'intermediate_size': sizes.text_mlp or 4 * sizes.text_width,
         'num_hidden_layers': sizes.text_layers,
         'num_attention_heads': sizes.text_heads,
         'num_key_value_heads': sizes.text_kv_heads,
@@ -187,7 +202,7 @@ def _reasoner_config(model_type: ReasonerType, sizes: ReasonerSizes, tokenizer: 
         # How the 32 rotary frequencies of a 64-wide head are shared by time, height and width.
         'rope_parameters': {
             'rope_type': 'default',
-            'rope_theta': 1e6,
+            'rope_theta': _ROPE_THETA,
             'mrope_section': [8, 12, 12],
         },
         'bos_token_id': None,
@@ -195,16 +210,19 @@ def _reasoner_config(model_type: ReasonerType, sizes: ReasonerSizes, tokenizer: 
         'pad_token_id': tokenizer.pad_token_id,
     }
     vision: dict[str, Any] = {'depth': sizes.vision_layers, 'num_heads': sizes.vision_heads}
+    if sizes.patch:
+        vision |= {'patch_size': sizes.patch, 'window_size': 8 * sizes.patch}
     if model_type == 'qwen2_vl':
         vision |= {'embed_dim': sizes.vision_width, 'hidden_size': sizes.text_width}
     else:
         vision |= {
             'hidden_size': sizes.vision_width,
-            'intermediate_size': 4 * sizes.vision_width,
+            'intermediate_size': sizes.vision_mlp or 4 * sizes.vision_width,
             'out_hidden_size': sizes.text_width,
         }
     if model_type == 'qwen2_5_vl':
-        vision |= {'fullatt_block_indexes': [sizes.vision_layers - 1]}
+        first = 0 if sizes.whole_image else sizes.vision_layers - 1
+        vision |= {'fullatt_block_indexes': list(range(first, sizes.vision_layers))}
     if model_type == 'qwen3_vl':
         vision |= {'deepstack_visual_indexes': [0], 'num_position_embeddings': 256}
     config_class = type(transformers.AutoConfig.for_model(model_type))

@@ -8,6 +8,7 @@ such that every segment sees what it would see alone, so the image is paid for o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,10 +33,12 @@ class Segment(NamedTuple):
     Attributes:
         prompt: From the end of the image to the start of the reply.
         reply: Thinking, answer and the end of the turn.
+        target: The item meant.
     """
 
     prompt: list[int]
     reply: list[int]
+    target: int
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,23 @@ class Dense:
     """What is on each of the N image tokens of B scenes.
 
     Attributes:
-        owned: (B, N) bool, whether an object is on the token.
+        owner: (B, N) int64, the item on the token; -1 for none.
         colour: (B, N) int64 index of its colour; 0 where there is none.
         shape: (B, N) int64, likewise.
         size: (B, N) int64, likewise.
         box: (B, N, 4) float32 its box in pixels of the model's square.
     """
 
-    owned: torch.Tensor
+    owner: torch.Tensor
     colour: torch.Tensor
     shape: torch.Tensor
     size: torch.Tensor
     box: torch.Tensor
+
+    @property
+    def owned(self) -> torch.Tensor:
+        """(B, N) bool, whether an object is on the token."""
+        return self.owner >= 0
 
 
 @dataclass(frozen=True)
@@ -64,12 +72,14 @@ class Packed:
     Attributes:
         ids: (B, L) int64.
         labels: (B, L) int64, the token that follows, where it is part of a reply.
+        targets: (B, L) int64, the item that is meant there.
         positions: (3, B, L) int64, time, height and width, as the model counts them itself.
         mask: (B, 1, L, L) bool, who may look at whom.
     """
 
     ids: torch.Tensor
     labels: torch.Tensor
+    targets: torch.Tensor
     positions: torch.Tensor
     mask: torch.Tensor
 
@@ -115,17 +125,18 @@ class Batcher:
         Returns:
             (B, 3, S, S) uint8 images; what is on their tokens; the sequences.
         """
-        images, instances, items, segments = [], [], [], []
+        images, instances, segments = [], [], []
+        items: list[list[Item]] = []
         for index in rng.integers(len(self.scenes), size=count):
             flip = rng.random() < 0.5
             step = -1 if flip else 1
             images.append(self.scenes.images[index][:, ::step])
             instances.append(self.scenes.instances[index][:, ::step])
-            there = self.scenes.items[index]
-            items.append(
-                [mirror_item(item, self.scenes.side) for item in there] if flip else there
-            )
-            segments.append(self._segments(index, flip, items[-1], sentences, rng))
+            there = list(self.scenes.items[index])
+            if flip:
+                there = [mirror_item(item, self.scenes.side) for item in there]
+            items.append(there)
+            segments.append(self._segments(index, flip, there, sentences, rng))
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         return pixels, self._dense(np.stack(instances), items), self._pack(segments)
 
@@ -145,13 +156,15 @@ class Batcher:
             of_kind = list(kinds.values())[int(rng.random() * len(kinds))]
             query = of_kind[int(rng.random() * len(of_kind))]
             text = mirror_sentence(query.text) if flip else query.text
-            segments.append(self.segment(text, items[query.target], rng))
+            segments.append(self.segment(text, items, query.target, rng))
         return segments
 
-    def segment(self, sentence: str, item: Item, rng: np.random.Generator) -> Segment:
-        """Return the tokens of a sentence and of a reply that finds ``item``."""
-        reply = self._ids(write_reply(item, self.scenes.side, rng))
-        return Segment(self._ids(self._prompt(sentence)[1]), [*reply, self._end])
+    def segment(
+        self, sentence: str, items: Sequence[Item], target: int, rng: np.random.Generator
+    ) -> Segment:
+        """Return the tokens of a sentence and of a reply that finds ``items[target]``."""
+        reply = self._ids(write_reply(items[target], self.scenes.side, rng))
+        return Segment(self._ids(self._prompt(sentence)[1]), [*reply, self._end], target)
 
     def _prompt(self, sentence: str) -> tuple[str, str]:
         """Return the prompt before and after the image."""
@@ -187,7 +200,7 @@ class Batcher:
         found = torch.from_numpy(table[np.arange(len(items))[:, None], owner])
         classes = found[..., :3].long()
         return Dense(
-            torch.from_numpy(owner >= 0),
+            torch.from_numpy(owner),
             classes[..., 0],
             classes[..., 1],
             classes[..., 2],
@@ -196,10 +209,11 @@ class Batcher:
 
     def _pack(self, segments: list[list[Segment]]) -> Packed:
         start = self.tokens.stop
-        lengths = [sum(len(s.prompt) + len(s.reply) for s in row) for row in segments]
+        lengths = [sum(len(part.prompt) + len(part.reply) for part in row) for row in segments]
         rows, length = len(segments), start + max(lengths)
         ids = np.full((rows, length), self._pad)
         labels = np.full((rows, length), NO_LABEL)
+        targets = np.full((rows, length), -1)
         positions = np.zeros((3, rows, length), np.int64)
         part = np.full((rows, length), -1)  # 0 is what all share, -1 what nobody needs
         shared = len(self.head)
@@ -210,12 +224,13 @@ class Batcher:
             positions[axis, :, self.tokens] = shared + offset
         for b, row in enumerate(segments):
             at = start
-            for number, (prompt, reply) in enumerate(row, start=1):
+            for number, (prompt, reply, target) in enumerate(row, start=1):
                 end = at + len(prompt) + len(reply)
                 ids[b, at:end] = prompt + reply
                 # The image takes as many positions as its longer side has tokens.
                 positions[:, b, at:end] = shared + self.grid + np.arange(end - at)
-                labels[b, at + len(prompt) - 1 : end - 1] = reply
+                foretells = slice(at + len(prompt) - 1, end - 1)
+                labels[b, foretells], targets[b, foretells] = reply, target
                 part[b, at:end] = number
                 at = end
         belongs = torch.from_numpy((part[:, None] == part[..., None]) | (part[:, None] == 0))
@@ -224,6 +239,7 @@ class Batcher:
         return Packed(
             torch.from_numpy(ids),
             torch.from_numpy(labels),
+            torch.from_numpy(targets),
             torch.from_numpy(positions),
             mask[:, None],
         )

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import math
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,32 @@ import numpy as np
 import torch
 
 from segzero_core.checkpoints import transformers
+from segzero_core.errors import TrainingError
 from segzero_core.prompts import get_family
 from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.tiny import ReasonerSizes, build_tiny_reasoner
 from training.grounding.batches import NO_LABEL, Batcher
-from training.grounding.losses import DenseHeads, Numbers, dense_losses, reply_losses
+from training.grounding.losses import (
+    DenseHeads,
+    Numbers,
+    dense_losses,
+    gaze_losses,
+    reply_losses,
+)
 from training.grounding.network import parameters, read, see, start_local, start_ordered
 from training.grounding.scenes import Scenes, load_scenes
 from training.grounding.texts import corpus, whole_tokens
 
-log = logging.getLogger(__name__)
-
 FAMILY = 'tiny'
 _CORPUS_SCENES = 1000
+_REPORT_EVERY = 50
+
+Report = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training with its own learning-rate schedule (warm-up, then cosine).
+    """One stretch of training with its own learning-rate schedule.
 
     Attributes:
         steps: How many.
@@ -52,9 +59,10 @@ class Settings:
     """Everything that decides what comes out.
 
     Attributes:
-        output: Checkpoint folder to write.
+        output: Folder of the run; the trained checkpoint is its ``model``.
         cache: Folder for rendered scenes.
-        scenes: How many, from seed 0.
+        scenes: How many.
+        first_scene: Seed of the first.
         look: First phase.
         answer: Second phase.
         dense_weight: Of the dense losses in the second phase.
@@ -65,38 +73,48 @@ class Settings:
 
     output: Path
     cache: Path
-    scenes: int = 16_000
-    look: Phase = field(default=Phase(500, 48, 0, 2e-3))
-    answer: Phase = field(default=Phase(2000, 24, 6, 1.5e-3))
+    scenes: int = 12_000
+    first_scene: int = 20_000
+    look: Phase = field(default=Phase(300, 48, 0, 2e-3))
+    answer: Phase = field(default=Phase(1600, 16, 6, 1.5e-3))
     dense_weight: float = 0.6
     middle: int = 2
     seed: int = 0
     save_every: int = 250
 
 
-def warm_up(settings: Settings) -> Path:
+def warm_up(settings: Settings, on_report: Report = lambda _: None) -> Path:
     """Train a tiny reasoner from random weights, or go on where a killed run stopped.
 
+    Args:
+        settings: What to do.
+        on_report: Called every 50 steps with the step, the learning rate, the speed and the means
+            of all losses and rates (``hit/...``) since the last call.
+
     Returns:
-        ``settings.output``, an ordinary checkpoint folder.
+        The trained model, an ordinary checkpoint folder.
 
     Raises:
-        FloatingPointError: A loss is not a number.
+        TrainingError: A loss is not a number.
     """
+    trained, start = settings.output / 'model', settings.output / 'start'
+    if trained.is_dir():
+        return trained
     side = get_family(FAMILY).image_size
     assert side is not None
-    scenes = load_scenes(settings.cache, 0, settings.scenes, side)
-    if not (settings.output / 'config.json').is_file():
-        create(settings.output, scenes, settings.seed)
-    run = _Run(settings, scenes)
+    scenes = load_scenes(settings.cache, settings.first_scene, settings.scenes, side)
+    if not start.is_dir():
+        create(start, scenes, settings.seed)
+    run = _Run(settings, start, scenes, on_report)
     run.resume()
     run.train()
-    run.save()
-    return settings.output
+    run.save(trained)
+    return trained
 
 
 def create(folder: Path, scenes: Scenes, seed: int) -> None:
-    """Write the untrained model, with its tokenizer and image processor."""
+    """Write the untrained model, with its tokenizer and image processor, to a new folder."""
+    part = folder.with_suffix('.part')  # a killed run leaves nothing that looks whole
     some = slice(0, _CORPUS_SCENES)
     words = Scenes(
         scenes.images[some], scenes.instances[some], scenes.items[some], scenes.queries[some]
@@ -117,28 +135,29 @@ def create(folder: Path, scenes: Scenes, seed: int) -> None:
         whole_image=True,
     )
     build_tiny_reasoner(
-        folder,
+        part,
         seed,
         sizes,
         corpus=corpus(words),
         family=FAMILY,
         whole_tokens=whole_tokens(scenes.side),
     )
-    model = _load(folder)
-    tokenizer = QwenProcessor.from_pretrained(folder).tokenizer
+    model = _load(part)
+    tokenizer = QwenProcessor.from_pretrained(part).tokenizer
     start_local(model)
     start_ordered(model, _number_tokens(tokenizer, scenes.side))
-    model.save_pretrained(folder)
+    model.save_pretrained(part)
+    part.rename(folder)
 
 
 class _Run:
     """What a training carries from step to step."""
 
-    def __init__(self, settings: Settings, scenes: Scenes) -> None:
+    def __init__(self, settings: Settings, start: Path, scenes: Scenes, on_report: Report) -> None:
         torch.manual_seed(settings.seed)
-        self._settings = settings
-        self._model = _load(settings.output).train()
-        processor = QwenProcessor.from_pretrained(settings.output)
+        self._settings, self._start, self._on_report = settings, start, on_report
+        self._model = _load(start).train()
+        processor = QwenProcessor.from_pretrained(start)
         tower = self._model.model.visual
         self._batcher = Batcher(
             scenes,
@@ -164,7 +183,8 @@ class _Run:
         """Run both phases from the step it stands at."""
         start = 0
         for phase in (self._settings.look, self._settings.answer):
-            began, sums = time.perf_counter(), {}
+            began = time.perf_counter()
+            sums: dict[str, list[float]] = {}
             while self._step < start + phase.steps:
                 rate = _rate(phase, self._step - start)
                 for group in self._optimizer.param_groups:
@@ -172,8 +192,9 @@ class _Run:
                 for name, value in self._update(phase).items():
                     sums.setdefault(name, []).append(value)
                 self._step += 1
-                if self._step % 50 == 0:
-                    self._report(rate, sums, 50 * phase.scenes / (time.perf_counter() - began))
+                if self._step % _REPORT_EVERY == 0:
+                    done = _REPORT_EVERY * phase.scenes
+                    self._report(rate, sums, done / (time.perf_counter() - began))
                     began, sums = time.perf_counter(), {}
                 if self._step % self._settings.save_every == 0:
                     self._checkpoint()
@@ -183,23 +204,23 @@ class _Run:
         images, dense, packed = self._batcher.draw(phase.scenes, phase.sentences, self._rng)
         images = _vary_light(images, self._rng)
         seen = see(self._model, images, self._mean, self._std)
-        middle, final = read(
-            self._model, seen, packed, self._batcher.tokens, self._settings.middle
-        )
+        reading = read(self._model, seen, packed, self._batcher.tokens, self._settings.middle)
         words = self._model.get_input_embeddings().weight
-        losses = dense_losses(self._heads, seen, middle, dense, self._numbers, words, self._cell)
-        weight = self._settings.dense_weight if phase.sentences else 1.0
-        total = weight * sum(
-            loss for name, loss in losses.items() if '/' in name and name[:3] != 'hit'
+        losses = dense_losses(
+            self._heads, seen, reading.middle, dense, self._numbers, words, self._cell
         )
+        weight = self._settings.dense_weight if phase.sentences else 1.0
+        total = weight * sum(loss for name, loss in losses.items() if not name.startswith('hit'))
         if phase.sentences:
             replies = packed.labels != NO_LABEL
-            scores = self._model.lm_head(final[replies])
+            scores = self._model.lm_head(reading.final[replies])
             answers = reply_losses(scores, packed.labels[replies], self._numbers)
-            total = total + answers['words'] + answers['numbers']
+            owner = dense.owner[replies.nonzero()[:, 0]]
+            answers |= gaze_losses(reading.gaze[replies], packed.targets[replies], owner)
+            total = total + answers['words'] + answers['numbers'] + answers['gaze']
             losses |= answers
         if not torch.isfinite(total):
-            raise FloatingPointError(
+            raise TrainingError(
                 f'the loss at step {self._step} is {float(total)}: lower the learning rate. '
                 f'The last good state is in {self._file}'
             )
@@ -207,7 +228,7 @@ class _Run:
         total.backward()
         torch.nn.utils.clip_grad_norm_([*self._model.parameters(), *self._heads.parameters()], 1.0)
         self._optimizer.step()
-        return {name: float(value) for name, value in losses.items()}
+        return {name: float(value.detach()) for name, value in losses.items()}
 
     def resume(self) -> None:
         """Go back to the newest resume point, if there is one."""
@@ -219,7 +240,6 @@ class _Run:
         self._optimizer.load_state_dict(state['optimizer'])
         self._rng.bit_generator.state = state['rng']
         self._step = state['step']
-        log.info('going on from step %d', self._step)
 
     def _checkpoint(self) -> None:
         part = self._file.with_suffix('.tmp')
@@ -235,17 +255,17 @@ class _Run:
         )
         part.replace(self._file)
 
-    def save(self) -> None:
-        """Write the trained weights and remove what only a resume needs."""
-        self._model.save_pretrained(self._settings.output)
+    def save(self, folder: Path) -> None:
+        """Write the trained checkpoint and remove what only a resume needs."""
+        part = folder.with_suffix('.part')
+        shutil.copytree(self._start, part, dirs_exist_ok=True)
+        self._model.save_pretrained(part)
+        part.rename(folder)
         self._file.unlink(missing_ok=True)
 
     def _report(self, rate: float, sums: dict[str, list[float]], speed: float) -> None:
         means = {name: float(np.mean(values)) for name, values in sums.items()}
-        line = {'step': self._step, 'rate': rate, 'scenes_per_second': speed, **means}
-        with (self._settings.output.parent / 'metrics.jsonl').open('a') as file:
-            file.write(json.dumps(line) + '\n')
-        log.info(' '.join(f'{name} {value:.4g}' for name, value in line.items()))
+        self._on_report({'step': self._step, 'rate': rate, 'scenes_per_s': speed, **means})
 
 
 def _load(folder: Path) -> Any:
@@ -266,6 +286,7 @@ def _vary_light(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def _rate(phase: Phase, step: int) -> float:
-    warm = min(1.0, (step + 1) / min(100, max(1, phase.steps // 5)))
-    fall = 0.5 * (1 + math.cos(math.pi * step / phase.steps))
-    return phase.learning_rate * warm * (0.05 + 0.95 * fall)
+    """Return the learning rate: up for 100 steps, level, and down while replies settle."""
+    rise = (step + 1) / min(100, max(1, phase.steps // 5))
+    fall = (phase.steps - step) / (0.25 * phase.steps) if phase.sentences else 1.0
+    return phase.learning_rate * min(1.0, rise, fall)

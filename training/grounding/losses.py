@@ -127,6 +127,25 @@ def reply_losses(
     return losses
 
 
+def gaze_losses(
+    gaze: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return the loss of not looking at what is meant, and how often the best look is right.
+
+    Args:
+        gaze: (n, N) attention scores of image tokens, where a reply is being written.
+        targets: (n,) the item meant.
+        owner: (n, N) the item on each token.
+    """
+    right = owner == targets[:, None]
+    there = right.any(-1)  # a small thing can be crowded out of all tokens
+    right, gaze = right[there], gaze[there]
+    shares = functional.log_softmax(gaze, dim=-1)
+    on_target = shares.masked_fill(~right, -torch.inf).logsumexp(-1)
+    best = gaze.argmax(-1, keepdim=True)
+    return {'gaze': -on_target.mean(), 'hit/gaze': right.gather(1, best).float().mean()}
+
+
 def hits(found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Return the share of (n, 4) boxes whose IoU with the true ones is over 0.5."""
     low = torch.maximum(found[:, :2], truth[:, :2])

@@ -8,7 +8,7 @@ arithmetic; and it shows no sentence its image more than once.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -43,9 +43,22 @@ def see(model: Any, images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor)
     return merged.view(batch, count // merge**2, -1)
 
 
-def read(
-    model: Any, seen: torch.Tensor, packed: Packed, where: slice, middle: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+class Read(NamedTuple):
+    """What the language model made of packed sequences.
+
+    Attributes:
+        middle: (B, N, width) hidden states of the image tokens after some layers.
+        gaze: (B, L, N) how much the next layer's first head is drawn to each image token, before
+            softmax.
+        final: (B, L, width) hidden states at the end, normalised.
+    """
+
+    middle: torch.Tensor
+    gaze: torch.Tensor
+    final: torch.Tensor
+
+
+def read(model: Any, seen: torch.Tensor, packed: Packed, where: slice, middle: int) -> Read:
     """Run the language model on packed sequences.
 
     Args:
@@ -54,21 +67,31 @@ def read(
         packed: The sequences.
         where: Where the image tokens are.
         middle: After how many layers to look at the image tokens.
-
-    Returns:
-        (B, N, width) hidden states of the image tokens after ``middle`` layers, and (B, L, width)
-        of everything at the end, normalised.
     """
     language = model.model.language_model
     words = language.embed_tokens(packed.ids)
     hidden = torch.cat([words[:, : where.start], seen, words[:, where.stop :]], dim=1)
     rotary = language.rotary_emb(hidden, packed.positions)
-    halfway = hidden
-    for number, layer in enumerate(language.layers, start=1):
+    for layer in language.layers[:middle]:
         hidden = layer(hidden, attention_mask=packed.mask, position_embeddings=rotary)
-        if number == middle:
-            halfway = hidden
-    return halfway[:, where], language.norm(hidden)
+    halfway = hidden[:, where]
+    gaze = _gaze(language.layers[middle], hidden, rotary, where)
+    for layer in language.layers[middle:]:
+        hidden = layer(hidden, attention_mask=packed.mask, position_embeddings=rotary)
+    return Read(halfway, gaze, language.norm(hidden))
+
+
+def _gaze(
+    layer: Any, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], where: slice
+) -> torch.Tensor:
+    """Return (B, L, N): the first head's attention scores for the image tokens."""
+    attention, state = layer.self_attn, layer.input_layernorm(hidden)
+    head = slice(attention.head_dim)
+    turn = rotary[0], rotary[1]
+    query = functional.linear(state, attention.q_proj.weight[head], attention.q_proj.bias[head])
+    key = functional.linear(state, attention.k_proj.weight[head], attention.k_proj.bias[head])
+    scores = _turn(query, turn) @ _turn(key, turn)[:, where].transpose(1, 2)
+    return scores * attention.scaling
 
 
 def _patches(pixels: torch.Tensor, patch: int, merge: int) -> torch.Tensor:

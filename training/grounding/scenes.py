@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from segzero_core.geometry import (
     rescale_box,
     rescale_point,
 )
-from segzero_core.synthetic import Query, make_scene
+from segzero_core.synthetic import Query, Scene, make_scene
 from segzero_core.types import Box, Point, Size
 
 COUNT = (2, 5)  # objects per scene
@@ -61,8 +61,8 @@ class Scenes:
 
     images: npt.NDArray[np.uint8]
     instances: npt.NDArray[np.uint8]
-    items: Sequence[Sequence[Item]]
-    queries: Sequence[Sequence[Query]]
+    items: list[list[Item]]
+    queries: list[list[Query]]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,51 +77,44 @@ def load_scenes(cache: Path, first: int, count: int, side: int) -> Scenes:
     """Return the scenes of seeds ``first`` to ``first + count - 1``, rendering what is missing.
 
     Args:
-        cache: Folder for rendered chunks; made if it is not there.
-        first: First seed; a multiple of 250.
-        count: How many; a multiple of 250.
+        cache: Folder for what is rendered; made if it is not there.
+        first: First seed.
+        count: How many, at least 1.
         side: Of the square they are stretched to, in pixels.
     """
-    if first % _CHUNK or count % _CHUNK or count < 1:
-        raise ValueError(f'first ({first}) and count ({count}) must be multiples of {_CHUNK}')
     cache.mkdir(parents=True, exist_ok=True)
-    files = {
-        start: cache / f'{side}px-{start:07}.npz' for start in range(first, first + count, _CHUNK)
-    }
-    missing = [(start, side, file) for start, file in files.items() if not file.is_file()]
+    jobs = []
+    for start in range(first, first + count, _CHUNK):
+        seeds = range(start, min(start + _CHUNK, first + count))
+        jobs.append((seeds, side, cache / f'{side}px-{start:07}-{len(seeds)}.npz'))
+    missing = [job for job in jobs if not job[-1].is_file()]
     if missing:
         # Fresh interpreters: forking after torch has started its threads can hang.
-        workers = ProcessPoolExecutor(os.cpu_count(), mp_context=get_context('spawn'))
-        with workers:
-            for _ in workers.map(_render_chunk, missing):
-                pass
-    chunks = [np.load(file) for file in files.values()]
+        processes = min(len(missing), os.cpu_count() or 1)
+        with ProcessPoolExecutor(processes, mp_context=get_context('spawn')) as workers:
+            deque(workers.map(_render_chunk, missing), maxlen=0)
+    chunks = [np.load(file) for _, _, file in jobs]
+    records = [record for chunk in chunks for record in json.loads(str(chunk['records']))]
     return Scenes(
         images=np.concatenate([chunk['images'] for chunk in chunks]),
         instances=np.concatenate([chunk['instances'] for chunk in chunks]),
-        items=[items for chunk in chunks for items in _items(chunk)],
-        queries=[queries for chunk in chunks for queries in _queries(chunk)],
+        items=[[_item(*fields) for fields in record['items']] for record in records],
+        queries=[[Query(*query) for query in record['queries']] for record in records],
     )
 
 
-def _render_chunk(job: tuple[int, int, Path]) -> None:
-    start, side, file = job
+def _render_chunk(job: tuple[range, int, Path]) -> None:
+    seeds, side, file = job
     square = Size(side, side)
     images, instances, records = [], [], []
-    for seed in range(start, start + _CHUNK):
+    for seed in seeds:
         scene = make_scene(seed, RENDERED, COUNT)
         # Pillow's bilinear filter, as at inference.
         picture = PilImage.fromarray(scene.image)
         images.append(np.asarray(picture.resize(square, PilImage.Resampling.BILINEAR)))
         ids = PilImage.fromarray(scene.instances)
         instances.append(np.asarray(ids.resize(square, PilImage.Resampling.NEAREST)))
-        items = []
-        for i, item in enumerate(scene.objects):
-            mask = scene.mask(i)
-            box = rescale_box(mask_to_box(mask), RENDERED, square)
-            circles = largest_inscribed_circles(mask)
-            points = [rescale_point(circle.center, RENDERED, square) for circle in circles]
-            items.append((item.colour, item.shape, item.size, box, points))
+        items = [_describe(scene, i, square) for i in range(len(scene.objects))]
         records.append({'items': items, 'queries': scene.queries()})
     part = file.with_suffix(f'.{os.getpid()}.tmp')
     with part.open('wb') as out:
@@ -134,14 +127,20 @@ def _render_chunk(job: tuple[int, int, Path]) -> None:
     part.replace(file)  # a killed run leaves no half a chunk
 
 
-def _items(chunk: np.lib.npyio.NpzFile) -> Iterator[list[Item]]:
-    for record in json.loads(str(chunk['records'])):
-        yield [
-            Item(colour, shape, size, Box(*box), (Point(*points[0]), Point(*points[1])))
-            for colour, shape, size, box, points in record['items']
-        ]
+def _describe(scene: Scene, i: int, square: Size) -> Item:
+    item, mask = scene.objects[i], scene.mask(i)
+    first, second = largest_inscribed_circles(mask)
+    return Item(
+        item.colour,
+        item.shape,
+        item.size,
+        rescale_box(mask_to_box(mask), RENDERED, square),
+        (
+            rescale_point(first.center, RENDERED, square),
+            rescale_point(second.center, RENDERED, square),
+        ),
+    )
 
 
-def _queries(chunk: np.lib.npyio.NpzFile) -> Iterator[list[Query]]:
-    for record in json.loads(str(chunk['records'])):
-        yield [Query(*query) for query in record['queries']]
+def _item(colour: str, shape: str, size: str, box: list[float], points: list[Any]) -> Item:
+    return Item(colour, shape, size, Box(*box), (Point(*points[0]), Point(*points[1])))

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``method: warm_up`` of the training command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from segzero_core.errors import ConfigError, UnknownNameError
+from segzero_core.registry import look_up
+from training.grounding.loop import Phase, Settings, warm_up
+from training.metrics import append_metrics
+
+_PHASES = ('look', 'answer')
+
+
+def run_warm_up(file: Path, overrides: Sequence[str]) -> None:
+    """Train as a configuration file and ``key=value`` overrides say; print and keep progress.
+
+    Raises:
+        ConfigError: A key does not exist or a value does not fit.
+        TrainingError: A loss is not a number.
+    """
+    settings = read_settings(file, overrides)
+    settings.output.mkdir(parents=True, exist_ok=True)
+    print(settings, flush=True)
+
+    def report(line: dict[str, float]) -> None:
+        append_metrics(settings.output, line)
+        print(' '.join(f'{name} {value:.4g}' for name, value in line.items()), flush=True)
+
+    print(f'the model is in {warm_up(settings, report)}')
+
+
+def read_settings(file: Path, overrides: Sequence[str]) -> Settings:
+    """Return the settings in a YAML file, changed by ``key=value`` or ``phase.key=value``.
+
+    Raises:
+        ConfigError: A key does not exist or a value does not fit.
+    """
+    values = yaml.safe_load(file.read_text(encoding='utf-8'))
+    values.pop('method')
+    values.setdefault('output', f'runs/{file.stem}')
+    for override in overrides:
+        key, equals, text = override.partition('=')
+        if not equals:
+            raise ConfigError(f'{override!r} is not of the form key=value')
+        group, _, name = key.rpartition('.')
+        target = values.setdefault(group, {}) if group else values
+        target[name] = yaml.safe_load(text)
+    defaults = Settings(Path(), Path())
+    for name in _PHASES:
+        phase = dataclasses.asdict(getattr(defaults, name)) | values.get(name, {})
+        values[name] = _make(Phase, phase)
+    return cast(Settings, _make(Settings, values))
+
+
+def _make(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """Return a dataclass of ``values``, each made the type its field has.
+
+    Raises:
+        ConfigError: There is no such field, one is missing, or a value does not fit.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    types: dict[str, Callable[[Any], Any]] = {
+        'int': int,
+        'float': float,
+        'Path': Path,
+        'Phase': lambda phase: phase,
+    }
+    made = {}
+    for key, value in values.items():
+        try:
+            field = fields[look_up('setting', key, fields)]
+            made[key] = types[str(field.type)](value)
+        except UnknownNameError as error:
+            raise ConfigError(str(error)) from error
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f'{key} must be of type {field.type}, got {value!r}') from error
+    try:
+        return kind(**made)
+    except TypeError as error:
+        raise ConfigError(f'{error}: add it to the file or the command line') from error
