@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -136,14 +137,13 @@ def arrange(rng: np.random.Generator, camera: Camera, kinds: Sequence[Kind]) -> 
 
 
 def _touch(a: Placed, b: Placed) -> bool:
-    gap = np.hypot(*(a.position - b.position)[:2])
-    return bool(gap < a.model.radius + b.model.radius + _GAP)
+    return math.dist(a.position[:2], b.position[:2]) < a.model.radius + b.model.radius + _GAP
 
 
 def _far(camera: Camera, new: Placed) -> bool:
     """Whether it stands so far away that it would be a speck."""
-    away = np.linalg.norm(new.position - camera.position)
-    return bool(away > _MAX_DISTANCE * np.linalg.norm(camera.position))
+    looking = math.hypot(*camera.position)
+    return math.dist(new.position, camera.position) > _MAX_DISTANCE * looking
 
 
 def _inside(camera: Camera, box: Window) -> bool:

@@ -55,10 +55,12 @@ def sample(tile: Texture, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
     u, v = x * (n / TILE_METRES), y * (n / TILE_METRES)
     u0, v0 = np.floor(u), np.floor(v)
     fu, fv = (u - u0).astype(np.float32)[:, None], (v - v0).astype(np.float32)[:, None]
-    i, j = u0.astype(np.int64) % n, v0.astype(np.int64) % n
-    i1, j1 = (i + 1) % n, (j + 1) % n
-    top = tile[j, i] * (1 - fu) + tile[j, i1] * fu
-    low = tile[j1, i] * (1 - fu) + tile[j1, i1] * fu
+    # n is a power of two, so a mask wraps negative indices as well.
+    i, j = u0.astype(np.int64) & (n - 1), (v0.astype(np.int64) & (n - 1)) * n
+    i1, j1 = (i + 1) & (n - 1), (j + n) & (n * n - 1)
+    flat = tile.reshape(-1, 3)
+    top = flat.take(j + i, axis=0) * (1 - fu) + flat.take(j + i1, axis=0) * fu
+    low = flat.take(j1 + i, axis=0) * (1 - fu) + flat.take(j1 + i1, axis=0) * fu
     return np.asarray(top * (1 - fv) + low * fv, np.float32)
 
 
