@@ -102,8 +102,8 @@ def principal_axis(region: Mask) -> Point | None:
     Args:
         region: (H, W) bool, at least two pixels.
     """
-    rows, columns = np.nonzero(region)
-    spread, axes = np.linalg.eigh(np.cov(np.stack([columns, rows])))
+    m = cv2.moments(region.astype(np.uint8), binaryImage=True)
+    spread, axes = np.linalg.eigh([[m['mu20'], m['mu11']], [m['mu11'], m['mu02']]])
     if spread[1] < ROUND**2 * spread[0]:
         return None
     x, y = axes[:, 1] * (1 if axes[0, 1] >= 0 else -1)

@@ -371,3 +371,26 @@ def test_the_target_lies_on_the_exact_surface_despite_sensor_noise(seed):
         assert on(mask, target.pixel)
         distances.append(scene.surface_distance(i, target.point))
     assert np.median(distances) < 0.01
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('seed', range(40))
+def test_whatever_comes_there_is_a_point_on_the_mask_or_a_reason(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(5):
+        shape = tuple(rng.integers(1, 60, 2))
+        mask = rng.random(shape) < rng.choice([0.1, 0.6, 0.95, 1])
+        depth = rng.random(shape) * rng.choice([0.01, 1, 12]) + rng.choice([0, 0.5])
+        depth[rng.random(shape) < rng.choice([0, 0.3, 0.6])] = rng.choice([0, np.nan, np.inf, -1])
+        points = [Point(*rng.uniform(-5, 70, 2)) for _ in range(rng.integers(0, 3))]
+        try:
+            target = find_target(mask, depth.astype(np.float32), CAMERA, points)
+        except TargetError:
+            continue
+        for pixel, point in zip(
+            (target.pixel, *target.pixels), (target.point, *target.points), strict=True
+        ):
+            assert on(mask, pixel)
+            assert np.isfinite(point).all()
+            assert 0.1 <= point[2] <= 10
+        assert target.width is None or target.width > 0
