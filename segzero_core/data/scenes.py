@@ -4,8 +4,9 @@
 Splits: ``train``; ``val`` and ``test`` (new scenes of the same kind); ``unseen_colours``,
 ``unseen_shapes`` and ``unseen_relations``, whose targets have what ``train`` never shows or says.
 
-Options: ``size`` (side of the square image, 112), ``count`` (how many records, 10000 in train,
-500 elsewhere), ``objects`` (``2-5``), ``kinds`` (of sentences, comma separated; all).
+Options: ``size`` of the image (``112``: a square, or ``256x192``), ``count`` (how many records,
+10000 in train, 500 elsewhere), ``objects`` (``2-5``), ``kinds`` (of sentences, comma separated;
+all).
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ SPLITS = {
     'unseen_shapes': 4 * 10**9,
     'unseen_relations': 5 * 10**9,
 }
+_SIZE = Size(112, 112)
+_LEAST_SIDE = 32
 _CACHE_BYTES = 512 * 2**20
 _STRIDE = 50  # seeds per record: as many scenes are tried for a sentence of the kinds wanted
 
@@ -52,14 +55,14 @@ class SceneOptions:
 
     Attributes:
         split: One of ``SPLITS``.
-        size: Side of the square image, pixels.
+        size: Of the image, pixels.
         count: Number of records.
         objects: Fewest and most objects on the table.
         kinds: Kinds of sentences.
     """
 
     split: str = 'train'
-    size: int = 112
+    size: Size = _SIZE
     count: int = 10_000
     objects: tuple[int, int] = (2, 5)
     kinds: tuple[str, ...] = KINDS
@@ -98,10 +101,16 @@ def _read_option(key: str, value: str) -> Any:
         if not 1 <= span[0] <= span[1]:
             raise ValueError(f'objects={value}')
         return span
-    number = int(value)
-    if number < (32 if key == 'size' else 1):
-        raise ValueError(f'{key}={value}')
-    return number
+    if key == 'size':
+        width, _, height = value.partition('x')
+        size = Size(int(width), int(height or width))
+        if min(size) < _LEAST_SIDE:
+            raise ValueError(f'size={value}: at least {_LEAST_SIDE} pixels are needed')
+        return size
+    count = int(value)
+    if count < 1:
+        raise ValueError(f'count={value}')
+    return count
 
 
 class SceneRecords(Sequence[Record]):
@@ -110,7 +119,7 @@ class SceneRecords(Sequence[Record]):
     def __init__(self, options: SceneOptions) -> None:
         """Take note of the options; nothing is drawn yet."""
         self.options = options
-        kept = _CACHE_BYTES // (4 * options.size**2)  # image and mask
+        kept = _CACHE_BYTES // (4 * options.size.width * options.size.height)  # image and mask
         self._make = functools.lru_cache(maxsize=kept)(functools.partial(_make_record, options))
 
     def __len__(self) -> int:
@@ -133,7 +142,7 @@ def _make_record(options: SceneOptions, index: int) -> Record:
         seed += SPLITS[options.split] + index * _STRIDE
         scene = make_scene(
             seed,
-            Size(options.size, options.size),
+            options.size,
             options.objects,
             shapes=_allowed(options.split, 'unseen_shapes', SHAPES, HELD_OUT_SHAPES),
             colours=_allowed(options.split, 'unseen_colours', tuple(COLOURS), HELD_OUT_COLOURS),

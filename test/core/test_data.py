@@ -194,6 +194,13 @@ def test_synthetic_records_are_exact_and_repeatable() -> None:
         records[6]
 
 
+def test_synthetic_size() -> None:
+    assert parse_name('val?size=64').size == Size(64, 64)
+    (record,) = read_dataset('synthetic:val?size=64x48&count=1').records
+    assert record.size == Size(64, 48)
+    assert record.load_image().shape == (48, 64, 3)
+
+
 def test_train_never_shows_what_is_held_out() -> None:
     records = read_dataset('synthetic:train?size=48&count=25').records
     words = ' '.join(f'{record.query} {record.reasoning}' for record in records)
@@ -223,6 +230,7 @@ def test_unseen_splits_mean_what_train_lacks(split: str, words: tuple[str, ...])
         ('train?kinds=relations', "Did you mean 'relation'?"),
         ('train?objects=5-2', 'objects=5-2'),
         ('train?size=big', 'big'),
+        ('train?size=64x8', 'at least 32 pixels'),
         ('train?size', 'cannot read'),
     ],
 )
