@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/examples/pregrasp.py, alone and between the camera, the node and whoever plans motions."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import PoseStamped
+
+from segzero_core.synthetic import make_scene
+
+SCRIPT = Path(__file__).resolve().parents[2] / 'docs' / 'examples' / 'pregrasp.py'
+SCENE = 11
+STANDOFF = 0.12
+
+
+@pytest.fixture(scope='module')
+def example():
+    spec = importlib.util.spec_from_file_location('pregrasp', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def rotation_of(orientation):
+    """Return the matrix of a quaternion, by the textbook formula."""
+    x, y, z, w = orientation.x, orientation.y, orientation.z, orientation.w
+    assert x * x + y * y + z * z + w * w == pytest.approx(1)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def check(pose, result, standoff):
+    """Check a pose against the result it was made from."""
+    target = result['target']
+    point = np.array(target['point_m'])
+    position = np.array([pose.pose.position.x, pose.pose.position.y, pose.pose.position.z])
+    assert np.linalg.norm(point - position) == pytest.approx(standoff)
+    assert np.linalg.norm(np.cross(point, position)) == pytest.approx(0, abs=1e-9)
+    rotation = rotation_of(pose.pose.orientation)
+    np.testing.assert_allclose(rotation[:, 2], point / np.linalg.norm(point), atol=1e-9)
+    closing = np.array([*target['closing'], 0.0])
+    assert rotation[:, 0] @ closing > 0.5
+    assert np.linalg.det([rotation[:, 0], rotation[:, 2], closing]) == pytest.approx(0, abs=1e-9)
+    assert pose.header.frame_id == target['frame_id']
+    assert pose.header.stamp.sec == result['stamp']['sec']
+    assert pose.header.stamp.nanosec == result['stamp']['nanosec']
+
+
+@pytest.mark.parametrize('angle', [0.0, 0.3, np.pi / 2, -1.2, 1.57])
+@pytest.mark.parametrize('point', [(0.0, 0.0, 0.5), (0.3, -0.2, 0.7), (-0.4, 0.4, 0.4)])
+def test_pose_stands_off_along_the_line_of_sight(example, point, angle):
+    result = {
+        'status': 'ok',
+        'stamp': {'sec': 3, 'nanosec': 4},
+        'target': {
+            'frame_id': 'optical',
+            'point_m': list(point),
+            'closing': [np.cos(angle), np.sin(angle)],
+        },
+    }
+    check(example.pregrasp_pose(result, STANDOFF), result, STANDOFF)
+
+
+@pytest.mark.parametrize(
+    ('result', 'message'),
+    [
+        ({'status': 'nothing_found', 'error': {'message': 'no such mug'}}, 'no such mug'),
+        ({'status': 'cancelled', 'error': None}, 'cancelled'),
+        ({'status': 'ok', 'target': None}, 'depth is not enabled'),
+        (
+            {
+                'status': 'ok',
+                'target': {'point_m': None, 'reason': {'message': 'too little depth'}},
+            },
+            'too little',
+        ),
+    ],
+)
+def test_without_a_metric_target_it_says_why(example, result, message):
+    with pytest.raises(ValueError, match=message):
+        example.pregrasp_pose(result, STANDOFF)
+
+
+def test_from_a_sentence_to_a_pose_before_the_object(ros, make_client, processes):
+    client = make_client(next(ros))
+    namespace = f'__ns:={client.namespace}'
+    processes(
+        '-m', 'segzero_ros.sim_camera', '--ros-args', '-r', namespace, '-p', f'seed:={SCENE}'
+    )
+    processes(
+        '-m', 'segzero_ros.node', '--ros-args', '-r', namespace,
+        '-p', 'depth.enabled:=true', '-p', 'autostart:=true',
+    )  # fmt: skip
+    processes(str(SCRIPT), '--ros-args', '-r', namespace, '-p', f'standoff:={STANDOFF}')
+    poses = []
+    topic = client.node.create_subscription(PoseStamped, 'pregrasp', poses.append, 10)
+    client.wait_for_node()
+    client.wait_for(topic.get_publisher_count, 'the example')
+    query = make_scene(SCENE).queries()[0]
+    result = client.ask(query.text)
+    assert result['status'] == 'ok', json.dumps(result)
+    client.wait_for(lambda: poses, 'a pose')
+    check(poses[0], result, STANDOFF)
