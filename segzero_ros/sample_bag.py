@@ -46,7 +46,7 @@ TYPES = {
 FRAME_ID = 'camera_color_optical_frame'
 START_NS = 1_000_000_000_000  # stamp of the first frame: the same arguments give the same bag
 FIRST_QUERY_S = 1.0
-BETWEEN_QUERIES_S = 2.0  # long enough for `rules` to answer; a sentence replaces the one before
+BETWEEN_QUERIES_S = 3.0  # long enough for `rules` to answer; a sentence replaces the one before
 ACKNOWLEDGE_S = 5.0
 # Needed by nothing else; hence imported only where it is used.
 MISSING = 'needs rosbags: pip install -r requirements/bag.txt'

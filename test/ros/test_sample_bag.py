@@ -46,7 +46,7 @@ def nanoseconds(stamp):
 def test_the_bag_is_what_a_camera_over_the_scene_publishes(recorded):
     scene = make_scene(SEED)
     frames = list(zip(*(recorded[t] for t in ('/image', '/depth', '/camera_info')), strict=True))
-    assert len(frames) == 15
+    assert len(frames) == 21
     for number, frame in enumerate(frames):
         stamps = {at for at, _ in frame} | {nanoseconds(m.header.stamp) for _, m in frame}
         assert stamps == {frames[0][0][0] + round(number * 1e9 / RATE)}
