@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from segzero_core.answer import parse_answer
 from segzero_core.checkpoints import transformers
+from segzero_core.errors import ConfigError
 from segzero_core.geometry import box_iou, mask_to_box
 from segzero_core.prompts import get_family
 from segzero_core.reasoners.qwen_processor import QwenProcessor
@@ -19,12 +21,14 @@ from segzero_core.reasoners.transformers import TransformersReasoner
 from segzero_core.types import Box, Size
 from training.grounding import Phase, Settings, loop, warm_up
 from training.grounding.batches import NO_LABEL, Batcher, mirror_item
+from training.grounding.command import read_settings
 from training.grounding.losses import DenseHeads, Numbers, dense_losses, gaze_losses, hits
 from training.grounding.network import read, see
 from training.grounding.scenes import load_scenes
 from training.grounding.texts import mirror_sentence, write_reply
 
 SIDE = 128
+PRESET = Path(__file__).parents[2] / 'config' / 'training' / 'tiny_warm_up.yaml'
 
 
 @pytest.fixture(scope='module')
@@ -290,3 +294,30 @@ def test_it_learns(tmp_path, cache):
     assert lines[1]['words'] < 0.5 * lines[0]['words']
     assert lines[1]['numbers'] < lines[0]['numbers']
     assert lines[1]['read/colour'] < lines[0]['read/colour']
+
+
+def test_the_preset_and_its_overrides_become_settings():
+    preset = read_settings(PRESET, [])
+    assert preset.output == Path('runs/tiny_warm_up')
+    assert preset.look.sentences == 0
+    changed = read_settings(PRESET, ['answer.steps=7', 'seed=3', 'output=elsewhere'])
+    assert changed == dataclasses.replace(
+        preset,
+        seed=3,
+        output=Path('elsewhere'),
+        answer=dataclasses.replace(preset.answer, steps=7),
+    )
+
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('scene=3', "Did you mean 'scenes'"),
+        ('answer.stepz=3', "Did you mean 'steps'"),
+        ('scenes=many', "scenes must be of type int, got 'many'"),
+        ('seed', "'seed' is not of the form key=value"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        read_settings(PRESET, [override])
