@@ -23,6 +23,7 @@ KEYS = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv', 'PIL': 'python3-pil'}
 # Imported only by the engine or codec that was asked for; see the comment in package.xml.
 OPTIONAL = {
     'cv_bridge',
+    'datasets',
     'huggingface_hub',
     'rosbags',
     'safetensors',

@@ -146,32 +146,40 @@ def peer(own_domain: None) -> Iterator[Peer]:
 
 
 class Processes:
-    """What launch started: process ids and exit codes by program."""
+    """What launch started: process ids, exit codes and standard output by program."""
 
     def __init__(self) -> None:
         """Nothing has started."""
         self.pids: dict[str, int] = {}
         self.exits: dict[str, int] = {}
+        self.output: dict[str, str] = {}
 
     def watch(self) -> list[Any]:
         """Return the actions that a launch description needs to be watched."""
         from launch.actions import RegisterEventHandler
-        from launch.event_handlers import OnProcessExit, OnProcessStart
+        from launch.event_handlers import OnProcessExit, OnProcessIO, OnProcessStart
 
-        # Launch numbers them: segzero_node-1.
+        def program(event: Any) -> str:
+            return event.process_name.rsplit('-', 1)[0]  # launch numbers them: segzero_node-1
+
         def started(event: Any, context: Any) -> None:
-            self.pids[event.process_name.rsplit('-', 1)[0]] = event.pid
+            self.pids[program(event)] = event.pid
+
+        def said(event: Any) -> None:
+            text = event.text.decode('utf-8')
+            self.output[program(event)] = self.output.get(program(event), '') + text
 
         def ended(event: Any, context: Any) -> None:
-            self.exits[event.process_name.rsplit('-', 1)[0]] = event.returncode
+            self.exits[program(event)] = event.returncode
 
         return [
             RegisterEventHandler(OnProcessStart(on_start=started)),
+            RegisterEventHandler(OnProcessIO(on_stdout=said)),
             RegisterEventHandler(OnProcessExit(on_exit=ended)),
         ]
 
 
 @pytest.fixture(scope='module')
 def processes() -> Processes:
-    """Pids and exit codes of what a module's launch description starts."""
+    """Return what is known about the processes that a module's launch description starts."""
     return Processes()

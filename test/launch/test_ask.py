@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""segzero_ask as a process, with this test in the node's place."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip('rclpy', reason='needs rclpy: make test installs it, or source ROS 2')
+
+from std_msgs.msg import String
+
+if TYPE_CHECKING:
+    from conftest import Peer
+
+Start = Callable[..., 'subprocess.Popen[str]']
+
+
+@pytest.fixture
+def start(own_domain: None) -> Iterator[Start]:
+    processes = []
+
+    def run(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'segzero_ros.ask', *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(('status', 'code'), [('ok', 0), ('nothing_found', 1), ('error', 1)])
+def test_prints_the_answer_to_its_own_sentence(
+    peer: Peer, start: Start, status: str, code: int
+) -> None:
+    results = peer.node.create_publisher(String, 'segzero/result', 10)
+    asked: list[str] = []
+
+    def answer(message: String) -> None:
+        asked.append(message.data)
+        for query in ('of somebody else', message.data):
+            document = {'query': query, 'status': status, 'box': [1, 2, 3, 4]}
+            results.publish(String(data=json.dumps(document)))
+
+    subscription = peer.node.create_subscription(String, 'segzero/query', answer, 10)
+    out, err = start('the', 'red "mug"').communicate(timeout=30)
+    peer.node.destroy_subscription(subscription)
+    peer.node.destroy_publisher(results)
+    assert asked == ['the red "mug"']
+    assert out == f'query: the red "mug"\nstatus: {status}\nbox: [1, 2, 3, 4]\n'
+    assert 'Traceback' not in err
+
+
+def test_one_interrupt_ends_the_wait(peer: Peer, start: Start) -> None:
+    # Once it has a publisher it waits for the node, which never comes.
+    process = start('the red mug')
+    peer.wait_for('segzero_ask', lambda: peer.node.count_publishers('segzero/query'))
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert 'Traceback' not in err
+
+
+def test_no_sentence_is_a_usage_error(start: Start) -> None:
+    process = start()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert 'usage' in err
