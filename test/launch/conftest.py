@@ -146,7 +146,7 @@ def peer(own_domain: None) -> Iterator[Peer]:
 
 
 class Processes:
-    """What launch started: process ids, exit codes and standard output by program."""
+    """What launch started: process ids, exit codes and what they wrote, by program."""
 
     def __init__(self) -> None:
         """Nothing has started."""
@@ -174,7 +174,7 @@ class Processes:
 
         return [
             RegisterEventHandler(OnProcessStart(on_start=started)),
-            RegisterEventHandler(OnProcessIO(on_stdout=said)),
+            RegisterEventHandler(OnProcessIO(on_stdout=said, on_stderr=said)),
             RegisterEventHandler(OnProcessExit(on_exit=ended)),
         ]
 
