@@ -13,6 +13,7 @@ Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
 Lobe = tuple[float, float, float]  # centre x, y and radius of a thick part
 
+_MOST = 24  # pieces; more than that is clutter, not a table with a few things
 _MIN_AREA = 0.0006  # of the picture; anything smaller is dirt
 _SOLID = 0.95  # share of its hull that makes a piece one thing beyond doubt
 _SMALLEST_PART = 0.15  # of a piece; less is a handle or a tip
@@ -26,7 +27,8 @@ def things(front: Mask, labels: Labels) -> list[Mask]:
         front: (h, w) bool, what is not the surface.
         labels: (h, w) colour labels of the foreground.
     """
-    whole = [_without_gaps(piece) for piece in _pieces(front, labels)]
+    pieces = sorted(_pieces(front, labels), key=lambda piece: -int(piece.sum()))
+    whole = [_without_gaps(piece) for piece in pieces[:_MOST]]
     found = [_with_lid(part) for piece in whole for part in _split(piece)]
     return sorted(found, key=lambda region: -int(region.sum()))
 
@@ -88,23 +90,25 @@ def _with_lid(piece: Mask) -> Mask:
     inside = np.pad(piece[window].astype(np.uint8), 1)
     height, width = inside.shape
     outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    outline = max(outlines, key=cv2.contourArea)
-    if len(outline) < 8:
-        return piece
-    defects = cv2.convexityDefects(outline, cv2.convexHull(outline, returnPoints=False))
+    hull = cv2.convexHull(np.concatenate(outlines))
+    missing = cv2.fillConvexPoly(np.zeros_like(inside), hull, 1) & (1 - inside)
+    count, hollows, stats, _ = cv2.connectedComponentsWithStats(missing)
     filled = piece.copy()
-    for start, end, deepest, depth in () if defects is None else defects[:, 0]:
-        a, b, bottom = (outline[i, 0].astype(np.float64) for i in (start, end, deepest))
-        middle, chord, depth = (a + b) / 2, b - a, depth / 256
+    for k in range(1, count):
+        if stats[k, cv2.CC_STAT_WIDTH] < 0.5 * width:
+            continue
+        y, x = np.nonzero(hollows == k)
+        a, b = (np.array([x[i], y[i]], np.float64) for i in (x.argmin(), x.argmax()))
+        middle, chord = (a + b) / 2, b - a
         half = float(np.linalg.norm(chord)) / 2
-        level = abs(chord[1]) < 0.4 * abs(chord[0]) and bottom[1] > middle[1]
+        depth = float((chord[0] * (y - a[1]) - chord[1] * (x - a[0])).max()) / (2 * half)
+        level = abs(chord[1]) < 0.4 * abs(chord[0])
         at_the_top = middle[1] < 0.35 * height and abs(middle[0] / width - 0.5) < 0.2
-        if not (level and at_the_top and half > 0.3 * width and 0.2 < depth / half < 0.95):
+        if not (level and at_the_top and 0.2 < depth / half < 0.95):
             continue
         face = np.zeros_like(inside)
         angle = float(np.degrees(np.arctan2(chord[1], chord[0])))
-        axes = (2 * half, 2 * depth)
-        cv2.ellipse(face, (tuple(middle), axes, angle), 1, cv2.FILLED)
+        cv2.ellipse(face, (tuple(middle), (2 * half, 2 * depth), angle), 1, cv2.FILLED)
         filled[window] |= face[1:-1, 1:-1] > 0
     return filled
 

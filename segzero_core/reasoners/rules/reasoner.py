@@ -33,7 +33,6 @@ _EXTREMES = {
     'large': 'largest',
     'small': 'smallest',
 }
-_MOST_THINGS = 24  # the largest ones; more than that is clutter, not a table with a few things
 
 
 class RulesReasoner:
@@ -68,7 +67,7 @@ class RulesReasoner:
         writer.check()
         view = look(image)
         writer.check()
-        things = [describe(view.image, region) for region in view.regions[:_MOST_THINGS]]
+        things = [describe(view.image, region) for region in view.regions]
         request = parse(query)
         decision = decide(request, things)
         thoughts = ' '.join([_seen(things), _asked(request), *decision.steps])

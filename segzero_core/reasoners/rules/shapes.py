@@ -190,8 +190,9 @@ def _upper_face(image: Image, body: npt.NDArray[np.uint8]) -> tuple[float, float
     colourful = np.median((high - low) / high, axis=1)
     bright = np.median(high, axis=1)
     depth = max(2, round(0.38 * len(columns)))
-    upper = slice(max(1, depth // 4), max(2, 3 * depth // 4))
-    front = slice(min(len(bright) - 1, depth + depth // 4), len(bright))
+    last = len(bright) - 1
+    upper = slice(min(last, max(1, depth // 4)), max(2, 3 * depth // 4))
+    front = slice(min(last, depth + depth // 4), last + 1)
     lid = float(np.median(colourful[upper]) - np.median(colourful[front]))
     hollow = float(np.log2(np.median(bright[upper]) / np.median(bright[front])))
     return lid, hollow

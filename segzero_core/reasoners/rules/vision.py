@@ -99,14 +99,14 @@ def _evaluate(fit: npt.NDArray[np.float64], height: int, width: int) -> Floats:
 
 def _commonest(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Which (N, 3) display values lie near the commonest one."""
-    bins = (values // 16).astype(np.int64)
-    count = np.zeros((16, 16, 16), np.float32)
+    bins = (values // 16).astype(np.int64) + 1
+    count = np.zeros((18, 18, 18))
     np.add.at(count, tuple(bins.T), 1)
-    wide = cv2.GaussianBlur(count.reshape(16, 256), (1, 3), 0).reshape(16, 16, 16)
-    wide = wide + np.roll(wide, 1, 1) + np.roll(wide, -1, 1)
-    wide = wide + np.roll(wide, 1, 2) + np.roll(wide, -1, 2)
-    peak = (np.array(np.unravel_index(wide.argmax(), wide.shape)) + 0.5) * 16
-    return np.abs(values - peak).max(axis=1) < 30
+    for axis in range(3):  # a colour on the edge of a bin counts in both
+        count = count + np.roll(count, 1, axis) + np.roll(count, -1, axis)
+    commonest = bins[count[tuple(bins.T)].argmax()]
+    peak = (commonest - 0.5) * 16
+    return np.asarray(np.abs(values - peak).max(axis=1) < 30)
 
 
 def _foreground(colour: Floats, table: Floats) -> Mask:
