@@ -18,6 +18,7 @@ from segzero_core.geometry import box_iou, mask_to_box
 from segzero_core.prompts import get_family
 from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.reasoners.transformers import TransformersReasoner
+from segzero_core.synthetic import KINDS
 from segzero_core.types import Box, Size
 from training.grounding import Phase, Settings, loop, warm_up
 from training.grounding.batches import NO_LABEL, Batcher, mirror_item
@@ -242,8 +243,7 @@ def settings(folder, cache):
         cache,
         scenes=6,
         first_scene=7,
-        look=Phase(4, 3, 0, 1e-3),
-        answer=Phase(4, 2, 2, 1e-3),
+        phases=(Phase(4, 3, 0, 1e-3), Phase(4, 2, 2, 1e-3)),
         save_every=3,
     )
 
@@ -285,8 +285,7 @@ def test_what_comes_out_is_an_ordinary_checkpoint_that_answers(tmp_path, cache, 
 def test_it_learns(tmp_path, cache):
     few = dataclasses.replace(
         settings(tmp_path, cache),
-        look=Phase(1, 2, 0, 1e-3),
-        answer=Phase(99, 4, 2, 2e-3),
+        phases=(Phase(100, 4, 2, 2e-3),),
         save_every=1000,
     )
     lines = []
@@ -299,21 +298,28 @@ def test_it_learns(tmp_path, cache):
 def test_the_preset_and_its_overrides_become_settings():
     preset = read_settings(PRESET, [])
     assert preset.output == Path('runs/tiny_warm_up')
-    assert preset.look.sentences == 0
-    changed = read_settings(PRESET, ['answer.steps=7', 'seed=3', 'output=elsewhere'])
-    assert changed == dataclasses.replace(
-        preset,
-        seed=3,
-        output=Path('elsewhere'),
-        answer=dataclasses.replace(preset.answer, steps=7),
-    )
+    assert preset.phases[0].sentences == 0
+    assert preset.phases[-1].kinds == KINDS
+    changed = read_settings(PRESET, ['seed=3', 'output=elsewhere'])
+    assert changed == dataclasses.replace(preset, seed=3, output=Path('elsewhere'))
+
+
+def test_a_phase_asks_only_its_kinds_of_sentences(batcher, scenes, processor, rng):
+    packed = batcher.draw(6, 4, rng, ['superlative'])[2]
+    asked = processor.tokenizer.batch_decode(packed.ids)
+    said = [
+        text for queries in scenes.queries for text, kind, _ in queries if kind != 'superlative'
+    ]
+    assert any('est ' in text for text in asked)
+    assert not any(f'>{text}<' in sequence for text in said for sequence in asked)
 
 
 @pytest.mark.parametrize(
     ('override', 'message'),
     [
         ('scene=3', "Did you mean 'scenes'"),
-        ('answer.stepz=3', "Did you mean 'steps'"),
+        ('phases=[{stepz: 3}]', "Did you mean 'steps'"),
+        ('phases=[{steps: 3}]', 'missing 3 required positional arguments'),
         ('scenes=many', "scenes must be of type int, got 'many'"),
         ('seed', "'seed' is not of the form key=value"),
     ],

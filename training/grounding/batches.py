@@ -8,7 +8,7 @@ such that every segment sees what it would see alone, so the image is paid for o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from segzero_core.prompts import PromptFamily
-from segzero_core.synthetic import COLOURS, SHAPES, SIZES
+from segzero_core.synthetic import COLOURS, KINDS, SHAPES, SIZES, Query
 from segzero_core.types import Box, Point
 from training.grounding.scenes import Item, Scenes
 from training.grounding.texts import mirror_sentence, write_reply
@@ -113,7 +113,11 @@ class Batcher:
         return slice(len(self.head), len(self.head) + self.grid**2)
 
     def draw(
-        self, count: int, sentences: int, rng: np.random.Generator
+        self,
+        count: int,
+        sentences: int,
+        rng: np.random.Generator,
+        kinds: Collection[str] = KINDS,
     ) -> tuple[torch.Tensor, Dense, Packed]:
         """Draw scenes, half of them mirrored, and sentences about them, every kind as often.
 
@@ -121,6 +125,7 @@ class Batcher:
             count: Scenes.
             sentences: Per scene; 0 makes sequences that end with the image.
             rng: Where chance comes from.
+            kinds: Of sentences.
 
         Returns:
             (B, 3, S, S) uint8 images; what is on their tokens; the sequences.
@@ -136,7 +141,7 @@ class Batcher:
             if flip:
                 there = [mirror_item(item, self.scenes.side) for item in there]
             items.append(there)
-            segments.append(self._segments(index, flip, there, sentences, rng))
+            segments.append(self._segments(index, flip, there, sentences, rng, kinds))
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         return pixels, self._dense(np.stack(instances), items), self._pack(segments)
 
@@ -147,13 +152,15 @@ class Batcher:
         items: list[Item],
         sentences: int,
         rng: np.random.Generator,
+        kinds: Collection[str],
     ) -> list[Segment]:
-        kinds: dict[str, list[Any]] = {}
+        found: dict[str, list[Query]] = {}
         for query in self.scenes.queries[index]:
-            kinds.setdefault(query.kind, []).append(query)
+            if query.kind in kinds:
+                found.setdefault(query.kind, []).append(query)
         segments = []
-        for _ in range(sentences if kinds else 0):
-            of_kind = list(kinds.values())[int(rng.random() * len(kinds))]
+        for _ in range(sentences if found else 0):
+            of_kind = list(found.values())[int(rng.random() * len(found))]
             query = of_kind[int(rng.random() * len(of_kind))]
             text = mirror_sentence(query.text) if flip else query.text
             segments.append(self.segment(text, items, query.target, rng))

@@ -15,8 +15,6 @@ from segzero_core.registry import look_up
 from training.grounding.loop import Phase, Settings, warm_up
 from training.metrics import append_metrics
 
-_PHASES = ('look', 'answer')
-
 
 def run_warm_up(file: Path, overrides: Sequence[str]) -> None:
     """Train as a configuration file and ``key=value`` overrides say; print and keep progress.
@@ -37,7 +35,7 @@ def run_warm_up(file: Path, overrides: Sequence[str]) -> None:
 
 
 def read_settings(file: Path, overrides: Sequence[str]) -> Settings:
-    """Return the settings in a YAML file, changed by ``key=value`` or ``phase.key=value``.
+    """Return the settings in a YAML file, changed by ``key=value``, the value in YAML.
 
     Raises:
         ConfigError: A key does not exist or a value does not fit.
@@ -49,13 +47,9 @@ def read_settings(file: Path, overrides: Sequence[str]) -> Settings:
         key, equals, text = override.partition('=')
         if not equals:
             raise ConfigError(f'{override!r} is not of the form key=value')
-        group, _, name = key.rpartition('.')
-        target = values.setdefault(group, {}) if group else values
-        target[name] = yaml.safe_load(text)
-    defaults = Settings(Path(), Path())
-    for name in _PHASES:
-        phase = dataclasses.asdict(getattr(defaults, name)) | values.get(name, {})
-        values[name] = _make(Phase, phase)
+        values[key] = yaml.safe_load(text)
+    if 'phases' in values:
+        values['phases'] = [_make(Phase, phase) for phase in values['phases']]
     return cast(Settings, _make(Settings, values))
 
 
@@ -70,7 +64,8 @@ def _make(kind: type[Any], values: Mapping[str, Any]) -> Any:
         'int': int,
         'float': float,
         'Path': Path,
-        'Phase': lambda phase: phase,
+        'tuple[Phase, ...]': tuple,
+        'tuple[str, ...]': tuple,
     }
     made = {}
     for key, value in values.items():

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two phases: look (dense losses alone), then answer (replies, with the dense losses)."""
+"""The training itself: phases that first look (dense losses alone), then answer as well."""
 
 from __future__ import annotations
 
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from segzero_core.checkpoints import transformers
 from segzero_core.errors import TrainingError
 from segzero_core.prompts import get_family
 from segzero_core.reasoners.qwen_processor import QwenProcessor
+from segzero_core.synthetic import KINDS
 from segzero_core.tiny import ReasonerSizes, build_tiny_reasoner
 from training.grounding.batches import NO_LABEL, Batcher
 from training.grounding.losses import (
@@ -33,6 +34,8 @@ from training.grounding.texts import corpus, whole_tokens
 FAMILY = 'tiny'
 _CORPUS_SCENES = 1000
 _REPORT_EVERY = 50
+# Of the losses of replies. Most words are the same in every reply; the few that are not count.
+_WEIGHTS = {'words': 4.0, 'numbers': 1.0, 'gaze': 2.0}
 
 Report = Callable[[dict[str, float]], None]
 
@@ -46,12 +49,14 @@ class Phase:
         scenes: Per step.
         sentences: Per scene; 0 trains the dense readings alone.
         learning_rate: At its highest.
+        kinds: Of sentences.
     """
 
     steps: int
     scenes: int
     sentences: int
     learning_rate: float
+    kinds: tuple[str, ...] = KINDS
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,8 @@ class Settings:
         cache: Folder for rendered scenes.
         scenes: How many.
         first_scene: Seed of the first.
-        look: First phase.
-        answer: Second phase.
-        dense_weight: Of the dense losses in the second phase.
+        phases: One after the other; the learning rate falls at the end of the last.
+        dense_weight: Of the dense losses where there are sentences.
         middle: Layers of the language model before its dense readings.
         seed: Of the weights and the batches.
         save_every: Steps between resume points.
@@ -75,9 +79,12 @@ class Settings:
     cache: Path
     scenes: int = 12_000
     first_scene: int = 20_000
-    look: Phase = field(default=Phase(300, 48, 0, 2e-3))
-    answer: Phase = field(default=Phase(1600, 16, 6, 1.5e-3))
-    dense_weight: float = 0.6
+    phases: tuple[Phase, ...] = (
+        Phase(300, 48, 0, 2e-3),
+        Phase(400, 16, 6, 1.5e-3, ('attribute',)),
+        Phase(1600, 16, 6, 1.5e-3),
+    )
+    dense_weight: float = 0.4
     middle: int = 2
     seed: int = 0
     save_every: int = 250
@@ -180,13 +187,13 @@ class _Run:
         self._file = settings.output / 'resume.pt'
 
     def train(self) -> None:
-        """Run both phases from the step it stands at."""
+        """Run all phases from the step it stands at."""
         start = 0
-        for phase in (self._settings.look, self._settings.answer):
+        for phase in self._settings.phases:
             began = time.perf_counter()
             sums: dict[str, list[float]] = {}
             while self._step < start + phase.steps:
-                rate = _rate(phase, self._step - start)
+                rate = _rate(phase, self._step - start, phase is self._settings.phases[-1])
                 for group in self._optimizer.param_groups:
                     group['lr'] = rate
                 for name, value in self._update(phase).items():
@@ -201,7 +208,9 @@ class _Run:
             start += phase.steps
 
     def _update(self, phase: Phase) -> dict[str, float]:
-        images, dense, packed = self._batcher.draw(phase.scenes, phase.sentences, self._rng)
+        images, dense, packed = self._batcher.draw(
+            phase.scenes, phase.sentences, self._rng, phase.kinds
+        )
         images = _vary_light(images, self._rng)
         seen = see(self._model, images, self._mean, self._std)
         reading = read(self._model, seen, packed, self._batcher.tokens, self._settings.middle)
@@ -217,7 +226,7 @@ class _Run:
             answers = reply_losses(scores, packed.labels[replies], self._numbers)
             owner = dense.owner[replies.nonzero()[:, 0]]
             answers |= gaze_losses(reading.gaze[replies], packed.targets[replies], owner)
-            total = total + answers['words'] + answers['numbers'] + answers['gaze']
+            total = total + sum(_WEIGHTS[name] * answers[name] for name in _WEIGHTS)
             losses |= answers
         if not torch.isfinite(total):
             raise TrainingError(
@@ -285,8 +294,8 @@ def _vary_light(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return ((images.float() - 128) * contrast + 128) * gain
 
 
-def _rate(phase: Phase, step: int) -> float:
+def _rate(phase: Phase, step: int, last: bool) -> float:
     """Return the learning rate: up for 100 steps, level, and down while replies settle."""
     rise = (step + 1) / min(100, max(1, phase.steps // 5))
-    fall = (phase.steps - step) / (0.25 * phase.steps) if phase.sentences else 1.0
+    fall = (phase.steps - step) / (0.25 * phase.steps) if last else 1.0
     return phase.learning_rate * min(1.0, rise, fall)
