@@ -49,7 +49,8 @@ def pregrasp_pose(result: dict[str, Any], standoff: float) -> PoseStamped:
         raise ValueError(target['reason']['message'])
     point = np.array(target['point_m'])
     approach = point / np.linalg.norm(point)
-    # `closing` lies in the image plane; what counts is its part across the line of sight.
+    # `closing` lies in the image plane; what counts is its part across the line of sight. It is
+    # null if the image's border cuts the object in every direction.
     closing = np.array([*(target['closing'] or (1.0, 0.0)), 0.0])
     closing -= (closing @ approach) * approach
     closing /= np.linalg.norm(closing)

@@ -123,10 +123,10 @@ def test_guides_name_files_programs_and_launch_arguments_that_exist(file: str) -
             assert (ROOT / 'docs' / target).exists(), target
     for path in re.findall(r'\b(?:deploy|config|docs|requirements)/[\w./]+\w', text):
         assert (ROOT / path).exists(), path
-    commands = re.findall(r'ros2 launch segzero_ros [^`\n]*(?:\\\n[^`\n]*)*', text)
+    commands = re.findall(r'ros2 launch segzero_ros [^`\n]*', text.replace('\\\n', ' '))
     assert commands
     for command in commands:
-        check_launch(shlex.split(command.replace('\\\n', ' '), comments=True))
+        check_launch(shlex.split(command, comments=True))
     programs = set(re.findall(r"f?'(\w+) = ", (ROOT / 'setup.py').read_text(encoding='utf-8')))
     assert programs
     for program in re.findall(r'ros2 run segzero_ros (\w+)', text):

@@ -69,6 +69,13 @@ def test_pose_stands_off_along_the_line_of_sight(example, point, angle):
     check(example.pregrasp_pose(result, STANDOFF), result, STANDOFF)
 
 
+def test_an_object_of_unknown_width_is_closed_upon_along_the_rows(example):
+    target = {'frame_id': 'optical', 'point_m': [0.1, 0.2, 0.7], 'closing': None}
+    result = {'status': 'ok', 'stamp': {'sec': 3, 'nanosec': 4}, 'target': target}
+    pose = example.pregrasp_pose(result, STANDOFF)
+    check(pose, {**result, 'target': {**target, 'closing': [1.0, 0.0]}}, STANDOFF)
+
+
 @pytest.mark.parametrize(
     ('result', 'message'),
     [
