@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip('torch', reason='needs torch: pip install -r requirements/models.txt')
+
 from training.train import main
 
 # Times and the trainer's own share of the run differ from run to run; nothing else may.
