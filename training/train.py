@@ -197,6 +197,9 @@ def common_arguments(config: TrainConfig, steps: int) -> dict[str, Any]:
     from training.models import use_bf16
 
     on_cpu = not torch.cuda.is_available()
+    # transformers' "constant" knows no warm-up and does not say so.
+    rising = config.schedule == 'constant' and config.warmup_steps
+    schedule = 'constant_with_warmup' if rising else config.schedule
     return {
         'output_dir': config.output,
         'use_cpu': on_cpu,
@@ -205,7 +208,7 @@ def common_arguments(config: TrainConfig, steps: int) -> dict[str, Any]:
         'max_steps': steps,
         'seed': config.seed,
         'learning_rate': config.learning_rate,
-        'lr_scheduler_type': config.schedule,
+        'lr_scheduler_type': schedule,
         'warmup_steps': config.warmup_steps,
         'weight_decay': config.weight_decay,
         'max_grad_norm': config.max_grad_norm,

@@ -28,9 +28,11 @@ from segzero_core.errors import (
     CancelledError,
     EngineOptionError,
     ModelLoadError,
+    UnknownNameError,
 )
 from segzero_core.prompts import FAMILIES, PromptFamily, get_family
 from segzero_core.reasoners.qwen_processor import QwenProcessor
+from segzero_core.task import Task
 from segzero_core.types import Image, Size, image_size
 
 # The family of a checkpoint that does not say it itself. Qwen2-VL and Qwen3-VL name positions in
@@ -79,7 +81,7 @@ class TransformersReasoner:
         self.device = choose_device(device)
         folder = find_checkpoint(model)
         model_type = check_checkpoint(folder, FAMILY_OF_MODEL_TYPE)
-        self.family = choose_family(folder, model_type, family)
+        self.family = checkpoint_task(folder).family(choose_family(folder, model_type, family))
         with explained(folder):
             self._processor = QwenProcessor.from_pretrained(folder)
         check_image_size(self.family, self._processor, folder)
@@ -160,6 +162,25 @@ def choose_family(folder: Path, model_type: str, asked: str = '') -> PromptFamil
         )
     family = get_family(asked or own)
     return family if side is None else dataclasses.replace(family, image_size=side)
+
+
+def checkpoint_task(folder: Path) -> Task:
+    """Return what the checkpoint in ``folder`` was trained to answer, by its ``segzero.json``.
+
+    ``answer`` and ``think`` there are those of ``Task``; without them it is the whole of it.
+
+    Raises:
+        ModelLoadError: They are none a task can have.
+    """
+    file = folder / 'segzero.json'
+    says = read_json(file) if file.is_file() else {}
+    answer, think = says.get('answer', Task().answer), says.get('think', True)
+    try:
+        if not isinstance(think, bool):
+            raise UnknownNameError(f'think must be true or false, got {think!r}')
+        return Task(answer, think)
+    except UnknownNameError as error:
+        raise ModelLoadError(f'{file}: {error}') from error
 
 
 def answer_end(text: str) -> int:

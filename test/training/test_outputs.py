@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run leaves behind: metrics, pictures, plots, a model the reasoner loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from segzero_core.data import read_dataset
+from training import plot
+from training.metrics import read_metrics
+from training.train import main
+
+
+@pytest.fixture(scope='module')
+def run(short_grpo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with everything switched on."""
+    folder = tmp_path_factory.mktemp('runs') / 'all'
+    settings = [
+        f'output={folder}',
+        'think=false',
+        'extra_rewards=[mask_iou]',
+        'segmenter=grabcut',
+        'eval_data=synthetic:val?kinds=attribute&size=56&objects=2',
+        'eval_limit=3',
+        'eval_steps=3',
+        'tensorboard=true',
+        'warmup_steps=2',
+        'keep_checkpoints=1',
+    ]
+    pytest.importorskip('tensorboard', reason='needs tensorboard')
+    assert main(['--config', str(short_grpo), *settings]) == 0
+    return folder
+
+
+def test_metrics(run: Path) -> None:
+    lines = read_metrics(run)
+    steps = [line for line in lines if 'loss' in line]
+    assert [line['step'] for line in steps] == [1, 2, 3, 4]
+    names = {
+        'reward',
+        'kl',
+        'parsed',
+        'completions/min_length',
+        'completions/mean_length',
+        'completions/max_length',
+        'rewards/answer_format/mean',
+        'rewards/box_iou/mean',
+        'rewards/box_l1/mean',
+        'rewards/point_l1/mean',
+        'rewards/mask_iou/mean',
+    }
+    assert names <= steps[0].keys()
+    assert 'rewards/think_format/mean' not in steps[0]
+    assert [line['learning_rate'] for line in steps] == pytest.approx([0, 5e-4, 1e-3, 1e-3])
+    examined = [line for line in lines if 'eval/reward' in line]
+    assert [line['step'] for line in examined] == [0, 3, 4]
+    assert {'eval/parsed', 'eval/box_hit', 'eval/box_overlap'} <= examined[0].keys()
+
+
+def test_samples_have_their_pictures(run: Path) -> None:
+    for step in (2, 4):
+        file = run / 'samples' / f'step_{step:06d}.jsonl'
+        samples = [json.loads(line) for line in file.read_text().splitlines()]
+        assert len(samples) == 2
+        assert set(samples[0]) == {'id', 'query', 'text', 'rewards'}
+        assert set(samples[0]['rewards']) >= {'answer_format', 'mask_iou'}
+        with Image.open(run / 'samples' / f'step_{step:06d}_1.png') as picture:
+            assert picture.width == 56
+            assert picture.height > 56
+
+
+def test_only_the_checkpoints_wanted_are_kept(run: Path) -> None:
+    assert [path.name for path in run.glob('checkpoint*')] == ['checkpoint-4']
+    assert list(run.rglob('events.out.tfevents.*'))
+
+
+def test_plots(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip('matplotlib', reason='needs matplotlib')
+    assert plot.main([str(run), '--output', str(run / 'plots')]) == 0
+    for name in ('lengths', 'rewards'):
+        with Image.open(run / 'plots' / f'{name}.png') as picture:
+            assert len(picture.convert('RGB').getcolors(2**24) or []) > 10
+    assert plot.main([str(run / 'samples')]) == 1
+    assert 'has no metrics.jsonl' in capsys.readouterr().err
+
+
+def test_model_is_asked_as_it_was_trained(run: Path) -> None:
+    from segzero_core.reasoners.transformers import TransformersReasoner
+
+    reasoner = TransformersReasoner(str(run / 'model'), device='cpu', max_new_tokens=4)
+    (record,) = read_dataset('synthetic:val?size=56&count=1').records
+    assert reasoner.family.image_size == 56
+    assert 'think' not in reasoner.family.template
+    assert reasoner.reason(record.load_image(), record.query)
+    assert not list((run / 'model').glob('*.bin'))
+    reasoner.close()
+
+
+def test_evaluation_judges_what_the_reasoner_would_answer(
+    trl: None, overfit_reasoner_dir: Path
+) -> None:
+    from segzero_core.reasoners.qwen_processor import QwenProcessor
+    from segzero_core.reasoners.transformers import TransformersReasoner
+    from segzero_core.rewards import Recipe
+    from segzero_core.task import Task
+    from training.evaluation import answer_records
+    from training.models import load_model
+
+    torch = pytest.importorskip('torch')
+    records = read_dataset('synthetic:val?size=112&count=3').records
+    reasoner = TransformersReasoner(str(overfit_reasoner_dir), device='cpu', max_new_tokens=200)
+    processor = QwenProcessor.from_pretrained(overfit_reasoner_dir, padding_side='left')
+    model = load_model(overfit_reasoner_dir, torch.float32)
+    found = answer_records(
+        model, processor, records, reasoner.family, Task(), Recipe(), max_tokens=200, batch=2
+    )
+    for answer, record in zip(found, records, strict=True):
+        assert answer.text.startswith(reasoner.reason(record.load_image(), record.query))
+        assert answer.values['parsed'] == 1
+        assert answer.values['think_format'] == 0  # it goes on writing after the answer
+        assert answer.values['answer_format'] == 1
+    reasoner.close()
