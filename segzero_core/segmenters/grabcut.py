@@ -48,7 +48,7 @@ class GrabCutSegmenter:
         if factor < 1:
             size = (max(1, round(width * factor)), max(1, round(height * factor)))
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        return Embedding(np.ascontiguousarray(image), height, width)
+        return Embedding(np.array(image, order='C'), height, width)
 
     def segment(self, embedding: Embedding, box: Box, points: Sequence[Point]) -> MaskResult:
         """See ``Segmenter``.
