@@ -119,6 +119,23 @@ def make_grpo_trainer(
     Raises:
         ConfigError: The batch does not divide into micro-batches, or vLLM is not installed.
     """
+    settings = grpo_settings(config, arguments)
+    return GrpoTrainer(
+        settings=config,
+        examples=examples,
+        steps=arguments['max_steps'],
+        masks=Masks(config.task, segmenter) if segmenter else None,
+        model=trainee.model,
+        reward_funcs=reward_functions(config, segmenter),
+        args=settings,
+        processing_class=trainee.processor,
+        peft_config=trainee.adapters,
+        **rest,
+    )
+
+
+def grpo_settings(config: TrainConfig, arguments: dict[str, Any]) -> GRPOConfig:
+    """Return TRL's settings for ``config``; raises like ``make_grpo_trainer``."""
     _check_rollouts(config)
     answers = config.batch_size * config.num_generations
     settings = GRPOConfig(
@@ -146,18 +163,7 @@ def make_grpo_trainer(
             f'WORLD_SIZE says {os.environ.get("WORLD_SIZE", "1")}: start them with torchrun or '
             'accelerate launch'
         )
-    return GrpoTrainer(
-        settings=config,
-        examples=examples,
-        steps=arguments['max_steps'],
-        masks=Masks(config.task, segmenter) if segmenter else None,
-        model=trainee.model,
-        reward_funcs=reward_functions(config, segmenter),
-        args=settings,
-        processing_class=trainee.processor,
-        peft_config=trainee.adapters,
-        **rest,
-    )
+    return settings
 
 
 def accumulation(config: TrainConfig, sequences: int) -> dict[str, int]:
