@@ -282,6 +282,7 @@ def test_what_comes_out_is_an_ordinary_checkpoint_that_answers(tmp_path, cache, 
     assert isinstance(reasoner.reason(scenes.images[0], 'the red mug'), str)
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path, cache):
     few = dataclasses.replace(
         settings(tmp_path, cache),

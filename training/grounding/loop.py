@@ -80,9 +80,9 @@ class Settings:
     scenes: int = 12_000
     first_scene: int = 20_000
     phases: tuple[Phase, ...] = (
-        Phase(300, 48, 0, 2e-3),
-        Phase(400, 16, 6, 1.5e-3, ('attribute',)),
-        Phase(1600, 16, 6, 1.5e-3),
+        Phase(400, 48, 0, 2e-3),
+        Phase(1200, 16, 6, 1e-3, ('attribute',)),
+        Phase(2500, 16, 6, 1e-3),
     )
     dense_weight: float = 0.4
     middle: int = 2
