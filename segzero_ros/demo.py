@@ -94,6 +94,7 @@ class Client(Node):
             DemoError: No result came in time, or the node could not answer.
         """
         self._results.clear()
+        self._by_stamp.clear()  # two sentences may be about one frame
         self._query.publish(String(data=query))
         self._wait(lambda: bool(self._results), ANSWER_S, f'a result for "{query}"')
         result = self._results[0]

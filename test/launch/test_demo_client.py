@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client of segzero_demo, with this test in the node's place."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='needs rclpy: make test installs it, or source ROS 2')
+
+from geometry_msgs.msg import PointStamped  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
+from std_msgs.msg import Header, String  # noqa: E402
+
+from segzero_ros.demo import Client  # noqa: E402
+from segzero_ros.images import array_to_image  # noqa: E402
+
+if TYPE_CHECKING:
+    from conftest import Peer
+
+
+def test_two_sentences_about_one_frame_get_a_mask_each(peer: Peer) -> None:
+    kinds = {'mask': Image, 'overlay': Image, 'target_point': PointStamped}
+    topics = {n: peer.node.create_publisher(k, f'segzero/{n}', 10) for n, k in kinds.items()}
+    results = peer.node.create_publisher(String, 'segzero/result', 10)
+    peer.node.create_publisher(String, 'segzero/reasoning_stream', 10)
+
+    def answer(message: String) -> None:
+        # The result first: nothing says in which order topics arrive.
+        document = {'stamp': {'sec': 1, 'nanosec': 2}, 'status': 'ok', 'target': None}
+        results.publish(String(data=json.dumps(document)))
+        picture = np.full((2, 2), int(message.data), np.uint8)
+        header = Header()
+        header.stamp.sec, header.stamp.nanosec = 1, 2
+        for name in ('mask', 'overlay'):
+            topics[name].publish(array_to_image(picture, 'mono8', header))
+
+    peer.node.create_subscription(String, 'segzero/query', answer, 10)
+    rclpy.init()
+    client = Client([])
+    try:
+        client.wait_for_node()
+        answers = [client.ask(str(number)) for number in (7, 8)]
+    finally:
+        client.destroy_node()
+        rclpy.shutdown()
+    assert [int(answer.images['mask'][0, 0]) for answer in answers] == [7, 8]
