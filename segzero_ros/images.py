@@ -240,8 +240,8 @@ def _checked(message: CompressedImage) -> CompressedImage:
     data = memoryview(message.data)
     if not data:
         raise ImageError('the compressed image is empty')
-    # libjpeg fills what is missing with grey and reports success. Inside the compressed data
-    # an 0xff byte is never followed by 0xd9.
+    # Before 4.11, OpenCV fills what is missing with grey and reports success. Inside the
+    # compressed data an 0xff byte is never followed by 0xd9.
     if data[:2] == JPEG_START and JPEG_END not in bytes(data):
         raise ImageError(f'the JPEG image ends too early, after {len(data)} bytes')
     return message

@@ -32,7 +32,7 @@ from segzero_ros.signals import interrupt_once
 from segzero_ros.worker import Outcome, Worker
 
 FIRST_FRAME_S = 5.0  # after activation: DDS may need half of it to find the camera
-STOP_S = 2.0  # for a model to notice that it was cancelled
+STOP_S = 1.0  # for a model to notice that it was cancelled; a process ends within 2 s in all
 DIAGNOSTICS_S = 1.0
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -277,7 +277,7 @@ def main(args: Sequence[str] | None = None) -> int:
         node.destroy_node()
         rclpy.try_shutdown()
     if not stopped:
-        os._exit(0)  # Python would wait for the model's threads
+        os._exit(0)  # Python would wait for an embedding that does not return
     return 0
 
 

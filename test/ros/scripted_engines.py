@@ -46,7 +46,9 @@ class ScriptedReasoner:
             return 'no answer at all'
         if query == 'nothing':
             return '<think>There is none.</think><answer>{}</answer>'
-        if query.startswith('wait'):
+        if query in ('wait', 'ignore'):
+            on_text('I start. ')
+        if query == 'wait':
             self.started.set()
             if cancel.wait(LONG):
                 on_text('TOO LATE')
@@ -64,12 +66,18 @@ class ScriptedReasoner:
 
 
 class BoxSegmenter:
-    """Its mask is the box. ``model`` 'broken' raises in ``segment``, 'empty' finds nothing."""
+    """Its mask is the box.
+
+    ``model`` 'broken' raises in ``segment``, 'empty' finds nothing, 'stuck' does not return from
+    ``embed``.
+    """
 
     def __init__(self, model=''):
         self.model = model
 
     def embed(self, image):
+        if self.model == 'stuck':
+            threading.Event().wait(LONG)
         return image.shape[:2]
 
     def segment(self, embedding, box, points):

@@ -18,16 +18,6 @@ def node_process(processes, namespace, *parameters, program=('-m', 'segzero_ros.
     return processes(*program, '--ros-args', '-r', f'__ns:={namespace}', *ros)
 
 
-def is_busy(client):
-    """Whether the node has said in its diagnostics that it works on a query."""
-    return any(
-        value.key == 'busy' and value.value == 'True'
-        for array in client.messages['/diagnostics']
-        for status in array.status
-        for value in status.values
-    )
-
-
 @pytest.fixture
 def client(ros, make_client):
     return make_client(next(ros))
@@ -74,21 +64,29 @@ def test_transitions_by_service(processes, client, scripted_program):
 
 
 @pytest.mark.parametrize(
-    ('sentence', 'number'),
+    ('sentence', 'segmenter', 'number'),
     [
-        ('wait', signal.SIGTERM),
-        ('ignore', signal.SIGINT),  # does not stop when cancelled, for longer than the test waits
+        ('wait', '', signal.SIGTERM),
+        # These do not stop when cancelled, for longer than the test waits.
+        ('ignore', '', signal.SIGINT),
+        ('the mug', 'stuck', signal.SIGINT),
     ],
 )
 def test_a_signal_ends_the_process_even_while_a_model_runs(
-    processes, client, scripted_program, sentence, number
+    processes, client, scripted_program, sentence, segmenter, number
 ):
     engines = ('reasoner.engine:=scripted', 'segmenter.engine:=box')
+    if segmenter:
+        engines += (f'segmenter.model:={segmenter}',)
     process = node_process(processes, client.namespace, *engines, program=[scripted_program])
     client.wait_for_node('image')
-    client.show_picture()
     client.say(sentence)
-    client.wait_for(lambda: is_busy(client), 'a busy node')
+
+    def running():
+        client.show_picture()  # until it arrives: the node waits for a first image
+        return client.messages['reasoning_stream']
+
+    client.wait_for(running, 'the text of a model that runs')
     process.send_signal(number)
     output, _ = process.communicate(timeout=15)
     assert process.returncode == 0, output
