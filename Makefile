@@ -28,6 +28,6 @@ clean:
 	requirements/install.sh core ros
 	@touch $@
 
-.venv/.test: .venv/.demo requirements/models.txt requirements/dev.txt
-	requirements/install.sh core ros models dev
+.venv/.test: .venv/.demo $(addprefix requirements/,models.txt train.txt bag.txt dev.txt)
+	requirements/install.sh core ros models train bag dev
 	@touch $@

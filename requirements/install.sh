@@ -36,6 +36,7 @@ fi
 pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet)
 for set in "$@"; do
   if [ "$set" = ros ] && sourced_ros; then continue; fi
+  echo "installing requirements/$set.txt"
   if [ "$set" = models ] && ! command -v nvidia-smi >/dev/null; then
     # Without a GPU the CPU build of torch will do: a tenth of the download.
     torch=$(grep '^torch==' requirements/models.txt)+cpu
