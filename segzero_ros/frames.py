@@ -53,9 +53,12 @@ class FrameBuffer:
         Args:
             slop: Stamps of image and depth may differ by this many seconds; ``None`` if there
                 is no depth camera.
-            patience: For so many seconds from now ``newest`` waits for a first complete frame.
+            patience: For so many seconds from now, and from the first image on, ``newest`` waits
+                for a first complete frame: a camera may come up after us, and DDS finds its
+                topics one by one.
         """
         self._slop = slop
+        self._patience = patience
         self._patient_until = time.monotonic() + patience
         self._changed = threading.Condition()
         self._images: deque[Frame] = deque(maxlen=1 if slop is None else HISTORY)
@@ -66,6 +69,8 @@ class FrameBuffer:
     def add_image(self, message: Image | CompressedImage) -> None:
         """Keep an image."""
         with self._changed:
+            if not self._images:
+                self._patient_until = time.monotonic() + self._patience
             self._images.append(Frame(message, time.monotonic()))
             self._join()
 

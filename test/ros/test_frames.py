@@ -82,6 +82,16 @@ def test_depth_of_the_first_frame_is_waited_for():
     assert frames.newest(GO_ON).depth == image_at(3)
 
 
+def test_depth_of_a_camera_that_comes_up_late_is_waited_for(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(frames_module.time, 'monotonic', lambda: now[0])
+    frames = with_depth(patience=5.0)
+    now[0] = 60.0
+    frames.add_image(image_at(3))
+    threading.Timer(0.05, frames.add_depth, [image_at(3)]).start()
+    assert frames.newest(GO_ON).depth == image_at(3)
+
+
 @pytest.mark.parametrize('depth_first', [False, True])
 def test_depth_joins_the_image_whichever_comes_first(depth_first):
     frames = with_depth()
