@@ -8,6 +8,7 @@ import importlib.util
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -308,7 +309,7 @@ def scripted_program():
 
 @pytest.fixture
 def processes():
-    """Starts programs on the domain, as the launch files do; kills what still runs afterwards.
+    """Starts programs on the domain, as the launch files do; ends what still runs afterwards.
 
     Without the Fast DDS profile most of the VGA frames between two processes are lost.
     """
@@ -334,6 +335,12 @@ def processes():
         return started[-1]
 
     yield start
+    for process in started:  # killed ones leave shared memory behind, which irritates later ones
+        process.send_signal(signal.SIGINT)
     for process in started:
-        process.kill()
-        process.communicate()
+        try:
+            output, _ = process.communicate(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+        print(output)  # shown where a test fails
