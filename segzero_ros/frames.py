@@ -15,6 +15,7 @@ from segzero_core.errors import CancelledError, SegZeroError
 
 HISTORY = 5  # frames; depth comes later than the image it belongs to, but not by more
 DEPTH_LAG_S = 0.5  # the image that depth belongs to may be this much older than the newest
+GRACE_S = 0.2  # for the depth of an image that has just come, on a machine that is busy
 
 
 class NoImageError(SegZeroError):
@@ -94,7 +95,8 @@ class FrameBuffer:
             CancelledError: ``cancel`` was set while waiting.
         """
         with self._changed:
-            while not self._ready() and time.monotonic() < self._patient_until:
+            deadline = max(self._patient_until, time.monotonic() + GRACE_S)
+            while not self._ready() and time.monotonic() < deadline:
                 self._changed.wait(0.05)
                 if cancel.is_set():
                     raise CancelledError('cancelled while waiting for an image')
@@ -103,10 +105,7 @@ class FrameBuffer:
                     'no image has come: is the camera running, is the topic remapped, and does '
                     'image.reliability fit (a best_effort camera needs best_effort)?'
                 )
-            frame, complete = self._images[-1], self._complete
-            if complete and frame.received - complete.received <= DEPTH_LAG_S:
-                frame = complete
-            return replace(frame, info=self._info)
+            return replace(self._fresh_complete() or self._images[-1], info=self._info)
 
     def age(self) -> float | None:
         """Return the seconds since the newest image came; ``None`` before the first."""
@@ -116,7 +115,14 @@ class FrameBuffer:
     def _ready(self) -> bool:
         if self._slop is None:
             return bool(self._images)
-        return self._complete is not None and self._info is not None
+        return self._fresh_complete() is not None and self._info is not None
+
+    def _fresh_complete(self) -> Frame | None:
+        """Return the newest frame with depth, unless the images have left it behind."""
+        complete = self._complete
+        if complete and self._images[-1].received - complete.received <= DEPTH_LAG_S:
+            return complete
+        return None
 
     def _join(self) -> None:
         """Find the newest image that has a depth image; of several, the nearest in time."""

@@ -142,6 +142,18 @@ def test_when_depth_stops_the_newest_image_is_used_without(monkeypatch):
     assert frame.depth is None
 
 
+def test_after_a_pause_the_depth_of_the_newest_image_is_waited_for(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(frames_module.time, 'monotonic', lambda: now[0])
+    frames = with_depth()
+    frames.add_image(image_at(5.0))
+    frames.add_depth(image_at(5.0))
+    now[0] = 60.0  # nothing got through meanwhile
+    frames.add_image(image_at(65.0))
+    threading.Timer(0.05, frames.add_depth, [image_at(65.0)]).start()
+    assert frames.newest(GO_ON).depth == image_at(65.0)
+
+
 def test_the_newest_is_what_came_last_even_when_time_jumps_back():
     frames = with_depth()
     for stamp in (100.0, 5.0):
