@@ -38,7 +38,8 @@ def nodes(
     )
     source = PythonLaunchDescriptionSource(str(root / 'launch' / 'segzero.launch.py'))
     common = {'params_file': str(params_file)}
-    wrong = {**common, 'namespace': 'wrong'}
+    models = {'model': '123', 'segmenter': 'some/sam', 'device': 'cpu'}
+    wrong = {**common, **models, 'namespace': 'wrong'}
     idle = {**common, 'namespace': 'idle', 'autostart': 'false'}
     return LaunchDescription(
         [
@@ -56,6 +57,14 @@ def test_a_node_that_cannot_be_configured_says_why_and_waits(
     peer.wait_for('a message', lambda: 'scissors' in processes.output.get('segzero_node', ''))
     assert "segmenter.engine must be one of 'grabcut'" in processes.output['segzero_node']
     assert processes.exits == {}
+
+
+@pytest.mark.launch(fixture=nodes)
+def test_model_arguments_reach_the_parameters(peer: Peer) -> None:
+    assert peer.parameter(WRONG, 'reasoner.model') == '123'  # a name, not a number
+    assert peer.parameter(WRONG, 'segmenter.model') == 'some/sam'
+    assert peer.parameter(WRONG, 'reasoner.device') == 'cpu'
+    assert peer.parameter(WRONG, 'segmenter.device') == 'cpu'
 
 
 @pytest.mark.launch(fixture=nodes)
