@@ -13,7 +13,7 @@ launch_pytest = pytest.importorskip('launch_pytest', reason=REASON)
 pytest.importorskip('launch_ros', reason=REASON)
 
 from launch import LaunchDescription  # noqa: E402
-from launch.actions import IncludeLaunchDescription  # noqa: E402
+from launch.actions import GroupAction, IncludeLaunchDescription  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
 
 if TYPE_CHECKING:
@@ -44,7 +44,11 @@ def nodes(
     return LaunchDescription(
         [
             *processes.watch(),
-            *(IncludeLaunchDescription(source, launch_arguments=a.items()) for a in (wrong, idle)),
+            # In groups: the arguments of one must not become the other's.
+            *(
+                GroupAction([IncludeLaunchDescription(source, launch_arguments=given.items())])
+                for given in (wrong, idle)
+            ),
         ]
     )
 
