@@ -333,6 +333,14 @@ sentences = st.one_of(
 )
 
 
+def test_a_piece_of_nothing_but_small_lobes_stays_whole():
+    """Noise of two colours: no lobe of such a piece is large enough to be a thing."""
+    for seed in (3, 21, 22, 33):
+        rng = np.random.default_rng(seed)
+        dots = np.repeat(rng.integers(0, 2, (230, 210, 1)) * 255, 3, axis=2).astype(np.uint8)
+        assert RulesReasoner().reason(dots, 'the ball')
+
+
 @settings(max_examples=120)
 @given(odd_images(), sentences)
 def test_no_image_and_no_sentence_break_it(image, sentence):

@@ -137,6 +137,8 @@ def _split(piece: Mask) -> list[Mask]:
     reach = np.array([np.hypot(x - px, y - py) - r for px, py, r in parts])
     sizes = np.bincount(reach.argmin(axis=0)[filled > 0], minlength=len(parts))
     reach = reach[sizes > _SMALLEST_PART * filled.sum()]
+    if len(reach) < 2:
+        return [piece]
     owner = reach.argmin(axis=0)
     found = []
     for k in range(len(reach)):
