@@ -26,6 +26,10 @@ HAS_ROS = importlib.util.find_spec('rclpy') is not None
 CAMERA = (100.0, 110.0, 39.5, 29.5)  # fx, fy, cx, cy
 WIDTH, HEIGHT = 80, 60
 
+# Never the same again: rclpy keeps a lifecycle node's services until its garbage is collected,
+# so an earlier module's node may still be there when a domain is used again.
+NUMBERS = itertools.count()
+
 
 class WithoutRos(pytest.Module):
     def collect(self):
@@ -57,7 +61,7 @@ def ros(domain):
     import rclpy
 
     rclpy.init()
-    yield (f'/test{i}' for i in itertools.count())
+    yield (f'/test{i}' for i in NUMBERS)
     rclpy.try_shutdown()
 
 
