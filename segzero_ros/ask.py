@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -21,13 +21,17 @@ from rclpy.utilities import remove_ros_args
 from std_msgs.msg import String
 
 from segzero_core.prompts import MAX_QUERY_CHARACTERS
-from segzero_ros.signals import interrupt_once
+from segzero_ros.signals import stop_event
 
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
-def ask(node: Node, query: str) -> dict[str, Any]:
-    """Publish ``query`` once ``segzero`` listens; return the document of ``segzero/result``."""
+def ask(node: Node, query: str, stop: threading.Event) -> dict[str, Any] | None:
+    """Publish ``query`` once ``segzero`` listens.
+
+    Returns:
+        The document of ``segzero/result``; None when ``stop`` was set before it came.
+    """
     results: list[dict[str, Any]] = []
 
     def keep(message: String) -> None:
@@ -37,18 +41,20 @@ def ask(node: Node, query: str) -> dict[str, Any]:
 
     answers = node.create_subscription(String, 'segzero/result', keep, RELIABLE)
     publisher = node.create_publisher(String, 'segzero/query', RELIABLE)
-    _spin_until(
-        node,
-        lambda: publisher.get_subscription_count() and node.count_publishers(answers.topic_name),
-    )
+
+    def wait_for(ready: Callable[[], Any]) -> bool:
+        while not stop.is_set() and not ready():
+            rclpy.spin_once(node, timeout_sec=0.1)
+        return not stop.is_set()
+
+    def connected() -> bool:
+        heard = publisher.get_subscription_count() > 0
+        return heard and node.count_publishers(answers.topic_name) > 0
+
+    if not wait_for(connected):
+        return None
     publisher.publish(String(data=query))
-    _spin_until(node, lambda: results)
-    return results[0]
-
-
-def _spin_until(node: Node, ready: Callable[[], Any]) -> None:
-    while not ready():
-        rclpy.spin_once(node, timeout_sec=0.1)
+    return results[0] if wait_for(lambda: results) else None
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -58,14 +64,14 @@ def main(args: Sequence[str] | None = None) -> int:
     if not query:
         print('usage: segzero_ask SENTENCE', file=sys.stderr)
         return 2
+    stop = stop_event()
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    interrupt_once()
     try:
-        result = ask(rclpy.create_node('segzero_ask'), query)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 1
+        result = ask(rclpy.create_node('segzero_ask'), query, stop)
     finally:
         rclpy.try_shutdown()
+    if result is None:
+        return 1
     for key, value in result.items():
         print(f'{key}: {value if isinstance(value, str) else json.dumps(value)}')
     return 0 if result['status'] == 'ok' else 1

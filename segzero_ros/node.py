@@ -13,7 +13,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -28,7 +28,7 @@ from segzero_ros.frames import FrameBuffer
 from segzero_ros.messages import Answer, diagnostics_message
 from segzero_ros.outputs import RELIABLE, Outputs
 from segzero_ros.parameters import PARAMETERS, Settings, declare_parameters, read_settings
-from segzero_ros.signals import interrupt_once
+from segzero_ros.signals import spin, stop_event
 from segzero_ros.worker import Outcome, Worker
 
 FIRST_FRAME_S = 5.0  # after activation: DDS may need half of it to find the camera
@@ -93,8 +93,12 @@ class SegZeroNode(LifecycleNode):
         self._inputs: list[Any] = []
         self._outputs: Outputs | None = None
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
-        # It also wakes the executor, so that Python sees signals when nothing else happens.
         self._timer = self.create_timer(DIAGNOSTICS_S, self._on_timer)
+
+    def start(self) -> None:
+        """Configure and, if that worked, activate."""
+        if self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
 
     @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -263,21 +267,22 @@ class SegZeroNode(LifecycleNode):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM."""
+    stop = stop_event()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    interrupt_once()
-    node = SegZeroNode()
+    node, executor = SegZeroNode(), SingleThreadedExecutor()
+    executor.add_node(node)
+    if node.get_parameter('autostart').value:
+        executor.create_task(node.start)
+    idle = True
     try:
-        if node.get_parameter('autostart').value and node.trigger_configure() == SUCCESS:
-            node.trigger_activate()
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        idle = spin(executor, stop, STOP_S)
     finally:
-        stopped = node.release()
-        node.destroy_node()
-        rclpy.try_shutdown()
-    if not stopped:
-        os._exit(0)  # Python would wait for an embedding that does not return
+        if idle:
+            idle = node.release()
+            node.destroy_node()
+            rclpy.try_shutdown()
+    if not idle:
+        os._exit(0)  # Python would wait for a model that does not return
     return 0
 
 

@@ -12,6 +12,7 @@ import argparse
 import importlib
 import itertools
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import rclpy
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -34,7 +34,7 @@ from segzero_core.synthetic import Scene, make_scene, noisy_depth
 from segzero_core.types import image_size
 from segzero_ros.demo import SEED, choose_queries, use_fastdds_profile
 from segzero_ros.images import array_to_image
-from segzero_ros.signals import interrupt_once
+from segzero_ros.signals import stop_event
 from segzero_ros.sim_camera import depth_message, info_message
 
 TYPES = {
@@ -143,15 +143,19 @@ class Player(Node):
                 qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
             self._by_id[connection.id] = self.create_publisher(kind, connection.topic, qos)
 
-    def wait_for_listeners(self, seconds: float) -> None:
+    def wait_for_listeners(self, seconds: float, stop: threading.Event) -> None:
         """Wait until every topic is heard; go on with a warning after ``seconds``."""
         deadline = time.monotonic() + seconds
-        while alone := [p for p in self._by_id.values() if not p.get_subscription_count()]:
+        publishers = self._by_id.values()
+        while not stop.is_set():
+            alone = [each for each in publishers if not each.get_subscription_count()]
+            if not alone:
+                return
             if time.monotonic() > deadline:
                 names = ', '.join(publisher.topic_name for publisher in alone)
                 self.get_logger().warning(f'nobody listens to {names}')
                 return
-            time.sleep(0.05)
+            stop.wait(0.05)
 
     def publish(self, messages: Iterable[tuple[Any, int, bytes]]) -> None:
         """Publish (connection, time in ns, serialised message), each at once."""
@@ -166,7 +170,7 @@ def paced(
     messages: Iterable[tuple[Any, int, bytes]],
     rate: float,
     clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> Iterator[tuple[Any, int, bytes]]:
     """Yield each message when it is due; what is late comes at once, and delays nothing after it.
 
@@ -185,7 +189,7 @@ def paced(
         yield item
 
 
-def play(bag: Path, rate: float, wait_s: float, ros_args: Sequence[str] = ()) -> None:
+def play(bag: Path, rate: float, wait_s: float, ros_args: Sequence[str] = ()) -> bool:
     """Publish a rosbag2 (mcap or sqlite3) with the timing it was recorded with.
 
     Initialises ROS for as long as that takes.
@@ -196,22 +200,27 @@ def play(bag: Path, rate: float, wait_s: float, ros_args: Sequence[str] = ()) ->
         wait_s: Longest time to wait for subscribers before it begins.
         ros_args: For ``rclpy.init``.
 
+    Returns:
+        Whether it came to the end: SIGINT and SIGTERM stop it.
+
     Raises:
         rosbags.rosbag2.ReaderError: ``bag`` is no bag.
     """
     from rosbags.rosbag2 import Reader
 
+    stop = stop_event()
     with Reader(bag) as reader:
         use_fastdds_profile()  # this process takes the place of a camera
         rclpy.init(args=[*ros_args], signal_handler_options=SignalHandlerOptions.NO)
-        interrupt_once()
         try:
             player = Player(reader.connections)
-            player.wait_for_listeners(wait_s)
-            player.publish(paced(reader.messages(), rate))
+            player.wait_for_listeners(wait_s, stop)
+            messages = paced(reader.messages(), rate, sleep=stop.wait)
+            player.publish(itertools.takewhile(lambda _: not stop.is_set(), messages))
             player.destroy_node()
         finally:
             rclpy.try_shutdown()
+    return not stop.is_set()
 
 
 def positive(text: str) -> float:
@@ -256,11 +265,12 @@ def main(args: Sequence[str] | None = None) -> int:
         if options.action == 'write':
             write(options.bag, scene_messages(make_scene(options.seed), options.rate))
         else:
-            play(options.bag, options.rate, options.wait, arguments)
+            ended = play(options.bag, options.rate, options.wait, arguments)
+            return 0 if ended else 1
     except (ReaderError, WriterError, OSError) as error:
         print(f'segzero_sample_bag: {error}', file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except KeyboardInterrupt:  # while it writes
         return 1
     return 0
 

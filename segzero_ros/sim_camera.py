@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -22,7 +22,7 @@ from segzero_core.types import Intrinsics, Size, image_size
 from segzero_ros.grasp import Depth
 from segzero_ros.images import array_to_image
 from segzero_ros.parameters import ParameterError, Spec, declare_parameters, read_parameters
-from segzero_ros.signals import interrupt_once
+from segzero_ros.signals import spin, stop_event
 
 PARAMETERS = {
     'seed': Spec(0, 'Which tabletop; may be changed at any time', low=0, high=2**31 - 1),
@@ -37,6 +37,7 @@ PARAMETERS = {
         'camera_color_optical_frame', 'Frame of all messages (REP 103, optical)', read_only=True
     ),
 }
+STOP_S = 1.0  # for the callback that runs when a signal comes
 NOISES = 8  # depth images made per scene and shown in turn: making one takes too long at 30 Hz
 # Reliable publishers serve reliable and best-effort subscribers alike.
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -116,15 +117,15 @@ def _noisy(scene: Scene) -> Iterator[Depth]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the camera until SIGINT or SIGTERM."""
+    stop = stop_event()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    interrupt_once()
     try:
-        rclpy.spin(SimCamera())
+        executor = SingleThreadedExecutor()
+        executor.add_node(SimCamera())
+        spin(executor, stop, STOP_S)
     except ParameterError as error:
         print(f'sim_camera: {error}', file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     finally:
         rclpy.try_shutdown()
     return 0

@@ -25,7 +25,7 @@ BOX, POINTS = Box(210, 210, 630, 630), (Point(420, 420), Point(315, 420))
 
 
 class ScriptedReasoner:
-    """Obeys its sentence; ``model`` may be 'broken', then it cannot be loaded."""
+    """Obeys its sentence; ``model`` 'broken' cannot be loaded, 'endless' loads for very long."""
 
     loaded = 0
     seen: ClassVar = []  # the images it was asked about
@@ -35,6 +35,9 @@ class ScriptedReasoner:
     def __init__(self, model=''):
         if model == 'broken':
             raise ValueError('the weights are corrupt')
+        if model == 'endless':
+            print('loading', flush=True)
+            threading.Event().wait(LONG)
         self.family = get_family('json')
         type(self).loaded += 1
 

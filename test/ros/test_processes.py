@@ -101,3 +101,17 @@ def test_an_idle_process_ends_too(processes, client, scripted_program):
     output, _ = process.communicate(timeout=15)
     assert process.returncode == 0, output
     assert 'Traceback' not in output
+
+
+def test_a_signal_ends_a_process_that_still_loads_its_model(processes, client, scripted_program):
+    process = node_process(
+        processes, client.namespace, 'reasoner.engine:=scripted', 'reasoner.model:=endless',
+        'segmenter.engine:=box', program=[scripted_program],
+    )  # fmt: skip
+    for line in process.stdout:
+        if 'loading' in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode == 0, output
+    assert 'Traceback' not in output
