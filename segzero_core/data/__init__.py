@@ -6,9 +6,12 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+from segzero_core.data.benchmarks import read_samples
 from segzero_core.data.folder import FILE, read_folder
 from segzero_core.data.hub import read_hub
 from segzero_core.data.records import Dataset, Record, Skipped, Target
+from segzero_core.data.rle import Rle
+from segzero_core.data.samples import LEVELS, Level, Sample, Samples
 from segzero_core.data.scenes import read_scenes
 from segzero_core.errors import DataError
 
@@ -42,4 +45,16 @@ def read_dataset(source: str, limit: int = 0) -> Dataset:
     return Dataset(records, skipped)
 
 
-__all__ = ['Dataset', 'Record', 'Skipped', 'Target', 'read_dataset']
+__all__ = [
+    'LEVELS',
+    'Dataset',
+    'Level',
+    'Record',
+    'Rle',
+    'Sample',
+    'Samples',
+    'Skipped',
+    'Target',
+    'read_dataset',
+    'read_samples',
+]

@@ -73,6 +73,7 @@ def _record(folder: Path, row: dict[str, Any], name: str) -> Record:
         load_image=functools.partial(load_rgb, path, name),
         load_mask=None if mask is None else functools.partial(load_mask, mask),
         reasoning=str(row.get('reasoning', '')),
+        image=row['image'],
     )
 
 

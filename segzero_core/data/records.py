@@ -34,6 +34,7 @@ class Record:
         load_image: Returns the (H, W, 3) uint8 RGB image of that size; decoded on every call.
         load_mask: Returns the (H, W) bool mask of everything meant, where the dataset has it.
         reasoning: A chain of thought to learn from; '' where the dataset has none.
+        image: Names the image, where several rows may be about one; '' where none are.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Record:
     load_image: Callable[[], Image] = field(repr=False, compare=False)
     load_mask: Callable[[], Mask] | None = field(default=None, repr=False, compare=False)
     reasoning: str = ''
+    image: str = ''
 
 
 class Skipped(NamedTuple):
