@@ -14,7 +14,7 @@ from segzero_core.metrics import image_ious, overlap
 from segzero_core.segmenters import Segmenter, load_segmenter
 from segzero_core.segmenters.base import MaskResult
 from segzero_core.task import Task
-from segzero_core.types import Box, Point, Size
+from segzero_core.types import Point, Size
 from training.config import TrainConfig
 
 RewardFunction = Callable[..., list[float]]
@@ -78,9 +78,7 @@ class Masks:
         answer = self._task.read(text, space)
         if record is not self._record:
             self._record, self._embedding = record, self._segmenter.embed(record.load_image())
-        # Without a box the segmenter is shown the whole image, and the points decide.
-        whole = Box(0, 0, record.size.width - 1, record.size.height - 1)
-        box = rescale_box(answer.box, space, record.size) if answer.box else whole
+        box = rescale_box(answer.box, space, record.size) if answer.box else None
         points: list[Point] = [rescale_point(p, space, record.size) for p in answer.points]
         return self._segmenter.segment(self._embedding, box, points)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from segzero_core.reasoners.base import Reasoner
+from segzero_core.reasoners.base import BatchReasoner, Reasoner
 from segzero_core.registry import Engine, create_engine
 
 REASONERS = {
@@ -19,4 +19,4 @@ def load_reasoner(engine: str, **options: Any) -> Reasoner:
     return cast(Reasoner, create_engine('reasoner', REASONERS, engine, options))
 
 
-__all__ = ['REASONERS', 'Reasoner', 'load_reasoner']
+__all__ = ['REASONERS', 'BatchReasoner', 'Reasoner', 'load_reasoner']

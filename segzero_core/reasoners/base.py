@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 from segzero_core.prompts import PromptFamily
 from segzero_core.types import Image
@@ -48,4 +48,21 @@ class Reasoner(Protocol):
 
     def close(self) -> None:
         """Free the model's memory. The reasoner cannot be used afterwards."""
+        ...
+
+
+@runtime_checkable
+class BatchReasoner(Reasoner, Protocol):
+    """A reasoner that answers several sentences in less time than one after the other."""
+
+    def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
+        """Write the answer to each query about the image beside it.
+
+        Args:
+            images: (H, W, 3) uint8 RGB each, at their original sizes.
+            queries: As many sentences, already checked by ``prompts.check_query``.
+
+        Returns:
+            What ``reason`` would have written for each.
+        """
         ...

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class TransformersReasoner:
 
     Attributes:
         family: Prompt, image size and coordinate space of the checkpoint.
+        task: What the checkpoint was trained to answer.
         device: Where the model is.
     """
 
@@ -81,9 +82,10 @@ class TransformersReasoner:
         self.device = choose_device(device)
         folder = find_checkpoint(model)
         model_type = check_checkpoint(folder, FAMILY_OF_MODEL_TYPE)
-        self.family = checkpoint_task(folder).family(choose_family(folder, model_type, family))
+        self.task = checkpoint_task(folder)
+        self.family = self.task.family(choose_family(folder, model_type, family))
         with explained(folder):
-            self._processor = QwenProcessor.from_pretrained(folder)
+            self._processor = QwenProcessor.from_pretrained(folder, padding_side='left')
         check_image_size(self.family, self._processor, folder)
         self._model: Any = load_weights(
             transformers.AutoModelForImageTextToText,
@@ -105,16 +107,19 @@ class TransformersReasoner:
 
         ``cancel`` is looked at after every token.
         """
-        inputs = self._encode(image, query).to(self.device)
+        inputs = self._encode([image], [query]).to(self.device)
         reply = _Reply(self._processor.tokenizer, inputs['input_ids'].shape[1], on_text, cancel)
         reply.check_cancel()
-        with torch.inference_mode():
-            self._model.generate(
-                **inputs,
-                generation_config=self._generation,
-                stopping_criteria=transformers.StoppingCriteriaList([reply]),
-            )
+        self._generate(inputs, [reply])
         return reply.finish()
+
+    def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
+        """Write several answers side by side; see ``BatchReasoner.reason_batch``."""
+        inputs = self._encode(images, queries).to(self.device)
+        start = inputs['input_ids'].shape[1]
+        replies = [_Reply(self._processor.tokenizer, start) for _ in queries]
+        self._generate(inputs, replies)
+        return [reply.finish() for reply in replies]
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -123,17 +128,34 @@ class TransformersReasoner:
         if self.device.type == 'cuda':
             torch.cuda.empty_cache()
 
-    def _encode(self, image: Image, query: str) -> Any:
-        """Return prompt and image as the model's input, on the CPU."""
-        prompt = self._processor.apply_chat_template(
-            self.family.conversation(query), add_generation_prompt=True
-        )
+    def _generate(self, inputs: Any, replies: list[_Reply]) -> None:
+        """Let the model write until every reply is complete."""
+        with torch.inference_mode():
+            self._model.generate(
+                **inputs,
+                generation_config=self._generation,
+                stopping_criteria=transformers.StoppingCriteriaList([_Follower(replies)]),
+            )
+
+    def _encode(self, images: Sequence[Image], queries: Sequence[str]) -> Any:
+        """Return prompts and images as the model's input, on the CPU, padded on the left."""
+        prompts = [
+            self._processor.apply_chat_template(
+                self.family.conversation(query), add_generation_prompt=True
+            )
+            for query in queries
+        ]
+        pictures = [self._picture(image) for image in images]
+        return self._processor(text=prompts, images=pictures, padding=True, return_tensors='pt')
+
+    def _picture(self, image: Image) -> PilImage.Image:
+        """Return the image at the size the model sees it."""
         size = self.family.input_size(image_size(image))
         picture = PilImage.fromarray(np.ascontiguousarray(image))
         if picture.size != size:
             # Stretched with Pillow's bilinear filter, as in the released inference code.
             picture = picture.resize(size, PilImage.Resampling.BILINEAR)
-        return self._processor(text=[prompt], images=[picture], return_tensors='pt')
+        return picture
 
 
 def choose_family(folder: Path, model_type: str, asked: str = '') -> PromptFamily:
@@ -193,15 +215,27 @@ def answer_end(text: str) -> int:
     return closed if closed < 0 else closed + len('</answer>')
 
 
-class _Reply(transformers.StoppingCriteria):
-    """Follows one reply as it is written: decodes, streams, stops and cancels."""
+class _Follower(transformers.StoppingCriteria):
+    """Follows the replies of a batch as they are written, and stops each where it is complete."""
+
+    def __init__(self, replies: Sequence[_Reply]) -> None:
+        self._replies = replies
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Take in the newest token of (rows, n) ``input_ids``; return (rows,) which to stop."""
+        done = [reply.take(ids) for reply, ids in zip(self._replies, input_ids, strict=True)]
+        return torch.tensor(done, device=input_ids.device)
+
+
+class _Reply:
+    """One reply as it is written: decodes, streams, stops and cancels."""
 
     def __init__(
         self,
         tokenizer: Any,
         prompt_tokens: int,
-        on_text: Callable[[str], None] | None,
-        cancel: threading.Event | None,
+        on_text: Callable[[str], None] | None = None,
+        cancel: threading.Event | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._decoded = prompt_tokens  # tokens whose text is in self._text, or before the reply
@@ -210,19 +244,21 @@ class _Reply(transformers.StoppingCriteria):
         self._text = ''
         self._pending = ''
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Take in the newest token of (1, n) ``input_ids``; return (1,) whether to stop."""
+    def take(self, ids: torch.Tensor) -> bool:
+        """Take in the newest of (n,) prompt and reply tokens; return whether that was the end."""
         self.check_cancel()
+        if answer_end(self._text) >= 0:
+            return True
         self._pending = self._tokenizer.decode(
-            input_ids[0, self._decoded :],
+            ids[self._decoded :],
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
         # A replacement character at the end is mostly the first half of a character: wait.
         if self._pending and not self._pending.endswith('\ufffd'):
-            self._decoded = input_ids.shape[1]
-            self._take()
-        return torch.tensor([answer_end(self._text) >= 0], device=input_ids.device)
+            self._decoded = len(ids)
+            self._add()
+        return answer_end(self._text) >= 0
 
     def check_cancel(self) -> None:
         """Raise ``CancelledError`` if that was asked for."""
@@ -231,10 +267,10 @@ class _Reply(transformers.StoppingCriteria):
 
     def finish(self) -> str:
         """Return the whole reply, with what was still waiting."""
-        self._take()
+        self._add()
         return self._text
 
-    def _take(self) -> None:
+    def _add(self) -> None:
         text = self._text + self._pending
         end = answer_end(text)
         text = text if end < 0 else text[:end]

@@ -36,13 +36,13 @@ class Segmenter(Protocol):
         """
         ...
 
-    def segment(self, embedding: Any, box: Box, points: Sequence[Point]) -> MaskResult:
-        """Find the object that ``box`` and the positive ``points`` show.
+    def segment(self, embedding: Any, box: Box | None, points: Sequence[Point]) -> MaskResult:
+        """Find the object that ``box`` and the positive ``points`` show; one of the two may lack.
 
         Args:
             embedding: What ``embed`` returned; it can be used any number of times.
-            box: In pixels of the embedded image.
-            points: On the object, in pixels of the embedded image; may be empty.
+            box: In pixels of the embedded image; ``None`` where only points are known.
+            points: On the object, in pixels of the embedded image; may be empty with a box.
         """
         ...
 

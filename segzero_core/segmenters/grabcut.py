@@ -19,6 +19,7 @@ _MARGIN = 0.25  # of the box's sides: surroundings that are looked at
 _SLACK = 0.06  # of the box's sides: how far the object may reach beyond a sloppy box
 _ITERATIONS = 2
 _CORE = 0.08  # of the box's shorter side: radius around a point that is surely the object
+_SPOT = 3  # pixels: radius around a point that is surely the object where there is no box
 _FEWEST = 12  # pixels on either side from which colours can be learnt
 _VISIBLE = 16.0  # a colour change of so many display values is a visible one
 _ALIKE = 12.0  # Lab units; colours closer than this may be the same
@@ -50,21 +51,24 @@ class GrabCutSegmenter:
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         return Embedding(np.array(image, order='C'), height, width)
 
-    def segment(self, embedding: Embedding, box: Box, points: Sequence[Point]) -> MaskResult:
+    def segment(
+        self, embedding: Embedding, box: Box | None, points: Sequence[Point]
+    ) -> MaskResult:
         """See ``Segmenter``.
 
-        The score is the share of the border between object and background where their colours
-        really differ, 0 to 1.
+        Without a box, the image's frame is taken as surely not the object. The score is the share
+        of the border between object and background where their colours really differ, 0 to 1.
         """
         image, height, width = embedding
         rows, columns = image.shape[:2]
         scale = np.array([columns / width, rows / height])
-        corners = np.array([[box.x1, box.y1], [box.x2, box.y2]]) * scale
+        x1, y1, x2, y2 = box or (0, 0, width - 1, height - 1)
+        corners = np.array([[x1, y1], [x2, y2]]) * scale
         corners = np.sort(np.clip(corners, 0, (columns - 1, rows - 1)), axis=0)
         spots = np.array(points, np.float64).reshape(-1, 2) * scale
         spots = np.clip(np.rint(spots), 0, (columns - 1, rows - 1)).astype(int)
         window = _window(corners, (rows, columns))
-        mask, score = _cut(image, window, corners, spots)
+        mask, score = _cut(image, window, None if box is None else corners, spots)
         if (rows, columns) != (height, width):
             size = (width, height)
             mask = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_LINEAR_EXACT)
@@ -85,7 +89,7 @@ def _window(corners: npt.NDArray[np.float64], shape: tuple[int, int]) -> tuple[s
 def _cut(
     image: Image,
     window: tuple[slice, slice],
-    corners: npt.NDArray[np.float64],
+    corners: npt.NDArray[np.float64] | None,
     spots: npt.NDArray[np.int_],
 ) -> tuple[Mask, float]:
     """Segment the window of the image; return the whole image's mask and the score."""
@@ -97,12 +101,17 @@ def _cut(
     small = cv2.resize(crop, size, interpolation=cv2.INTER_AREA) if factor < 1 else crop.copy()
     scale = np.array(size) / (width, height)
     origin = np.array([window[1].start, window[0].start])
-    trimap = _trimap(size, (corners - origin) * scale, (spots - origin) * scale)
+    spots_here = (spots - origin) * scale
+    if corners is None:
+        trimap = _trimap_of_points(size, spots_here)
+    else:
+        trimap = _trimap(size, (corners - origin) * scale, spots_here)
     _expect_holes(small, trimap)
     cut = _grabcut(small, trimap)
     if cut is None:
-        low, high = np.floor(corners[0]).astype(int), np.ceil(corners[1]).astype(int)
-        mask[low[1] : high[1] + 1, low[0] : high[0] + 1] = True
+        if corners is not None:
+            low, high = np.floor(corners[0]).astype(int), np.ceil(corners[1]).astype(int)
+            mask[low[1] : high[1] + 1, low[0] : high[0] + 1] = True
         return mask, 0.0
     kept = _connected(cut, trimap == cv2.GC_FGD)
     score = _contrast(small, kept)
@@ -128,6 +137,18 @@ def _trimap(
         x, y = np.rint(spot).astype(int)
         if 0 <= y < size[1] and 0 <= x < size[0] and trimap[y, x] != cv2.GC_BGD:
             cv2.circle(trimap, (int(x), int(y)), radius, cv2.GC_FGD, cv2.FILLED)
+    return trimap
+
+
+def _trimap_of_points(
+    size: tuple[int, int], spots: npt.NDArray[np.float64]
+) -> npt.NDArray[np.uint8]:
+    """What is known without a box: the object around the points, not at the image's frame."""
+    trimap = np.full(size[::-1], cv2.GC_PR_BGD, np.uint8)
+    trimap[[0, -1]] = trimap[:, [0, -1]] = cv2.GC_BGD
+    for spot in spots:
+        x, y = np.rint(spot).astype(int)
+        cv2.circle(trimap, (int(x), int(y)), _SPOT, cv2.GC_FGD, cv2.FILLED)
     return trimap
 
 

@@ -81,7 +81,9 @@ class Sam2Segmenter:
         return Sam2Embedding(features, image_size(image))
 
     @torch.inference_mode()
-    def segment(self, embedding: Sam2Embedding, box: Box, points: Sequence[Point]) -> MaskResult:
+    def segment(
+        self, embedding: Sam2Embedding, box: Box | None, points: Sequence[Point]
+    ) -> MaskResult:
         """Return the best of three masks at the image's own size, with its predicted IoU."""
         logits, scores = self._decode(embedding, box, points)
         best = int(scores.argmax())
@@ -110,14 +112,16 @@ class Sam2Segmenter:
         return (square - self._mean) / self._std
 
     def _decode(
-        self, embedding: Sam2Embedding, box: Box, points: Sequence[Point]
+        self, embedding: Sam2Embedding, box: Box | None, points: Sequence[Point]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mask logits (3, h, w) at the decoder's resolution and predicted IoUs (3,)."""
         scale = torch.tensor(
             [self._side / embedding.size.width, self._side / embedding.size.height]
         )
-        corners = torch.tensor(box).view(2, 2) * scale
-        prompt: dict[str, torch.Tensor] = {'input_boxes': corners.view(1, 1, 4).to(self.device)}
+        prompt: dict[str, torch.Tensor] = {}
+        if box is not None:
+            corners = torch.tensor(box).view(2, 2) * scale
+            prompt['input_boxes'] = corners.view(1, 1, 4).to(self.device)
         if points:
             positive = (torch.tensor(points) * scale).view(1, 1, -1, 2)
             prompt['input_points'] = positive.to(self.device)

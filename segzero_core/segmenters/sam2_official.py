@@ -78,13 +78,13 @@ class OfficialSam2Segmenter:
         return predictor
 
     @torch.inference_mode()
-    def segment(self, embedding: Any, box: Box, points: Sequence[Point]) -> MaskResult:
+    def segment(self, embedding: Any, box: Box | None, points: Sequence[Point]) -> MaskResult:
         """Return the best of three masks at the image's own size, with its predicted IoU."""
         with self._autocast():
             masks, scores, _ = embedding.predict(
                 point_coords=np.array(points, dtype=np.float32) if points else None,
                 point_labels=np.ones(len(points), dtype=np.int32) if points else None,
-                box=np.array(box, dtype=np.float32),
+                box=None if box is None else np.array(box, dtype=np.float32),
                 multimask_output=True,
             )
         best = int(scores.argmax())

@@ -52,6 +52,20 @@ def test_exact_prompts_give_nearly_exact_masks(segmenter):
     assert min(ious) > 0.5
 
 
+def test_points_alone_find_the_object(segmenter):
+    ious = []
+    for seed in range(6):
+        scene = make_scene(seed)
+        embedding = segmenter.embed(scene.image)
+        for i in range(len(scene.objects)):
+            _, points = prompts(scene.mask(i))
+            ious.append(iou(segmenter.segment(embedding, None, points).mask, scene.mask(i)))
+    assert np.mean(ious) > 0.75
+    # Nothing can be learnt from a single colour: no mask, where a box would have been filled.
+    flat = segmenter.embed(np.full((40, 40, 3), 90, np.uint8))
+    assert not segmenter.segment(flat, None, [Point(20, 20)]).mask.all()
+
+
 def test_sloppy_boxes_are_forgiven(segmenter):
     rng = np.random.default_rng(0)
     ious = []

@@ -51,6 +51,9 @@ def test_mask_depends_on_box_points_and_image(segmenter):
     assert (segmenter.segment(embedding, Box(1, 1, 50, 50), POINTS).mask != mask).any()
     assert (segmenter.segment(embedding, BOX, ()).mask != mask).any()
     assert (segmenter.segment(embedding, BOX, POINTS[:1]).mask != mask).any()
+    # Points alone are another prompt than points in a box as large as the image.
+    alone = segmenter.segment(embedding, None, POINTS)
+    assert alone.score != segmenter.segment(embedding, Box(0, 0, 166, 120), POINTS).score
     other = segmenter.embed(picture(seed=1))
     assert (segmenter.segment(other, BOX, POINTS).mask != mask).any()
 

@@ -88,7 +88,7 @@ def test_all_three_generations_load_and_write(model_type, family, tmp_path):
 
 def test_stops_right_after_the_answer_although_the_model_would_go_on(overfit):
     assert overfit.reason(picture(), 'the red mug') == OVERFIT_ANSWER
-    inputs = overfit._encode(picture(), 'the red mug')
+    inputs = overfit._encode([picture()], ['the red mug'])
     unstopped = overfit._model.generate(**inputs, generation_config=overfit._generation)
     written = unstopped[0, inputs['input_ids'].shape[1] :]
     text = overfit._processor.tokenizer.decode(written, skip_special_tokens=True)
@@ -122,6 +122,18 @@ def test_replies_end_at_max_new_tokens(overfit_reasoner_dir):
     text = engine.reason(picture(), 'the red mug')
     assert OVERFIT_ANSWER.startswith(text)
     assert len(engine._processor.tokenizer(text).input_ids) == 7
+
+
+def test_a_batch_is_answered_as_one_by_one(overfit):
+    images = [picture(), picture(60, 40), picture(30, 90)]
+    queries = ['the red mug', 'a', 'the thing I could drink from, left of the green box']
+    assert overfit.reason_batch(images, queries) == [OVERFIT_ANSWER] * 3
+    # Nor does the padding change what the model thinks of each, to which greedy replies are blind.
+    with torch.inference_mode():
+        together = overfit._model(**overfit._encode(images, queries)).logits[:, -1]
+        for row, image, query in zip(together, images, queries, strict=True):
+            alone = overfit._model(**overfit._encode([image], [query])).logits[0, -1]
+            assert torch.allclose(row, alone, atol=1e-4)
 
 
 def test_images_may_be_read_only_or_flipped_views(overfit):
@@ -169,7 +181,7 @@ def test_streaming_any_tokens_gives_what_decoding_them_at_once_gives(tokenizer, 
     pieces: list[str] = []
     reply = _Reply(tokenizer, len(prompt), pieces.append, cancel=None)
     for count in range(1, len(written) + 1):
-        reply(torch.tensor([prompt + written[:count]]), None)
+        reply.take(torch.tensor(prompt + written[:count]))
     wanted = tokenizer.decode(written, skip_special_tokens=True)
     assert reply.finish() == wanted == ''.join(pieces)
 
@@ -208,7 +220,7 @@ def test_cancelled_before_it_began(overfit):
 
 def test_the_image_is_stretched_bilinearly_to_the_size_of_the_family(tiny_reasoner_dir):
     engine = TransformersReasoner(str(tiny_reasoner_dir), device='cpu')
-    given = engine._encode(picture(), 'The red Mug.')
+    given = engine._encode([picture()], ['The red Mug.'])
     assert given['image_grid_thw'].tolist() == [[1, 60, 60]]  # 840 / 14
     seen = Image.fromarray(picture()).resize((840, 840), Image.Resampling.BILINEAR)
     # The first patch: channel, two equal frames, 14 x 14 pixels, normalised.
@@ -462,4 +474,4 @@ def test_sizes_that_suit_a_family_of_another_size(tmp_path):
     folder = build_tiny_reasoner(tmp_path, sizes=sizes)
     (folder / 'segzero.json').write_text('{"family": "json", "image_size": 112}')
     engine = TransformersReasoner(str(folder), device='cpu')
-    assert engine._encode(picture(), 'x')['image_grid_thw'].tolist() == [[1, 8, 8]]
+    assert engine._encode([picture()], ['x'])['image_grid_thw'].tolist() == [[1, 8, 8]]
