@@ -4,9 +4,11 @@
 Every sample counts. One without a usable answer is an empty mask, ``None`` for a box and no
 points; leaving it out would make a model look better the more often it fails.
 
-Two protocols, where an image's truth may be empty ("nothing matches"):
+Three protocols, which differ where an image's truth may be empty ("nothing matches"):
 
-``standard``: an empty mask for an empty truth has IoU 1 (LISA, gRefCOCO).
+``standard``: an empty mask for an empty truth has IoU 1 (gRefCOCO).
+``lisa``: likewise, to the last digit as dvlab-research/LISA at 3cb2d43 computes it, which adds
+1e-5 to each union and 1e-10 to their sum.
 ``released``: it has IoU 0, as in the evaluation of dvlab-research/Seg-Zero at 77f9ea5, which
 figures of released checkpoints are made with.
 """
@@ -16,14 +18,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segzero_core.data.rle import Rle, shared_area
 from segzero_core.errors import MetricError
 from segzero_core.geometry import box_iou
 from segzero_core.types import Box, Mask, Point
 
-Protocol: TypeAlias = Literal['standard', 'released']
+Protocol: TypeAlias = Literal['standard', 'lisa', 'released']
 Array: TypeAlias = npt.NDArray[Any]
 
 
@@ -61,8 +65,25 @@ def overlap(predicted: Mask, truth: Mask, ignore: Mask | None = None) -> Overlap
         raise MetricError(f'masks must have the same shape, got {shapes}')
     if ignore is not None:
         predicted, truth = predicted & ~ignore, truth & ~ignore
-    counts = ((predicted & truth), predicted, truth)
-    return Overlap(*(int(np.count_nonzero(mask)) for mask in counts))
+    found, true = (np.ascontiguousarray(mask).view(np.uint8) for mask in (predicted, truth))
+    counts = (cv2.bitwise_and(found, true), found, true)  # faster than numpy's & and count
+    return Overlap(*(int(cv2.countNonZero(mask)) for mask in counts))
+
+
+def overlap_rle(predicted: Rle, truth: Rle, ignore: Rle | None = None) -> Overlap:
+    """Count like ``overlap`` without unpacking the masks: far faster on large images.
+
+    Raises:
+        MetricError: The sizes differ.
+    """
+    masks = [predicted, truth] if ignore is None else [predicted, truth, ignore]
+    if len({mask.size for mask in masks}) != 1:
+        sizes = ' and '.join(f'{mask.size.width} x {mask.size.height}' for mask in masks)
+        raise MetricError(f'masks must have the same size, got {sizes}')
+    wanted = ([predicted, truth], [predicted], [truth])
+    if ignore is None:
+        return Overlap(*(shared_area(group) for group in wanted))
+    return Overlap(*(shared_area(group) - shared_area([*group, ignore]) for group in wanted))
 
 
 def image_ious(overlaps: Sequence[Overlap] | Array, protocol: Protocol = 'standard') -> Array:
@@ -72,6 +93,8 @@ def image_ious(overlaps: Sequence[Overlap] | Array, protocol: Protocol = 'standa
         MetricError: There is no image.
     """
     intersection, union = _counts(overlaps)
+    if protocol == 'lisa':
+        return intersection / (union + 1e-5) + (union == 0)
     empty = 1.0 if protocol == 'standard' else 0.0
     return np.where(union > 0, intersection / np.maximum(union, 1), empty)
 
@@ -84,6 +107,8 @@ def giou(overlaps: Sequence[Overlap] | Array, protocol: Protocol = 'standard') -
 def ciou(overlaps: Sequence[Overlap] | Array, protocol: Protocol = 'standard') -> float:
     """Return the sum of intersections over the sum of unions; raises like ``image_ious``."""
     intersection, union = _counts(overlaps)
+    if protocol == 'lisa':
+        return float(intersection.sum() / (union.sum() + 1e-10))
     if union.sum() == 0:
         return 1.0 if protocol == 'standard' else 0.0
     return float(intersection.sum() / union.sum())

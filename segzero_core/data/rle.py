@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from segzero_core.errors import DataError
@@ -44,8 +45,15 @@ class Rle(NamedTuple):
 
 def encode_mask(mask: Mask) -> Rle:
     """Return the run lengths of an (H, W) bool mask."""
-    encoded = _coco().encode(np.asfortranarray(mask, dtype=np.uint8))
+    # Run lengths go down the columns. OpenCV transposes faster than numpy copies.
+    columns = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8))
+    encoded = _coco().encode(columns.reshape(mask.shape[::-1]).T)
     return Rle(image_size(mask), encoded['counts'].decode())  # type: ignore[arg-type]
+
+
+def shared_area(masks: Sequence[Rle]) -> int:
+    """Return how many pixels all of ``masks`` have; takes time by their runs, not their pixels."""
+    return int(_coco().area(_coco().merge([_to_coco(mask) for mask in masks], intersect=True)))
 
 
 def unite(masks: Sequence[Rle], size: Size) -> Rle:

@@ -74,6 +74,7 @@ class Samples(Sequence['Sample | Skipped']):
         split: Name of the split, e.g. ``testA``.
         level: ``instance``: one sentence for each thing that was annotated; ``expression``: all.
         image_ids: The image of each row, known without making it.
+        ids: The id of each row, likewise.
     """
 
     def __init__(self, dataset: str, split: str, level: Level, rows: Iterable[Row]) -> None:
@@ -90,6 +91,7 @@ class Samples(Sequence['Sample | Skipped']):
             by_image.setdefault(row.image_id, []).append(_once(row, seen[row.id]))
         self._rows = [row for group in by_image.values() for row in group]
         self.image_ids = [row.image_id for row in self._rows]
+        self.ids = [row.id for row in self._rows]
         if not self._rows:
             raise DataError(f'{dataset}:{split} has no row')
 

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 
+from segzero_core.data.rle import encode_mask
 from segzero_core.errors import MetricError
 from segzero_core.metrics import (
     Overlap,
@@ -14,6 +15,7 @@ from segzero_core.metrics import (
     image_ious,
     no_target_accuracy,
     overlap,
+    overlap_rle,
     points_on_mask,
     precision,
 )
@@ -122,3 +124,66 @@ def test_bootstrap_of_ciou_keeps_the_rows_together():
     assert bootstrap(ciou, [SMALL, LARGE] * 20) == interval
     narrower = bootstrap(ciou, [SMALL, LARGE] * 20, confidence=0.5)
     assert interval.low < narrower.low < narrower.high < interval.high
+
+
+# --- the arithmetic of LISA and of Seg-Zero, said again as plainly as can be ------------------
+
+
+def random_masks(count: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Prediction, truth and ignored pixels; every tenth prediction and eleventh truth is empty."""
+    rng = np.random.default_rng(7)
+    found = []
+    for i in range(count):
+        shape = tuple(rng.integers(1, 24, 2))
+        predicted, truth, ignore = (rng.random(shape) < rng.random() for _ in range(3))
+        found.append((predicted & bool(i % 10), truth & bool(i % 11), ignore & bool(i % 3)))
+    return found
+
+
+def lisa(pairs):
+    """LISA's validation: labels 0, 1 and 255, a meter of each, one mask per image."""
+    ious, intersections, unions = [], 0, 0
+    for predicted, truth, ignore in pairs:
+        label = np.where(ignore, 255, truth.astype(int))
+        output = np.where(label == 255, 255, predicted.astype(int))
+        intersection = ((output == 1) & (label == 1)).sum()
+        union = (output == 1).sum() + (label == 1).sum() - intersection
+        iou = intersection / (union + 1e-5)
+        ious.append(iou + 1 if union == 0 else iou)
+        intersections, unions = intersections + intersection, unions + union
+    return np.mean(ious), intersections / (unions + 1e-10)
+
+
+def seg_zero(pairs):
+    """Seg-Zero's evaluation of answers that could be read: nothing on nothing is left out."""
+    ious, intersections, unions = [], 0, 0
+    for predicted, truth, ignore in pairs:
+        label = truth | ignore  # whatever is not 0
+        intersection, union = (predicted & label).sum(), (predicted | label).sum()
+        if union:
+            ious.append(intersection / union)
+            intersections, unions = intersections + intersection, unions + union
+    return np.mean(ious), intersections / unions
+
+
+def test_ten_thousand_random_pairs_score_as_in_lisa_and_in_seg_zero():
+    pairs = random_masks(10_000)
+    ignoring = [overlap(predicted, truth, ignore) for predicted, truth, ignore in pairs]
+    assert (giou(ignoring, 'lisa'), ciou(ignoring, 'lisa')) == pytest.approx(lisa(pairs), 1e-12)
+    counting = [overlap(predicted, truth | ignore) for predicted, truth, ignore in pairs]
+    kept = [row for row in counting if row.predicted + row.truth]
+    assert 0 < len(kept) < len(counting)
+    released = giou(kept, 'released'), ciou(kept, 'released')
+    assert released == pytest.approx(seg_zero(pairs), 1e-12)
+
+
+def test_run_lengths_are_counted_as_pixels_are():
+    for predicted, truth, ignore in random_masks(500):
+        masks = [encode_mask(mask) for mask in (predicted, truth, ignore)]
+        assert [rle.mask.tolist() for rle in masks] == [
+            mask.tolist() for mask in (predicted, truth, ignore)
+        ]
+        assert overlap_rle(*masks) == overlap(predicted, truth, ignore)
+        assert overlap_rle(*masks[:2]) == overlap(predicted, truth)
+    with pytest.raises(MetricError, match='1 x 1 and 2 x 1'):
+        overlap_rle(*(encode_mask(np.ones((1, width), bool)) for width in (1, 2)))
