@@ -1,21 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of datasets to measure on -> their samples.
 
-========================== ====================================================================
-``synthetic:val``          scenes made on the fly, see ``scenes``
-a folder                   with ``records.jsonl``, see ``folder``
-========================== ====================================================================
+================================== ============================================================
+``synthetic:val``                  scenes made on the fly, see ``scenes``
+``refcoco:testA``, ``refcoco+:val``, ``refcocog:test``, ``grefcoco:val``  see ``refer``
+``reasonseg:val``                  as LISA published it, see ``reasonseg``
+``chartqa:test``, ``textvqa:val``  see ``vqa``
+a folder                           with ``records.jsonl`` (see ``folder``), or parquet or arrow
+a hub id                           ``Ricky06662/ReasonSeg_val``, see ``masked``
+================================== ============================================================
+
+A dataset that is known by name is read from ``root``. A later reader is one more line in
+``_PUBLISHED``: a ``Sample`` has ``boxes`` for detection, ``answers`` for counting.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from segzero_core.data.folder import FILE
+from segzero_core.data.masked import masked_samples
 from segzero_core.data.own import folder_samples, scene_samples
+from segzero_core.data.reasonseg import reasonseg_samples
+from segzero_core.data.refer import FILES as REFER_FILES
+from segzero_core.data.refer import refer_samples
 from segzero_core.data.samples import LEVELS, Level, Samples
+from segzero_core.data.vqa import chartqa_samples, textvqa_samples
 from segzero_core.errors import DataError, UnknownNameError
 from segzero_core.registry import look_up
+
+_Reader = Callable[[str, str, Path, Level], Samples]
+_PUBLISHED: dict[str, _Reader] = {
+    **dict.fromkeys(REFER_FILES, refer_samples),
+    'reasonseg': lambda name, split, root, level: reasonseg_samples(split, root, level),
+    'chartqa': lambda name, split, root, level: chartqa_samples(split, root),
+    'textvqa': lambda name, split, root, level: textvqa_samples(split, root),
+}
 
 
 def read_samples(name: str, root: str | Path = '', level: str = '', limit: int = 0) -> Samples:
@@ -23,25 +45,50 @@ def read_samples(name: str, root: str | Path = '', level: str = '', limit: int =
 
     Args:
         name: As in the table above.
-        root: The folder the dataset lies in, for those that are known by name.
-        level: One of ``LEVELS``; '' for the dataset's own.
+        root: The folder a dataset that is known by name lies in.
+        level: One of ``LEVELS``; '' for ``instance``, and ``expression`` for the released sets
+            whose name ends in ``_all``.
         limit: At most so many rows; 0 for all.
 
     Raises:
         DataError: There is no such dataset, or not one row in it.
     """
-    try:
-        chosen: Level = look_up('level', level, LEVELS) if level else 'instance'  # type: ignore[assignment]
-    except UnknownNameError as error:
-        raise DataError(str(error)) from error
+    chosen = _level(name, level)
     if name.startswith('synthetic:'):
         return scene_samples(name.removeprefix('synthetic:'), limit)
-    samples = _open(name, Path(root).expanduser() if root else None, chosen)
+    samples = _open(name, root, chosen)
     return samples.first(limit) if limit else samples
 
 
-def _open(name: str, root: Path | None, level: Level) -> Samples:
+def _level(name: str, level: str) -> Level:
+    if not level:
+        return 'expression' if name.rstrip('/').endswith('_all') else 'instance'
+    try:
+        return cast(Level, look_up('level', level, LEVELS))
+    except UnknownNameError as error:
+        raise DataError(str(error)) from error
+
+
+def _open(name: str, root: str | Path, level: Level) -> Samples:
     folder = Path(name).expanduser()
-    if (folder / FILE).is_file():
-        return folder_samples(folder)
-    raise DataError(f'no such dataset: {name!r}')
+    if name and folder.is_dir():
+        return folder_samples(folder) if (folder / FILE).is_file() else masked_samples(name, level)
+    dataset, colon, split = name.partition(':')
+    if not colon and '/' in name and not name.startswith(('.', '/', '~')):
+        return masked_samples(name, level)
+    try:
+        reader = _PUBLISHED[look_up('dataset', dataset, _PUBLISHED)]
+    except UnknownNameError as error:
+        raise DataError(
+            f"{error}; or 'synthetic', a hub id such as 'Ricky06662/ReasonSeg_val', or a folder "
+            'that exists'
+        ) from error
+    if not split:
+        raise DataError(f"{name!r} needs a split: write for instance '{dataset}:val'")
+    place = Path(root).expanduser()
+    if not root or not place.is_dir():
+        raise DataError(
+            f'{name!r} is read from the folder it was unpacked in, and there is none at '
+            f"{str(root)!r}: give the root folder (docs/data.md shows each dataset's layout)"
+        )
+    return reader(dataset, split, place, level)

@@ -35,6 +35,19 @@ def check_image_file(source: Path | bytes) -> Size:
     return size
 
 
+def image_file_size(path: Path) -> Size:
+    """Return the size of an image after reading its header only.
+
+    Raises:
+        DataError: It is missing or no image.
+    """
+    try:
+        with PilImage.open(path) as image:
+            return Size(*image.size)
+    except _ERRORS as error:
+        raise DataError(f'{path} cannot be read as an image ({error})') from error
+
+
 def load_rgb(source: Path | bytes, name: str) -> Image:
     """Return the (H, W, 3) uint8 RGB image.
 

@@ -27,7 +27,7 @@ def read_hub(source: str, split: str = 'train') -> Iterator[Record | Skipped]:
     Raises:
         DataError: There is no such dataset, or a column is missing.
     """
-    table = _load(source, split)
+    table = load_table(source, split)
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise DataError(
@@ -38,7 +38,12 @@ def read_hub(source: str, split: str = 'train') -> Iterator[Record | Skipped]:
         yield _read_row(table, index)
 
 
-def _load(source: str, split: str) -> Any:
+def load_table(source: str, split: str) -> Any:
+    """Return one split as a ``datasets.Dataset``, its images still encoded.
+
+    Raises:
+        DataError: There is no such dataset or split.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -75,7 +80,7 @@ def _read_row(table: Any, index: int) -> Record | Skipped:
     row = table[index]
     name = str(row['id'])
     try:
-        size = check_image_file(_image_source(row))
+        size = check_image_file(image_source(row))
         return Record(
             id=name,
             query=check_query(str(row['problem'])),
@@ -88,10 +93,15 @@ def _read_row(table: Any, index: int) -> Record | Skipped:
 
 
 def _load_image(table: Any, index: int, name: str) -> Any:
-    return load_rgb(_image_source(table[index]), name)
+    return load_rgb(image_source(table[index]), name)
 
 
-def _image_source(row: Any) -> bytes | Path:
+def image_source(row: Any) -> bytes | Path:
+    """Return the encoded image of a row, or where it lies.
+
+    Raises:
+        DataError: The row has none.
+    """
     image = row['image']
     if not isinstance(image, dict) or not (image.get('bytes') or image.get('path')):
         raise DataError('the row has no image')

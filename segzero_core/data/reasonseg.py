@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ReasonSeg as LISA published it: ``SPLIT/NAME.jpg`` beside ``SPLIT/NAME.json``.
+
+Each JSON has ``text`` (one instruction; several in ``train``), ``is_sentence`` and ``shapes``,
+polygons labelled ``target``, ``ignore`` or ``flag`` (of no meaning). Layout and drawing:
+dvlab-research/LISA at 3cb2d43, utils/data_processing.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segzero_core.data.annotations import load_json, text_of
+from segzero_core.data.files import image_file_size, load_rgb
+from segzero_core.data.rle import encode_mask
+from segzero_core.data.samples import Level, Row, Sample, Samples
+from segzero_core.errors import DataError
+from segzero_core.prompts import check_query
+from segzero_core.types import Size
+
+_TARGET, _IGNORE = 1, 255
+
+
+def reasonseg_samples(split: str, root: Path, level: Level = 'instance') -> Samples:
+    """Return the samples of one split.
+
+    Args:
+        split: ``train``, ``val`` or ``test``.
+        root: The folder that holds the split's folder.
+        level: ``instance``: the first instruction of every image, as LISA and Seg-Zero measure;
+            ``expression``: every one.
+
+    Raises:
+        DataError: There is no such folder, or no image in it.
+    """
+    folder = root / split
+    if not folder.is_dir():
+        raise DataError(f'there is no folder {folder}: root must be the folder that holds {split}')
+    files = sorted(folder.glob('*.json'))
+    missing = sorted(
+        path for path in folder.glob('*.jpg') if not path.with_suffix('.json').is_file()
+    )
+    rows = (row for path in [*files, *missing] for row in _rows(path, level))
+    return Samples('reasonseg', split, level, rows)
+
+
+def _rows(path: Path, level: Level) -> Iterator[Row]:
+    texts = 1
+    if level == 'expression':
+        with contextlib.suppress(DataError):  # the one row says what is wrong
+            texts = max(len(_texts(_load(path.with_suffix('.json')))), 1)
+    for place in range(texts):
+        row_id = path.stem if level == 'instance' else f'{path.stem}/{place}'
+        yield Row(row_id, path.stem, functools.partial(_make, path, place, row_id))
+
+
+def _make(path: Path, place: int, row_id: str) -> Sample:
+    content = _load(path.with_suffix('.json'))
+    texts = _texts(content)
+    if not texts:
+        raise DataError(f'{path} has no text')
+    image = path.with_suffix('.jpg')
+    size = image_file_size(image)
+    labels = draw_labels(_shapes(content), size)
+    truth, ignore = encode_mask(labels == _TARGET), encode_mask(labels == _IGNORE)
+    return Sample(
+        id=row_id,
+        query=check_query(text_of(texts[place])),
+        image_id=path.stem,
+        size=size,
+        load_image=functools.partial(load_rgb, image, row_id),
+        truth=truth,
+        ignore=ignore if ignore.area else None,
+        boxes=(truth.box,) if truth.box else (),
+        group='long' if content.get('is_sentence') else 'short',
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    content = load_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f'{path} holds no object with text and shapes')
+    return content
+
+
+def _texts(content: dict[str, Any]) -> list[Any]:
+    text = content.get('text')
+    return text if isinstance(text, list) else [] if text is None else [text]
+
+
+def _shapes(content: dict[str, Any]) -> list[tuple[int, npt.NDArray[np.int32]]]:
+    """Return the label and the (1, n, 2) corners of every polygon that means something."""
+    found = []
+    for shape in content.get('shapes') or []:
+        label = str(shape.get('label', '')).lower() if isinstance(shape, dict) else ''
+        if label == 'flag':
+            continue
+        points = shape.get('points') if isinstance(shape, dict) else None
+        if not _usable(points):
+            raise DataError(f'the shape {label!r} has no usable points: {str(points)[:80]}')
+        corners = np.array([points], dtype=np.float64).astype(np.int32)
+        found.append((_IGNORE if 'ignore' in label else _TARGET, corners))
+    return found
+
+
+def _usable(points: Any) -> bool:
+    return (
+        isinstance(points, list)
+        and bool(points)
+        and all(
+            isinstance(point, list)
+            and len(point) == 2
+            and all(isinstance(v, (int, float)) and math.isfinite(v) for v in point)
+            and all(abs(v) < 2**15 for v in point)  # beyond it OpenCV's drawing overflows
+            for point in points
+        )
+    )
+
+
+def draw_labels(
+    shapes: list[tuple[int, npt.NDArray[np.int32]]], size: Size
+) -> npt.NDArray[np.uint8]:
+    """Return the (H, W) uint8 labels LISA measures with: 0, 1 target, 255 ignore.
+
+    Polygons are drawn with their outline, from the largest to the smallest, each over those
+    before it.
+
+    Raises:
+        DataError: There are targets, all outside the image.
+    """
+    labels = np.zeros((size.height, size.width), np.uint8)
+    areas = []
+    for _, corners in shapes:
+        alone = np.zeros_like(labels)
+        areas.append(int(np.count_nonzero(_draw(alone, corners, 1))))
+    for index in np.argsort(areas)[::-1]:  # LISA's order, of equally large ones too
+        label, corners = shapes[int(index)]
+        _draw(labels, corners, label)
+    wanted = [area for area, (label, _) in zip(areas, shapes, strict=True) if label == _TARGET]
+    if wanted and not any(wanted):
+        raise DataError(
+            f'the mask is empty: every target polygon lies outside the {size.width} x '
+            f'{size.height} image'
+        )
+    return labels
+
+
+def _draw(
+    canvas: npt.NDArray[np.uint8], corners: npt.NDArray[np.int32], value: int
+) -> npt.NDArray[np.uint8]:
+    cv2.polylines(canvas, [corners[0]], True, value, 1)
+    cv2.fillPoly(canvas, [corners[0]], value)
+    return canvas
