@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--reasoner', default='rules', metavar='ENGINE', help=f'one of {", ".join(REASONERS)}'
     )
     parser.add_argument('--model', help="the reasoner's model: a hub id or a folder")
+    parser.add_argument('--url', help='model server of the reasoner openai, up to and with /v1')
     parser.add_argument('--family', help=f'prompt family: one of {", ".join(FAMILIES)}')
     parser.add_argument(
         '--segmenter', default='grabcut', metavar='ENGINE', help=f'one of {", ".join(SEGMENTERS)}'
@@ -97,7 +98,11 @@ def run(options: argparse.Namespace) -> None:
     """
     image = read_image(options.image)
     reasoner = load_reasoner(
-        options.reasoner, model=options.model, family=options.family, device=options.device
+        options.reasoner,
+        model=options.model,
+        url=options.url,
+        family=options.family,
+        device=options.device,
     )
     segmenter = load_segmenter(
         options.segmenter, model=options.segmenter_model, device=options.device

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import json
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError, StrictDataclassError  # type: ignore[attr-defined]
 from safetensors import SafetensorError, safe_open
 
+from segzero_core.checkpoint_notes import read_json
 from segzero_core.errors import EngineOptionError, ModelLoadError
 
 # Pickled weights (.bin, .pt) and Python files are never even downloaded: both can run code.
@@ -108,24 +108,6 @@ def find_checkpoint(model: str) -> Path:
             f'({_first_line(error)}). Check the spelling and the network; without a network, copy '
             'the model to this machine and give its folder'
         ) from error
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Return the JSON object in ``file``.
-
-    Raises:
-        ModelLoadError: The file is missing or holds no JSON object.
-    """
-    try:
-        content = json.loads(file.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(
-            f'cannot read {file} ({_first_line(error)}): is {file.parent} a whole checkpoint '
-            'folder, as save_pretrained writes it? Copy or download it again'
-        ) from error
-    if not isinstance(content, dict):
-        raise ModelLoadError(f'{file} holds no JSON object: copy or download it again')
-    return content
 
 
 def check_checkpoint(folder: Path, model_types: Collection[str]) -> str:

@@ -56,6 +56,32 @@ class ModelLoadError(SegZeroError):
     kind = 'model_load'
 
 
+class ServerError(SegZeroError):
+    """A model server that cannot be asked, or did not answer. The message holds its address.
+
+    Attributes:
+        kind: One of ``ServerError.KINDS``.
+    """
+
+    KINDS = (
+        'server_unreachable',  # nobody listens there, or the connection broke before any text
+        'server_timeout',  # no whole answer in time
+        'server_refused',  # it answered, with an error
+        'server_broken',  # what it sent is not the protocol, or it broke off
+    )
+
+    def __init__(self, kind: str, message: str) -> None:
+        """Remember ``kind``.
+
+        Raises:
+            ValueError: ``kind`` is not in ``KINDS``.
+        """
+        if kind not in self.KINDS:
+            raise ValueError(f'unknown ServerError kind {kind!r}; one of {", ".join(self.KINDS)}')
+        super().__init__(message)
+        self.kind = kind
+
+
 class CancelledError(SegZeroError):
     """The query was cancelled before it was answered."""
 

@@ -93,6 +93,21 @@ PARAMETERS: dict[str, Spec] = {
     'reasoner.max_new_tokens': Spec(
         0, "Longest answer in tokens; 0 is the engine's own default", low=0, high=32768
     ),
+    'reasoner.url': Spec(
+        '', 'Model server of the openai engine, such as http://127.0.0.1:8000/v1'
+    ),
+    'reasoner.timeout': Spec(
+        0.0,
+        "Seconds for one answer of a model server; 0 is the engine's own",
+        low=0.0,
+        high=3600.0,
+    ),
+    'reasoner.startup_timeout': Spec(
+        0.0,
+        "Seconds to wait at configure for a model server; 0 is the engine's own",
+        low=0.0,
+        high=3600.0,
+    ),
     'segmenter.engine': Spec('grabcut', 'What makes the mask', lambda: SEGMENTERS),
     'segmenter.model': _model('segmenter'),
     'segmenter.device': _device('segmenter'),

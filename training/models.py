@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from segzero_core.checkpoint_notes import FAMILY_OF_MODEL_TYPE, choose_family
 from segzero_core.checkpoints import (
     check_checkpoint,
     explained,
@@ -19,11 +20,7 @@ from segzero_core.checkpoints import (
 from segzero_core.errors import ModelLoadError
 from segzero_core.prompts import PromptFamily
 from segzero_core.reasoners.qwen_processor import QwenProcessor
-from segzero_core.reasoners.transformers import (
-    FAMILY_OF_MODEL_TYPE,
-    check_image_size,
-    choose_family,
-)
+from segzero_core.reasoners.transformers import check_image_size
 from training.config import TrainConfig
 
 # Every linear layer of the language model; the vision tower's are called otherwise.

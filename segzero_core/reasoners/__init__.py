@@ -9,6 +9,7 @@ from segzero_core.reasoners.base import BatchReasoner, Reasoner
 from segzero_core.registry import Engine, create_engine
 
 REASONERS = {
+    'openai': Engine('segzero_core.reasoners.openai:OpenAIReasoner', 'core'),
     'rules': Engine('segzero_core.reasoners.rules:RulesReasoner', 'core'),
     'transformers': Engine('segzero_core.reasoners.transformers:TransformersReasoner', 'models'),
 }

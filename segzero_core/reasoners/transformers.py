@@ -4,44 +4,29 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import gc
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image as PilImage
 
+from segzero_core.checkpoint_notes import FAMILY_OF_MODEL_TYPE, checkpoint_task, choose_family
 from segzero_core.checkpoints import (
     check_checkpoint,
     choose_device,
     explained,
     find_checkpoint,
     load_weights,
-    read_json,
     transformers,
 )
-from segzero_core.errors import (
-    CancelledError,
-    EngineOptionError,
-    ModelLoadError,
-    UnknownNameError,
-)
-from segzero_core.prompts import FAMILIES, PromptFamily, get_family
+from segzero_core.errors import EngineOptionError, ModelLoadError
+from segzero_core.prompts import PromptFamily
+from segzero_core.reasoners.picture import model_picture
 from segzero_core.reasoners.qwen_processor import QwenProcessor
-from segzero_core.task import Task
+from segzero_core.reasoners.reply import Reply
 from segzero_core.types import Image, Size, image_size
-
-# The family of a checkpoint that does not say it itself. Qwen2-VL and Qwen3-VL name positions in
-# thousandths of the image, Qwen2.5-VL in pixels.
-FAMILY_OF_MODEL_TYPE = {
-    'qwen2_vl': 'thousandths',
-    'qwen2_5_vl': 'seg_zero',
-    'qwen3_vl': 'thousandths',
-}
 
 
 class TransformersReasoner:
@@ -145,74 +130,10 @@ class TransformersReasoner:
             )
             for query in queries
         ]
-        pictures = [self._picture(image) for image in images]
+        pictures = [
+            model_picture(image, self.family.input_size(image_size(image))) for image in images
+        ]
         return self._processor(text=prompts, images=pictures, padding=True, return_tensors='pt')
-
-    def _picture(self, image: Image) -> PilImage.Image:
-        """Return the image at the size the model sees it."""
-        size = self.family.input_size(image_size(image))
-        picture = PilImage.fromarray(np.ascontiguousarray(image))
-        if picture.size != size:
-            # Stretched with Pillow's bilinear filter, as in the released inference code.
-            picture = picture.resize(size, PilImage.Resampling.BILINEAR)
-        return picture
-
-
-def choose_family(folder: Path, model_type: str, asked: str = '') -> PromptFamily:
-    """Return the prompt family of the checkpoint in ``folder``.
-
-    A checkpoint can say in ``segzero.json`` what it was trained with: ``family``, and
-    ``image_size`` where that differs from the family's own (a side in pixels).
-
-    Args:
-        folder: A checkpoint folder.
-        model_type: From its config.json.
-        asked: The family the user wants; '' = the checkpoint's own.
-
-    Raises:
-        UnknownNameError: There is no family called ``asked``.
-        ModelLoadError: ``segzero.json`` names no family, or no usable size.
-    """
-    file = folder / 'segzero.json'
-    says = read_json(file) if file.is_file() else {}
-    own = says.get('family', FAMILY_OF_MODEL_TYPE[model_type])
-    side = says.get('image_size')
-    if own not in FAMILIES or not (side is None or (isinstance(side, int) and side > 0)):
-        raise ModelLoadError(
-            f'{file} says {says}: family must be one of {", ".join(FAMILIES)} and image_size, '
-            'if given, a side in pixels'
-        )
-    family = get_family(asked or own)
-    return family if side is None else dataclasses.replace(family, image_size=side)
-
-
-def checkpoint_task(folder: Path) -> Task:
-    """Return what the checkpoint in ``folder`` was trained to answer, by its ``segzero.json``.
-
-    ``answer`` and ``think`` there are those of ``Task``; without them it is the whole of it.
-
-    Raises:
-        ModelLoadError: They are none a task can have.
-    """
-    file = folder / 'segzero.json'
-    says = read_json(file) if file.is_file() else {}
-    answer, think = says.get('answer', Task().answer), says.get('think', True)
-    try:
-        if not isinstance(think, bool):
-            raise UnknownNameError(f'think must be true or false, got {think!r}')
-        return Task(answer, think)
-    except UnknownNameError as error:
-        raise ModelLoadError(f'{file}: {error}') from error
-
-
-def answer_end(text: str) -> int:
-    """Return where the reply is complete: just after ``</answer>``, or -1 if it is not yet.
-
-    A ``</answer>`` inside ``<think>`` is only talked about.
-    """
-    thinking = text.find('</think>') if '<think>' in text else 0
-    closed = -1 if thinking < 0 else text.find('</answer>', thinking)
-    return closed if closed < 0 else closed + len('</answer>')
 
 
 class _Follower(transformers.StoppingCriteria):
@@ -228,7 +149,7 @@ class _Follower(transformers.StoppingCriteria):
 
 
 class _Reply:
-    """One reply as it is written: decodes, streams, stops and cancels."""
+    """One reply as its tokens come: decodes them into whole characters."""
 
     def __init__(
         self,
@@ -238,16 +159,14 @@ class _Reply:
         cancel: threading.Event | None = None,
     ) -> None:
         self._tokenizer = tokenizer
-        self._decoded = prompt_tokens  # tokens whose text is in self._text, or before the reply
-        self._on_text = on_text
-        self._cancel = cancel
-        self._text = ''
+        self._decoded = prompt_tokens  # tokens whose text is in the reply, or before it
+        self._reply = Reply(on_text, cancel)
         self._pending = ''
 
     def take(self, ids: torch.Tensor) -> bool:
         """Take in the newest of (n,) prompt and reply tokens; return whether that was the end."""
         self.check_cancel()
-        if answer_end(self._text) >= 0:
+        if self._reply.complete:
             return True
         self._pending = self._tokenizer.decode(
             ids[self._decoded :],
@@ -257,26 +176,21 @@ class _Reply:
         # A replacement character at the end is mostly the first half of a character: wait.
         if self._pending and not self._pending.endswith('\ufffd'):
             self._decoded = len(ids)
-            self._add()
-        return answer_end(self._text) >= 0
+            return self._add()
+        return False
 
     def check_cancel(self) -> None:
         """Raise ``CancelledError`` if that was asked for."""
-        if self._cancel is not None and self._cancel.is_set():
-            raise CancelledError('cancelled while the reasoner was writing')
+        self._reply.check_cancel()
 
     def finish(self) -> str:
         """Return the whole reply, with what was still waiting."""
         self._add()
-        return self._text
+        return self._reply.text
 
-    def _add(self) -> None:
-        text = self._text + self._pending
-        end = answer_end(text)
-        text = text if end < 0 else text[:end]
-        piece, self._text, self._pending = text[len(self._text) :], text, ''
-        if piece and self._on_text is not None:
-            self._on_text(piece)
+    def _add(self) -> bool:
+        piece, self._pending = self._pending, ''
+        return self._reply.add(piece)
 
 
 def _best_attention(device: torch.device) -> str:

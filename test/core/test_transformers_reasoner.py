@@ -35,7 +35,6 @@ from segzero_core.reasoners.transformers import (
     TransformersReasoner,
     _greedy,
     _Reply,
-    answer_end,
 )
 from segzero_core.tiny import ReasonerSizes, build_tiny_reasoner
 from segzero_core.types import Box, Point, Size
@@ -140,28 +139,6 @@ def test_images_may_be_read_only_or_flipped_views(overfit):
     image = picture()
     image.setflags(write=False)
     assert overfit.reason(image[:, ::-1], 'the red mug') == OVERFIT_ANSWER
-
-
-@pytest.mark.parametrize(
-    ('text', 'upto'),
-    [
-        ('', None),
-        ('<think>a</think><answer>{}', None),
-        ('<think>a</think><answer>{}</answer>', 'all'),
-        ('<think>a</think><answer>{}</answer>\nmore', '<think>a</think><answer>{}</answer>'),
-        ('<answer>{}</answer> more', '<answer>{}</answer>'),
-        ('<think>between <answer> </answer> tags', None),
-        (
-            '<think>in <answer> </answer></think><answer>1</answer><answer>2</answer>',
-            '<think>in <answer> </answer></think><answer>1</answer>',
-        ),
-    ],
-)
-def test_answer_end(text, upto):
-    if upto is None:
-        assert answer_end(text) == -1
-    else:
-        assert text[: answer_end(text)] == (text if upto == 'all' else upto)
 
 
 @pytest.fixture(scope='module')

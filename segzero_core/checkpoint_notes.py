@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint folder says about itself in JSON; reading it needs no model library."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from segzero_core.errors import ModelLoadError, UnknownNameError
+from segzero_core.prompts import FAMILIES, PromptFamily, get_family
+from segzero_core.task import Task
+
+# The family of a checkpoint that does not say it itself. Qwen2-VL and Qwen3-VL name positions in
+# thousandths of the image, Qwen2.5-VL in pixels.
+FAMILY_OF_MODEL_TYPE = {
+    'qwen2_vl': 'thousandths',
+    'qwen2_5_vl': 'seg_zero',
+    'qwen3_vl': 'thousandths',
+}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in ``file``.
+
+    Raises:
+        ModelLoadError: The file is missing or holds no JSON object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip('.')
+        raise ModelLoadError(
+            f'cannot read {file} ({line}): is {file.parent} a whole checkpoint '
+            'folder, as save_pretrained writes it? Copy or download it again'
+        ) from error
+    if not isinstance(content, dict):
+        raise ModelLoadError(f'{file} holds no JSON object: copy or download it again')
+    return content
+
+
+def choose_family(folder: Path, model_type: str, asked: str = '') -> PromptFamily:
+    """Return the prompt family of the checkpoint in ``folder``.
+
+    A checkpoint can say in ``segzero.json`` what it was trained with: ``family``, and
+    ``image_size`` where that differs from the family's own (a side in pixels).
+
+    Args:
+        folder: A checkpoint folder.
+        model_type: From its config.json.
+        asked: The family the user wants; '' = the checkpoint's own.
+
+    Raises:
+        UnknownNameError: There is no family called ``asked``.
+        ModelLoadError: ``segzero.json`` names no family, or no usable size.
+    """
+    file = folder / 'segzero.json'
+    says = read_json(file) if file.is_file() else {}
+    own = says.get('family', FAMILY_OF_MODEL_TYPE[model_type])
+    side = says.get('image_size')
+    if own not in FAMILIES or not (side is None or (isinstance(side, int) and side > 0)):
+        raise ModelLoadError(
+            f'{file} says {says}: family must be one of {", ".join(FAMILIES)} and image_size, '
+            'if given, a side in pixels'
+        )
+    family = get_family(asked or own)
+    return family if side is None else dataclasses.replace(family, image_size=side)
+
+
+def checkpoint_task(folder: Path) -> Task:
+    """Return what the checkpoint in ``folder`` was trained to answer, by its ``segzero.json``.
+
+    ``answer`` and ``think`` there are those of ``Task``; without them it is the whole of it.
+
+    Raises:
+        ModelLoadError: They are none a task can have.
+    """
+    file = folder / 'segzero.json'
+    says = read_json(file) if file.is_file() else {}
+    answer, think = says.get('answer', Task().answer), says.get('think', True)
+    try:
+        if not isinstance(think, bool):
+            raise UnknownNameError(f'think must be true or false, got {think!r}')
+        return Task(answer, think)
+    except UnknownNameError as error:
+        raise ModelLoadError(f'{file}: {error}') from error

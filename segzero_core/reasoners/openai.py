@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model behind a server that speaks OpenAI's chat protocol: vLLM, SGLang, llama.cpp, ..."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from segzero_core.checkpoint_notes import (
+    FAMILY_OF_MODEL_TYPE,
+    checkpoint_task,
+    choose_family,
+    read_json,
+)
+from segzero_core.errors import EngineOptionError, ModelLoadError, ServerError
+from segzero_core.prompts import PromptFamily, get_family
+from segzero_core.reasoners.model_server import ModelServer
+from segzero_core.reasoners.picture import ImageFormat, data_url, frame_key, model_picture
+from segzero_core.reasoners.reply import Reply
+from segzero_core.registry import look_up
+from segzero_core.types import Image, image_size
+
+_LONGEST_TOKEN = 64  # characters; a server that sends more than so many per token is out of order
+
+# How the type of a model is recognised in its name: 'Qwen/Qwen2.5-VL-7B-Instruct'.
+_TYPE_IN_NAME = (
+    (re.compile(r'qwen[-_]?2[._-]?5[-_]?vl|seg[-_]?zero', re.IGNORECASE), 'qwen2_5_vl'),
+    (re.compile(r'qwen[-_]?2[-_]?vl', re.IGNORECASE), 'qwen2_vl'),
+    (re.compile(r'qwen[-_]?3[-_]?vl', re.IGNORECASE), 'qwen3_vl'),
+)
+
+
+class OpenAIReasoner:
+    """Asks a model server, greedily and streaming; needs no model library on this machine.
+
+    The image goes out once per sentence, at the size the model sees, before the question: a server
+    with prefix caching computes it only for the first sentence about a frame. The connection is
+    closed as soon as the answer is complete or cancelled, on which the server stops writing.
+    Several threads may ask at the same time.
+
+    Attributes:
+        family: Prompt, image size and coordinate space of the model.
+        model: What the server calls the model.
+    """
+
+    def __init__(
+        self,
+        model: str = '',
+        url: str = 'http://127.0.0.1:8000/v1',
+        family: str = '',
+        max_new_tokens: int = 1024,
+        timeout: float = 60.0,
+        startup_timeout: float = 5.0,
+        retries: int = 3,
+        image_format: str = 'png',
+        api_key_variable: str = 'OPENAI_API_KEY',
+    ) -> None:
+        """Ask the server which models it has.
+
+        Args:
+            model: What the server calls it; '' = the only one it has.
+            url: Of the server, up to and with ``/v1``.
+            family: Prompt family; '' = by the folder the server loaded, if it is on this machine,
+                else by the model's name.
+            max_new_tokens: Longest reply.
+            timeout: Seconds for one sentence, repetitions included.
+            startup_timeout: Seconds to wait for a server that is not there yet.
+            retries: How often a request is repeated that failed before any text came.
+            image_format: ``png`` (exact) or ``jpeg`` (smaller: for a slow network).
+            api_key_variable: Environment variable that holds the API key, if there is one.
+
+        Raises:
+            EngineOptionError: An option has a value that cannot be used, or the family cannot be
+                told from the model's name.
+            UnknownNameError: There is no such family or image format.
+            ModelLoadError: The server does not answer, or has no such model.
+        """
+        if max_new_tokens < 1:
+            raise EngineOptionError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
+        self._format: ImageFormat = (
+            'png' if look_up('image_format', image_format, ('png', 'jpeg')) == 'png' else 'jpeg'
+        )
+        key = os.environ.get(api_key_variable, '')
+        self._server = ModelServer(url, key, timeout, retries)
+        self._max_new_tokens = max_new_tokens
+        try:
+            served = _choose_model(self._server.models(startup_timeout), model, url)
+        except ServerError as error:
+            raise ModelLoadError(str(error)) from error
+        self.model: str = served['id']
+        self.family = _family_of(served, family)
+        self._encoded: tuple[bytes, str] = (b'', '')  # key of the newest frame, its data URL
+
+    def reason(
+        self,
+        image: Image,
+        query: str,
+        on_text: Callable[[str], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> str:
+        """Write the answer to ``query`` about ``image``; see ``Reasoner.reason``.
+
+        Raises:
+            CancelledError: ``cancel`` was set; at most a token after it was.
+            ServerError: The server is gone, hangs, refuses or sends what is no answer.
+        """
+        reply = Reply(on_text, cancel)
+        reply.check_cancel()
+        with contextlib.closing(self._server.chat(self._request(image, query), cancel)) as pieces:
+            for piece in pieces:
+                if reply.add(piece):
+                    break
+                if len(reply.text) > _LONGEST_TOKEN * self._max_new_tokens:
+                    raise ServerError(
+                        'server_broken',
+                        f'model server {self._server.url}: it goes on writing beyond '
+                        f'{self._max_new_tokens} tokens. See its log.',
+                    )
+        return reply.text
+
+    def close(self) -> None:
+        """There is nothing to free: the model is the server's."""
+
+    def _request(self, image: Image, query: str) -> dict[str, Any]:
+        messages = []
+        for message in self.family.conversation(query):
+            parts = [
+                {'type': 'image_url', 'image_url': {'url': self._image_url(image)}}
+                if part['type'] == 'image'
+                else part
+                for part in message['content']
+            ]
+            messages.append({'role': message['role'], 'content': parts})
+        return {
+            'model': self.model,
+            'messages': messages,
+            'max_tokens': self._max_new_tokens,
+            'temperature': 0,
+        }
+
+    def _image_url(self, image: Image) -> str:
+        key = frame_key(image)
+        known, url = self._encoded
+        if key != known:
+            size = self.family.input_size(image_size(image))
+            url = data_url(model_picture(image, size), self._format)
+            self._encoded = key, url
+        return url
+
+
+def _choose_model(served: list[dict[str, Any]], model: str, url: str) -> dict[str, Any]:
+    """Return the server's entry for ``model``; '' = the only one."""
+    names = ', '.join(repr(entry['id']) for entry in served) or 'none'
+    if not model and len(served) == 1:
+        return served[0]
+    for entry in served:
+        if entry['id'] == model:
+            return entry
+    wanted = f'no model {model!r}' if model else 'not exactly one model, so option model must say'
+    raise ModelLoadError(f'model server {url} has {wanted}. It has: {names}')
+
+
+def _family_of(served: dict[str, Any], asked: str) -> PromptFamily:
+    root = str(served.get('root') or served['id'])
+    folder = Path(root)
+    if folder.is_absolute() and (folder / 'config.json').is_file():
+        model_type = str(read_json(folder / 'config.json').get('model_type'))
+        if model_type in FAMILY_OF_MODEL_TYPE:
+            return checkpoint_task(folder).family(choose_family(folder, model_type, asked))
+    if asked:
+        return get_family(asked)
+    for name in (root, served['id']):
+        for pattern, model_type in _TYPE_IN_NAME:
+            if pattern.search(name):
+                return get_family(FAMILY_OF_MODEL_TYPE[model_type])
+    raise EngineOptionError(
+        f'cannot tell from the name {served["id"]!r} how this model is to be asked: give option '
+        "family, for instance 'seg_zero' for pixels or 'thousandths'"
+    )

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image as the model sees it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from typing import Literal
+
+import numpy as np
+from PIL import Image as PilImage
+
+from segzero_core.types import Image, Size
+
+ImageFormat = Literal['png', 'jpeg']
+
+
+def model_picture(image: Image, size: Size) -> PilImage.Image:
+    """Return (H, W, 3) uint8 RGB stretched to ``size``.
+
+    With Pillow's bilinear filter, as in the released inference code.
+    """
+    picture = PilImage.fromarray(np.ascontiguousarray(image))
+    if picture.size == size:
+        return picture
+    return picture.resize(size, PilImage.Resampling.BILINEAR)
+
+
+def data_url(picture: PilImage.Image, kind: ImageFormat) -> str:
+    """Return ``picture`` as a ``data:`` URL; ``png`` keeps every bit, ``jpeg`` is far smaller."""
+    file = io.BytesIO()
+    # Level 1 takes a fifth of the default's time for a file that is hardly larger.
+    picture.save(file, kind, **({'compress_level': 1} if kind == 'png' else {'quality': 95}))
+    return f'data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}'
+
+
+def frame_key(image: Image) -> bytes:
+    """Return what two images have in common only if they are equal, bit for bit."""
+    pixels = np.ascontiguousarray(image)
+    digest = hashlib.blake2b(pixels.data, digest_size=16)
+    digest.update(repr(pixels.shape).encode())
+    return digest.digest()
