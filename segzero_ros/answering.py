@@ -27,27 +27,34 @@ class Job:
     Attributes:
         query: As it came.
         frames: Where the frame is taken from when the job starts.
+        settings: As they were when the sentence came.
         header: Of that frame; empty until then.
     """
 
     query: str
     frames: FrameBuffer
+    settings: Settings
     header: Header = field(default_factory=Header)
 
 
 class Answerer:
     """Codec and models, loaded as the settings say."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Load everything.
+    def __init__(self, settings: Settings, progress: Callable[[str], None]) -> None:
+        """Load everything; with real models it takes from seconds to minutes.
+
+        Args:
+            settings: Which codec and models.
+            progress: Called with the name of each model before it is loaded.
 
         Raises:
             SegZeroError: The codec or a model cannot be used; the message says what to do.
         """
-        self._settings = settings
         self._codec = load_codec(settings.codec)
+        progress(f'the reasoner {settings.reasoner.name}')
         reasoner = load_reasoner(settings.reasoner.engine, **settings.reasoner.options)
         try:
+            progress(f'the segmenter {settings.segmenter.name}')
             segmenter = load_segmenter(settings.segmenter.engine, **settings.segmenter.options)
         except BaseException:
             reasoner.close()
@@ -73,7 +80,7 @@ class Answerer:
         converted = time.monotonic()
         found = self._segzero(image, job.query, on_text, cancel)
         segmented = time.monotonic()
-        target = None if self._settings.slop is None else self._locate(frame, found)
+        target = None if job.settings.slop is None else self._locate(frame, found, job.settings)
         timings = {
             **found.timings,
             'frame_age': start - frame.received,
@@ -86,7 +93,9 @@ class Answerer:
         """Free the models."""
         self._segzero.close()
 
-    def _locate(self, frame: Frame, found: Segmentation) -> Target | SegZeroError:
+    def _locate(
+        self, frame: Frame, found: Segmentation, settings: Settings
+    ) -> Target | SegZeroError:
         """Return the metric target, or why there is none: the mask is worth having without."""
         try:
             if frame.depth is None:
@@ -98,7 +107,7 @@ class Answerer:
             if frame.info is None:
                 raise TargetError('no_camera_info', 'no camera_info has come: is it remapped?')
             height, width = found.mask.shape
-            size, settings = Size(width, height), self._settings
+            size = Size(width, height)
             intrinsics, distortion = read_lens(frame.info, size, settings.rectified)
             return find_target(
                 found.mask,

@@ -7,14 +7,17 @@ import functools
 import os
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -24,6 +27,8 @@ from std_srvs.srv import Trigger
 from segzero_core.errors import AnswerError, QueryError, SegZeroError
 from segzero_core.prompts import check_query
 from segzero_ros.answering import Answerer, Job
+from segzero_ros.callbacks import guarded, transition
+from segzero_ros.executor import AsideExecutor
 from segzero_ros.frames import FrameBuffer
 from segzero_ros.messages import Answer, diagnostics_message
 from segzero_ros.outputs import RELIABLE, Outputs
@@ -34,48 +39,12 @@ from segzero_ros.worker import Outcome, Worker
 FIRST_FRAME_S = 5.0  # after activation: DDS may need half of it to find the camera
 STOP_S = 1.0  # for a model to notice that it was cancelled; a process ends within 2 s in all
 DIAGNOSTICS_S = 1.0
+LOADING_LOG_S = 10.0
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-def guarded(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """Log what a callback raises: rclpy would end the node.
-
-    The last argument is returned then: a service's response, with ``success`` still false.
-    """
-
-    @functools.wraps(callback)
-    def call(self: SegZeroNode, *args: Any) -> Any:
-        try:
-            return callback(self, *args)
-        except Exception as error:  # noqa: BLE001 (logged, traceback and all)
-            self.log_error(error)
-            return args[-1] if args else None
-
-    return call
-
-
-def transition(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """Log what a transition raises, undo its half of the work, and let it be tried again.
-
-    rclpy itself throws such exceptions away.
-    """
-
-    @functools.wraps(callback)
-    def call(self: SegZeroNode, state: LifecycleState) -> TransitionCallbackReturn:
-        try:
-            return callback(self, state)
-        except Exception as error:  # noqa: BLE001 (logged, traceback and all)
-            self.log_error(error)
-            self.stop_listening()
-            if state.label == 'unconfigured':
-                self.release()
-            return FAILURE
-
-    return call
-
-
-class SegZeroNode(LifecycleNode):
+class SegZeroNode(LifecycleNodeMixin, Node):
     """Answers sentences about the newest camera image.
 
     Models and outputs live from configure to cleanup, inputs from activate to deactivate.
@@ -83,9 +52,17 @@ class SegZeroNode(LifecycleNode):
 
     def __init__(self, **kwargs: Any) -> None:
         """Declare parameters; everything else comes with the transitions."""
-        super().__init__('segzero', **kwargs)
-        declare_parameters(self, PARAMETERS)
+        # LifecycleNode is just these two, but gives transitions no group of their own.
+        Node.__init__(self, 'segzero', **kwargs)
+        self.transitions = ReentrantCallbackGroup()
+        LifecycleNodeMixin.__init__(self, callback_group=self.transitions)
+        self.lock = threading.RLock()
+        self.transition_lock = threading.Lock()
         self._state = 'unconfigured'
+        self._loading = ''  # what, while models are loaded
+        self._loading_since = 0.0
+        declare_parameters(self, PARAMETERS, self._settled)
+        self.add_post_set_parameters_callback(self._on_parameters_set)
         self._last_error = ''
         self._settings: Settings | None = None
         self._worker: Worker[Job, Answer] | None = None
@@ -103,34 +80,41 @@ class SegZeroNode(LifecycleNode):
     @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read parameters, load the models, create the outputs."""
-        self._settings = read_settings(self)
-        answerer = Answerer(self._settings)
+        self._state, self._last_error = 'configuring', ''
+        settings = read_settings(self)
+        answerer = Answerer(settings, self._on_progress)  # meanwhile all callbacks are served
+        self._loading = ''
         run = functools.partial(self._answer, answerer)
-        self._worker = Worker(run, self._report, free=answerer.close)
-        self._outputs = Outputs(self)
-        self._state = 'inactive'
-        self._last_error = ''
+        with self.lock:
+            self._settings = settings
+            self._worker = Worker(run, self._report, free=answerer.close)
+            self._outputs = Outputs(self)
+            self._state = 'inactive'
         return super().on_configure(state)
 
     @transition
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the outputs, then the inputs."""
         result = super().on_activate(state)
-        self._listen()
-        self._state = 'active'
+        with self.lock:
+            self._listen()
+            self._state = 'active'
         return result
 
+    @transition
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the inputs, cancel what runs, close the outputs."""
         self.stop_listening()
         self._state = 'inactive'
         return super().on_deactivate(state)
 
+    @transition
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the models, destroy the outputs."""
         self.release()
         return super().on_cleanup(state)
 
+    @transition
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Do what deactivate and cleanup do."""
         self.release()
@@ -139,16 +123,54 @@ class SegZeroNode(LifecycleNode):
 
     def release(self) -> bool:
         """Let go of everything; return whether the models stopped in time."""
+        with self.lock:
+            self.stop_listening()
+            stopped = self._worker is None or self._worker.close(STOP_S)
+            if not stopped:
+                self.get_logger().warning('the model does not stop; it is freed when it does')
+            self._worker = None
+            if self._outputs is not None:
+                self._outputs.destroy()
+            self._outputs = None
+            self._settings = None
+            self._state = 'unconfigured'
+            return stopped
+
+    def undo(self, state: str) -> None:
+        """Return to ``state``, where a transition that failed began."""
+        self._loading = ''
         self.stop_listening()
-        stopped = self._worker is None or self._worker.close(STOP_S)
-        if not stopped:
-            self.get_logger().warning('the model does not stop; it is freed when it does')
-        self._worker = None
-        if self._outputs is not None:
-            self._outputs.destroy()
-        self._outputs = None
-        self._state = 'unconfigured'
-        return stopped
+        if state == 'unconfigured':
+            self.release()
+        self._state = state
+
+    def close(self) -> bool:
+        """Let go of everything; return whether transition and models stopped in time."""
+        if not self.transition_lock.acquire(timeout=STOP_S):
+            return False
+        try:
+            return self.release()
+        finally:
+            self.transition_lock.release()
+
+    def _settled(self) -> str | None:
+        """Return why parameters that are read when the node is configured cannot change now."""
+        if self._state == 'unconfigured':
+            return None
+        return (
+            f'is read when the node is configured, and it is {self._state}: take it through '
+            'deactivate and cleanup, set it, then configure and activate'
+        )
+
+    def _on_parameters_set(self, parameters: list[Parameter[Any]]) -> None:
+        with self.lock:
+            if self._settings is not None:
+                self._settings = read_settings(self)
+
+    def _on_progress(self, what: str) -> None:
+        """Say what is being loaded; runs in the transition's thread."""
+        self._loading, self._loading_since = what, time.monotonic()
+        self.get_logger().info(f'loading {what}')
 
     def _listen(self) -> None:
         settings = self._settings
@@ -174,19 +196,20 @@ class SegZeroNode(LifecycleNode):
 
     def stop_listening(self) -> None:
         """Destroy the inputs and cancel what runs; its outcome is published before returning."""
-        for entity in reversed(self._inputs):
-            is_service = hasattr(entity, 'srv_type')
-            (self.destroy_service if is_service else self.destroy_subscription)(entity)
-        self._inputs = []
-        self._frames = None
-        if self._worker is not None:
-            self._worker.cancel(wait=True)
+        with self.lock:
+            for entity in reversed(self._inputs):
+                is_service = hasattr(entity, 'srv_type')
+                (self.destroy_service if is_service else self.destroy_subscription)(entity)
+            self._inputs = []
+            self._frames = None
+            if self._worker is not None:
+                self._worker.cancel(wait=True)
 
     @guarded
     def _on_query(self, message: String) -> None:
-        assert self._worker is not None  # as long as the node is active
-        assert self._frames is not None
-        job = Job(message.data, self._frames)
+        if self._worker is None or self._frames is None or self._settings is None:
+            return  # deactivated while the sentence was on its way here
+        job = Job(message.data, self._frames, self._settings)
         try:
             check_query(job.query)
         except QueryError as error:  # not worth dropping a good sentence for
@@ -196,18 +219,16 @@ class SegZeroNode(LifecycleNode):
 
     @guarded
     def _on_cancel(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        assert self._worker is not None
-        response.success = self._worker.cancel()
+        response.success = self._worker is not None and self._worker.cancel()
         response.message = 'cancelled' if response.success else 'nothing to cancel'
         return response
 
     @guarded
     def _on_clear(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        assert self._worker is not None
-        assert self._outputs is not None
-        self._worker.cancel(wait=True)
-        self._outputs.clear()
-        response.success = True
+        if self._worker is not None and self._outputs is not None:
+            self._worker.cancel(wait=True)
+            self._outputs.clear()
+            response.success = True
         return response
 
     @guarded
@@ -218,8 +239,15 @@ class SegZeroNode(LifecycleNode):
             level, summary = DiagnosticStatus.WARN, 'no image has come'
         elif self._last_error:
             level, summary = DiagnosticStatus.WARN, 'the last query or transition failed'
+        loading = self._loading
+        if loading:
+            loading += f' for {time.monotonic() - self._loading_since:.0f} s'
+            self.get_logger().info(
+                f'loading {loading}', throttle_duration_sec=LOADING_LOG_S, skip_first=True
+            )
         values = {
             'state': self._state,
+            'loading': loading,
             'busy': str(self._worker is not None and self._worker.busy),
             'frame_age_s': '' if age is None else f'{age:.3f}',
             'last_error': self._last_error,
@@ -269,16 +297,17 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM."""
     stop = stop_event()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    node, executor = SegZeroNode(), SingleThreadedExecutor()
+    node = SegZeroNode()
+    executor = AsideExecutor(node.transitions)
     executor.add_node(node)
     if node.get_parameter('autostart').value:
-        executor.create_task(node.start)
+        threading.Thread(target=node.start, name='autostart', daemon=True).start()
     idle = True
     try:
         idle = spin(executor, stop, STOP_S)
     finally:
+        idle = idle and node.close()
         if idle:
-            idle = node.release()
             node.destroy_node()
             rclpy.try_shutdown()
     if not idle:

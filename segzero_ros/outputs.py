@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 from geometry_msgs.msg import PointStamped, PolygonStamped, PoseArray
-from rclpy.lifecycle import LifecycleNode
+from rclpy.lifecycle import LifecycleNodeMixin
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
@@ -34,7 +34,7 @@ STREAM = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
 class Outputs:
     """The publishers. Any thread may publish; nothing goes out unless the node is active."""
 
-    def __init__(self, node: LifecycleNode) -> None:
+    def __init__(self, node: LifecycleNodeMixin) -> None:
         """Create the publishers; the node's transitions open and close them."""
         self._node = node
         self._shown: tuple[Header, tuple[int, int]] | None = None  # what ~/mask showed last

@@ -35,6 +35,7 @@ class Spec:
         low: Smallest value of a number.
         high: Largest value of a number.
         read_only: Can only be set when the node starts.
+        live: Can be set at any time; the others only until they are read.
     """
 
     default: bool | int | float | str
@@ -43,6 +44,7 @@ class Spec:
     low: float = -math.inf
     high: float = math.inf
     read_only: bool = False
+    live: bool = False
 
     def problem(self, value: Any) -> str | None:
         """Return what is wrong with ``value``; ``None`` if nothing is."""
@@ -132,10 +134,14 @@ PARAMETERS: dict[str, Spec] = {
         low=0.0,
         high=1.0,
     ),
-    'depth.min': Spec(0.1, 'Nearest depth to believe, metres', low=0.0, high=1000.0),
-    'depth.max': Spec(10.0, 'Farthest depth to believe, metres', low=0.0, high=1000.0),
+    'depth.min': Spec(0.1, 'Nearest depth to believe, metres', low=0.0, high=1000.0, live=True),
+    'depth.max': Spec(10.0, 'Farthest depth to believe, metres', low=0.0, high=1000.0, live=True),
     'depth.min_valid': Spec(
-        0.2, 'Share of the object that must have depth to get metric targets', low=0.0, high=1.0
+        0.2,
+        'Share of the object that must have depth to get metric targets',
+        low=0.0,
+        high=1.0,
+        live=True,
     ),
 }
 
@@ -146,6 +152,12 @@ class EngineSettings:
 
     engine: str
     options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The engine, and its model where one is named: for people."""
+        model = self.options.get('model')
+        return f'{self.engine} ({model})' if model else self.engine
 
 
 @dataclass(frozen=True)
@@ -175,13 +187,26 @@ class Settings:
     rectified: bool
 
 
-def declare_parameters(node: Node, specs: Mapping[str, Spec]) -> None:
-    """Declare every parameter; from then on the node refuses values it could not use."""
+def declare_parameters(
+    node: Node, specs: Mapping[str, Spec], settled: Callable[[], str | None] = lambda: None
+) -> None:
+    """Declare every parameter; from then on the node refuses values it could not use.
+
+    Args:
+        node: Gets the parameters.
+        specs: What they may be.
+        settled: Returns why those that are not live cannot change now; ``None`` if they can.
+    """
     for name, spec in specs.items():
         node.declare_parameter(name, spec.default, spec.descriptor())
 
-    def judge(parameters: Sequence[Parameter]) -> SetParametersResult:
-        problems = _problems(specs, {p.name: p.value for p in parameters})
+    def judge(parameters: Sequence[Parameter[Any]]) -> SetParametersResult:
+        given = {p.name: p.value for p in parameters if p.name in specs}
+        values = {name: node.get_parameter(name).value for name in specs}
+        changed = {name: value for name, value in given.items() if value != values[name]}
+        problems = _problems(specs, given) or _conflicts({**values, **given})
+        if why := settled():
+            problems += [f'{name} {why}' for name in changed if not specs[name].live]
         return SetParametersResult(successful=not problems, reason='; '.join(problems))
 
     node.add_on_set_parameters_callback(judge)
@@ -194,7 +219,7 @@ def read_parameters(node: Node, specs: Mapping[str, Spec]) -> dict[str, Any]:
         ParameterError: Some cannot be used; the message names all of them.
     """
     values = {name: node.get_parameter(name).value for name in specs}
-    if problems := _problems(specs, values):
+    if problems := _problems(specs, values) or _conflicts(values):
         raise ParameterError('; '.join(problems))
     return values
 
@@ -206,9 +231,6 @@ def read_settings(node: Node) -> Settings:
         ParameterError: Some cannot be used; the message names all of them.
     """
     values = read_parameters(node, PARAMETERS)
-    low, high = float(values['depth.min']), float(values['depth.max'])
-    if low >= high:
-        raise ParameterError(f'depth.min must be less than depth.max, not {low} and {high}')
     return Settings(
         reasoner=_engine(values, 'reasoner'),
         segmenter=_engine(values, 'segmenter'),
@@ -216,7 +238,7 @@ def read_settings(node: Node) -> Settings:
         reliable=values['image.reliability'] == 'reliable',
         codec=values['image.codec'],
         slop=float(values['depth.sync_slop']) if values['depth.enabled'] else None,
-        depth_range=(low, high),
+        depth_range=(float(values['depth.min']), float(values['depth.max'])),
         min_valid=float(values['depth.min_valid']),
         rectified=_rectified(values['image.rectification'], node.resolve_topic_name('image')),
     )
@@ -242,3 +264,9 @@ def _problems(specs: Mapping[str, Spec], values: Mapping[str, Any]) -> list[str]
         for name, value in values.items()
         if name in specs and (problem := specs[name].problem(value))
     ]
+
+
+def _conflicts(values: Mapping[str, Any]) -> list[str]:
+    """Return which values, each of them usable, cannot go together."""
+    low, high = values.get('depth.min', 0.0), values.get('depth.max', math.inf)
+    return [] if low < high else [f'depth.min must be less than depth.max, not {low} and {high}']

@@ -94,8 +94,11 @@ class Spinner:
     def __init__(self, node):
         from rclpy.executors import SingleThreadedExecutor
 
+        from segzero_ros.executor import AsideExecutor
+
         self.node = node
-        self._executor = SingleThreadedExecutor()
+        aside = getattr(node, 'transitions', None)
+        self._executor = AsideExecutor(aside) if aside else SingleThreadedExecutor()
         self._executor.add_node(node)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._spin)
@@ -232,17 +235,64 @@ class Client:
         kept = self.messages[name]
         return wait_for(lambda: kept and kept[-1], name)
 
+    def call_async(self, name, kind, request):
+        """Call a service of the node; return the future response."""
+        client = self.node.create_client(kind, f'segzero/{name}')
+        wait_for(client.service_is_ready, f'service {name}')
+        reply = client.call_async(request)
+        reply.add_done_callback(lambda _: self.node.destroy_client(client))
+        return reply
+
     def call(self, name, kind=None, request=None):
         """Call a service of the node and return its response."""
         from std_srvs.srv import Trigger
 
         kind = kind or Trigger
-        client = self.node.create_client(kind, f'segzero/{name}')
-        wait_for(client.service_is_ready, f'service {name}')
-        reply = client.call_async(request or kind.Request())
+        reply = self.call_async(name, kind, request or kind.Request())
         wait_for(reply.done, f'reply of {name}')
-        self.node.destroy_client(client)
         return reply.result()
+
+    def change_state_async(self, label):
+        """Ask for a transition; return the future response."""
+        from lifecycle_msgs.srv import ChangeState
+
+        request = ChangeState.Request()
+        request.transition.label = label
+        return self.call_async('change_state', ChangeState, request)
+
+    def change_state(self, label):
+        """Ask for a transition and return whether it succeeded."""
+        reply = self.change_state_async(label)
+        wait_for(reply.done, f'the transition {label}')
+        return reply.result().success
+
+    def state(self):
+        """Return the label of the node's state."""
+        from lifecycle_msgs.srv import GetState
+
+        return self.call('get_state', GetState).current_state.label
+
+    def set_parameter(self, name, value):
+        """Set a parameter of the node by its service and return the result."""
+        from rcl_interfaces.srv import SetParameters
+        from rclpy.parameter import Parameter
+
+        message = Parameter(name, value=value).to_parameter_msg()
+        request = SetParameters.Request(parameters=[message])
+        return self.call('set_parameters', SetParameters, request).results[0]
+
+    def diagnostics(self, ready):
+        """Return the node's newest status and its values, once ``ready`` holds for these."""
+        name = f'{self.namespace.lstrip("/")}/segzero'
+
+        def find():
+            arrays = reversed(self.messages['/diagnostics'])
+            ours = (s for array in arrays for s in array.status if s.name == name)
+            status = next(ours, None)
+            values = {} if status is None else {v.key: v.value for v in status.values}
+            return values and ready(values) and (status, values)
+
+        return wait_for(find, 'diagnostics')
 
 
 class Graph:

@@ -25,19 +25,20 @@ BOX, POINTS = Box(210, 210, 630, 630), (Point(420, 420), Point(315, 420))
 
 
 class ScriptedReasoner:
-    """Obeys its sentence; ``model`` 'broken' cannot be loaded, 'endless' loads for very long."""
+    """Obeys its sentence; ``model`` 'broken' cannot be loaded, 'endless' loads until released."""
 
     loaded = 0
     seen: ClassVar = []  # the images it was asked about
     started = threading.Event()  # set when it begins to wait
-    release = threading.Event()  # ends 'ignore'
+    release = threading.Event()  # ends 'ignore' and 'endless'
 
     def __init__(self, model=''):
         if model == 'broken':
             raise ValueError('the weights are corrupt')
         if model == 'endless':
-            print('loading', flush=True)
-            threading.Event().wait(LONG)
+            print('scripted loads', flush=True)
+            self.started.set()
+            self.release.wait(LONG)
         self.family = get_family('json')
         type(self).loaded += 1
 

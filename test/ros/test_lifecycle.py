@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The transitions: what lives when, what fails and can be tried again."""
 
+import gc
+
 import pytest
 from rclpy.parameter import Parameter
 
@@ -54,7 +56,6 @@ def test_images_from_before_a_pause_are_not_used(graph, monkeypatch):
     [
         ('reasoner.model', 'broken', ''),  # cannot be loaded
         ('segmenter.device', 'cuda', ''),  # an option this engine does not take
-        ('depth.min', 20.0, 0.1),  # beyond depth.max
         ('image.codec', 'cv_bridge', 'numpy'),  # does not work here, see below
     ],
 )
@@ -101,3 +102,66 @@ def test_a_model_that_does_not_stop_is_freed_when_it_does(graph, engines, monkey
     engines.ScriptedReasoner.release.set()
     worker._thread.join(60)
     assert engines.ScriptedReasoner.loaded == 1
+
+
+def test_the_node_answers_while_its_models_load(graph, engines, monkeypatch):
+    monkeypatch.setattr('segzero_ros.node.DIAGNOSTICS_S', 0.02)
+    graph.node(reasoner__model='endless')
+    reply = graph.client.change_state_async('configure')
+    assert engines.ScriptedReasoner.started.wait(60)
+    assert graph.client.state() == 'configuring'
+    refused = graph.client.set_parameter('reasoner.model', '')
+    assert not refused.successful
+    assert 'reasoner.model is read when the node is configured, and it is configuring' in (
+        refused.reason
+    )
+    assert not graph.client.change_state('shutdown')  # one transition at a time
+    _, values = graph.client.diagnostics(lambda v: v['loading'])
+    assert values['state'] == 'configuring'
+    assert values['loading'].startswith('the reasoner scripted (endless) for ')
+    assert not reply.done()
+    engines.ScriptedReasoner.release.set()
+    graph.client.wait_for(reply.done, 'the end of the transition')
+    assert reply.result().success
+    assert graph.client.state() == 'inactive'
+    assert graph.client.diagnostics(lambda v: v['state'] == 'inactive')[1]['loading'] == ''
+
+
+def test_why_loading_failed_is_in_the_diagnostics_and_another_model_loads(graph, monkeypatch):
+    monkeypatch.setattr('segzero_ros.node.DIAGNOSTICS_S', 0.02)
+    graph.node(reasoner__model='broken')
+    assert not graph.client.change_state('configure')
+    assert graph.client.state() == 'unconfigured'
+    _, values = graph.client.diagnostics(lambda v: v['last_error'])
+    assert values['last_error'] == 'ValueError: the weights are corrupt'
+    assert values['state'] == 'unconfigured'
+    assert values['loading'] == ''
+    assert graph.client.set_parameter('reasoner.model', '').successful
+    assert graph.client.change_state('configure')
+    graph.client.diagnostics(lambda v: v['state'] == 'inactive' and not v['last_error'])
+
+
+def tensor_bytes():
+    import torch
+
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if isinstance(each, torch.Tensor)]
+    return sum(t.untyped_storage().nbytes() for t in tensors)
+
+
+def test_cleanup_frees_the_memory_of_real_models(graph, tiny_reasoner_dir, tiny_segmenter_dir):
+    node = graph.node(
+        reasoner__engine='transformers',
+        reasoner__model=str(tiny_reasoner_dir),
+        reasoner__device='cpu',
+        segmenter__engine='sam2',
+        segmenter__model=str(tiny_segmenter_dir),
+        segmenter__device='cpu',
+    )
+    before = tensor_bytes()
+    assert configure(node) == 'SUCCESS'
+    loaded = tensor_bytes() - before
+    weights = [*tiny_reasoner_dir.glob('*.safetensors'), *tiny_segmenter_dir.glob('*.safetensors')]
+    assert loaded >= 0.9 * sum(file.stat().st_size for file in weights) > 0
+    assert node.trigger_cleanup().name == 'SUCCESS'
+    assert tensor_bytes() - before < 0.01 * loaded

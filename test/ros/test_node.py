@@ -138,6 +138,19 @@ def test_without_a_target_the_mask_still_comes_and_the_reason_is_said(graph, kin
     assert graph.client.messages['target_points'] == []
 
 
+def test_depth_to_believe_can_change_while_the_node_is_active(graph):
+    node = graph.active_node('image', 'depth', 'camera_info', depth__enabled=True)
+    graph.client.show_info()
+    graph.client.show_depth(metres=2.0)
+    picture_shown(graph, node)
+    assert graph.client.ask('the red mug')['target']['reason'] is None
+    assert graph.client.set_parameter('depth.max', 1.5).successful
+    assert graph.client.ask('the blue mug')['target']['reason']['kind'] == 'no_valid_depth'
+    refused = graph.client.set_parameter('depth.sync_slop', 0.5)
+    assert not refused.successful
+    assert 'it is active: take it through deactivate and cleanup' in refused.reason
+
+
 def test_without_camera_info_there_is_no_target(graph, impatience):
     node = graph.active_node('image', 'depth', 'camera_info', depth__enabled=True)
     graph.client.show_depth()
@@ -393,18 +406,7 @@ def test_whatever_a_callback_raises_the_node_lives(graph, monkeypatch):
 def test_diagnostics_tell_state_frame_age_and_the_last_error(graph, monkeypatch):
     monkeypatch.setattr('segzero_ros.node.DIAGNOSTICS_S', 0.02)
     node = graph.active_node('image')
-    name = f'{graph.namespace.lstrip("/")}/segzero'
-
-    def newest(ready):
-        def find():
-            arrays = reversed(graph.client.messages['/diagnostics'])
-            ours = (s for array in arrays for s in array.status if s.name == name)
-            status = next(ours, None)
-            values = {} if status is None else {v.key: v.value for v in status.values}
-            return values and ready(values) and (status, values)
-
-        return graph.client.wait_for(find, 'diagnostics')
-
+    newest = graph.client.diagnostics
     status, values = newest(lambda v: v['state'] == 'active')
     assert (status.level, values['frame_age_s']) == (b'\x01', '')
     assert 'no image' in status.message

@@ -103,6 +103,28 @@ def test_autostart_cannot_be_changed_later(node):
     assert not result.successful
 
 
+def test_values_that_cannot_go_together_are_refused_at_once(node):
+    (result,) = node.set_parameters([Parameter('depth.min', value=20.0)])
+    assert result.reason == 'depth.min must be less than depth.max, not 20.0 and 10.0'
+    pair = [Parameter('depth.max', value=30.0), Parameter('depth.min', value=20.0)]
+    assert node.set_parameters_atomically(pair).successful
+    assert read_settings(node).depth_range == (20.0, 30.0)
+
+
+def test_what_has_been_read_cannot_change_and_says_why(ros):
+    node = rclpy.create_node('settled')
+    declare_parameters(node, PARAMETERS, lambda: 'cannot change now')
+    (result,) = node.set_parameters([Parameter('image.codec', value='cv_bridge')])
+    assert not result.successful
+    assert result.reason == 'image.codec cannot change now'
+    (result,) = node.set_parameters([Parameter('image.codec', value='numpy')])
+    assert result.successful  # as it was
+    (result,) = node.set_parameters([Parameter('depth.min', value=0.5)])
+    assert result.successful
+    assert node.get_parameter('depth.min').value == 0.5
+    node.destroy_node()
+
+
 @pytest.mark.parametrize('name', PARAMETERS)
 def test_every_parameter_is_described(node, name):
     descriptor = node.describe_parameter(name)

@@ -5,7 +5,6 @@ import signal
 
 import numpy as np
 import pytest
-from lifecycle_msgs.srv import ChangeState, GetState
 
 from segzero_core.synthetic import make_scene
 from segzero_ros.images import image_to_array
@@ -47,20 +46,15 @@ def test_transitions_by_service(processes, client, scripted_program):
         '-p', 'reasoner.engine:=scripted', '-p', 'segmenter.engine:=box',
     )  # fmt: skip
 
-    def change(label):
-        request = ChangeState.Request()
-        request.transition.label = label
-        return client.call('change_state', ChangeState, request).success
-
     for label, state in [
         ('configure', 'inactive'),
         ('activate', 'active'),
         ('deactivate', 'inactive'),
         ('cleanup', 'unconfigured'),
     ]:
-        assert change(label)
-        assert client.call('get_state', GetState).current_state.label == state
-    assert not change('activate')
+        assert client.change_state(label)
+        assert client.state() == state
+    assert not client.change_state('activate')
 
 
 @pytest.mark.parametrize(
@@ -96,7 +90,7 @@ def test_a_signal_ends_the_process_even_while_a_model_runs(
 
 def test_an_idle_process_ends_too(processes, client, scripted_program):
     process = processes(scripted_program, '--ros-args', '-r', f'__ns:={client.namespace}')
-    client.call('get_state', GetState)
+    client.state()
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=15)
     assert process.returncode == 0, output
@@ -109,8 +103,9 @@ def test_a_signal_ends_a_process_that_still_loads_its_model(processes, client, s
         'segmenter.engine:=box', program=[scripted_program],
     )  # fmt: skip
     for line in process.stdout:
-        if 'loading' in line:
+        if 'scripted loads' in line:
             break
+    assert client.state() == 'configuring'
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=15)
     assert process.returncode == 0, output

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The executor of a node some of whose callbacks take minutes."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.executors import SingleThreadedExecutor
+
+
+class AsideExecutor(SingleThreadedExecutor):
+    """Runs callbacks one after the other, but those of one group beside the others.
+
+    A transition that loads models would else keep the node from answering anything; and rclpy's
+    multi-threaded executor wakes up three times for each image.
+    """
+
+    def __init__(self, aside: CallbackGroup) -> None:
+        """Start without a node; each callback of ``aside`` gets a thread of its own."""
+        super().__init__()
+        self._aside = aside
+
+    def wait_for_ready_callbacks(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the next callback to run here; see rclpy."""
+        while True:
+            ready = super().wait_for_ready_callbacks(*args, **kwargs)
+            handler, entity, _ = ready
+            if entity is None or entity.callback_group is not self._aside:
+                return ready
+            # A daemon: a model that is still being loaded must not keep the process alive.
+            threading.Thread(target=handler, name='transition', daemon=True).start()
