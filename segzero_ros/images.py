@@ -2,9 +2,8 @@
 """Image messages <-> arrays.
 
 ``numpy`` is a codec of our own: it needs nothing but NumPy and OpenCV and shares the message's
-memory where it can. ``cv_bridge`` knows more encodings (Bayer, YUV), but a build for NumPy 1 ends
-the whole process under the NumPy 2 that torch brings, so it is tried in a process of its own
-first. Where both can read an image they give the same array.
+memory where it can. ``cv_bridge`` gives the same array, but a build for NumPy 1 ends the
+whole process under the NumPy 2 that torch brings, so it is tried in a process of its own first.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from std_msgs.msg import Header
 
 from segzero_core.errors import ImageError, SegZeroError
 from segzero_core.types import Image as RgbImage
+from segzero_ros.compressed_depth import decode_compressed_depth
 from segzero_ros.grasp import Depth
 
 Array = npt.NDArray[Any]
@@ -44,6 +44,14 @@ class Encoding(NamedTuple):
     channels: int
 
 
+# ROS names a Bayer pattern by its first two rows, OpenCV by the second row from the second pixel.
+BAYER = {
+    'rggb': cv2.COLOR_BayerBG2RGB,
+    'bggr': cv2.COLOR_BayerRG2RGB,
+    'gbrg': cv2.COLOR_BayerGR2RGB,
+    'grbg': cv2.COLOR_BayerGB2RGB,
+}
+
 ENCODINGS = {
     'mono8': Encoding('u1', 1),
     '8UC1': Encoding('u1', 1),
@@ -55,6 +63,12 @@ ENCODINGS = {
     'mono16': Encoding('u2', 1),
     '16UC1': Encoding('u2', 1),
     '32FC1': Encoding('f4', 1),
+    'yuv422': Encoding('u1', 2),
+    'uyvy': Encoding('u1', 2),
+    'yuv422_yuy2': Encoding('u1', 2),
+    'yuyv': Encoding('u1', 2),
+    **{f'bayer_{order}8': Encoding('u1', 1) for order in BAYER},
+    **{f'bayer_{order}16': Encoding('u2', 1) for order in BAYER},
 }
 
 # None: it is RGB already. 8UC3 says nothing about colours; OpenCV's own order is the convention.
@@ -67,7 +81,16 @@ TO_RGB = {
     'mono8': cv2.COLOR_GRAY2RGB,
     '8UC1': cv2.COLOR_GRAY2RGB,
     'mono16': cv2.COLOR_GRAY2RGB,
+    'yuv422': cv2.COLOR_YUV2RGB_UYVY,
+    'uyvy': cv2.COLOR_YUV2RGB_UYVY,  # what newer drivers call yuv422
+    'yuv422_yuy2': cv2.COLOR_YUV2RGB_YUY2,
+    'yuyv': cv2.COLOR_YUV2RGB_YUY2,
+    **{f'bayer_{order}{bits}': code for order, code in BAYER.items() for bits in (8, 16)},
 }
+
+
+# cv_bridge converts colours only where the encoding names them, and knows the older names.
+CV_BRIDGE_NAMES = {'8UC1': 'mono8', '8UC3': 'bgr8', 'uyvy': 'yuv422', 'yuyv': 'yuv422_yuy2'}
 
 
 class Codec(Protocol):
@@ -81,8 +104,11 @@ class Codec(Protocol):
         """
         ...
 
-    def depth(self, message: Image) -> Depth:
+    def depth(self, message: Image | CompressedImage) -> Depth:
         """Return (H, W) float32 metres; what the camera marks invalid stays 0, NaN or infinite.
+
+        Args:
+            message: Raw, or compressed as image_transport's ``compressedDepth``.
 
         Raises:
             ImageError: The message is broken, or its encoding is not one of depth (REP 118).
@@ -102,14 +128,14 @@ class NumpyCodec:
                 f'encoding {message.encoding!r} is no picture that can be read; '
                 f'publish one of {", ".join(TO_RGB)}, or set image.codec to cv_bridge'
             )
-        pixels = image_to_array(message)
-        if pixels.dtype == np.uint16:
-            pixels = cv2.convertScaleAbs(pixels, alpha=255 / 65535)
-        code = TO_RGB[message.encoding]
-        return pixels if code is None else cv2.cvtColor(pixels, code)
+        pixels, code = image_to_array(message), TO_RGB[message.encoding]
+        rgb = pixels if code is None else cv2.cvtColor(pixels, code)
+        return cv2.convertScaleAbs(rgb, alpha=255 / 65535) if rgb.dtype == np.uint16 else rgb
 
-    def depth(self, message: Image) -> Depth:
+    def depth(self, message: Image | CompressedImage) -> Depth:
         """See ``Codec.depth``."""
+        if isinstance(message, CompressedImage):
+            return _decompress_depth(message)
         return _in_metres(image_to_array(message), message.encoding)
 
 
@@ -132,14 +158,14 @@ class CvBridgeCodec:
         if isinstance(message, CompressedImage):
             return self._read(self._bridge.compressed_imgmsg_to_cv2, _checked(message), 'rgb8')
         message = _tight(message)
-        # cv_bridge converts colours only where the encoding names them.
-        named = {'8UC1': 'mono8', '8UC3': 'bgr8'}.get(message.encoding, message.encoding)
         message = copy.copy(message)
-        message.encoding = named
+        message.encoding = CV_BRIDGE_NAMES.get(message.encoding, message.encoding)
         return self._read(self._bridge.imgmsg_to_cv2, message, 'rgb8')
 
-    def depth(self, message: Image) -> Depth:
-        """See ``Codec.depth``."""
+    def depth(self, message: Image | CompressedImage) -> Depth:
+        """See ``Codec.depth``; compressed depth is beyond cv_bridge's Python interface."""
+        if isinstance(message, CompressedImage):
+            return _decompress_depth(message)
         pixels = self._read(self._bridge.imgmsg_to_cv2, _tight(message), 'passthrough')
         return _in_metres(pixels, message.encoding)
 
@@ -165,7 +191,7 @@ def load_codec(name: str) -> Codec:
 
 
 def image_to_array(message: Image) -> Array:
-    """Return the pixels as they are stored: (H, W) or (H, W, C), in the machine's byte order.
+    """Return the pixels as they are stored, (H, W) or (H, W, C), in the machine's byte order.
 
     Shares the message's memory unless rows are padded or bytes must be swapped.
 
@@ -180,6 +206,8 @@ def image_to_array(message: Image) -> Array:
     height, width, step = message.height, message.width, message.step
     if height == 0 or width == 0:
         raise ImageError(f'the image is empty: {width} x {height} pixels')
+    if encoding.channels == 2 and width % 2:
+        raise ImageError(f'{message.encoding} shares colours between two pixels: not {width} wide')
     dtype = np.dtype(encoding.dtype)
     row = width * encoding.channels * dtype.itemsize
     if step < row:
@@ -245,6 +273,10 @@ def _checked(message: CompressedImage) -> CompressedImage:
     if data[:2] == JPEG_START and JPEG_END not in bytes(data):
         raise ImageError(f'the JPEG image ends too early, after {len(data)} bytes')
     return message
+
+
+def _decompress_depth(message: CompressedImage) -> Depth:
+    return _in_metres(*decode_compressed_depth(bytes(message.data), message.format))
 
 
 def _in_metres(pixels: Array, encoding: str) -> Depth:

@@ -18,7 +18,7 @@ from segzero_ros.images import (
     load_codec,
 )
 
-HEIGHT, WIDTH = 5, 7
+HEIGHT, WIDTH = 5, 8  # even: two pixels of YUV share their colours
 
 
 def pixels_of(encoding):
@@ -106,6 +106,38 @@ def test_16_bit_grey_becomes_rgb_over_its_whole_range():
     assert rgb[0, :, 0].tolist() == [0, 127, 255]
 
 
+@pytest.mark.parametrize('bits', [8, 16])
+@pytest.mark.parametrize(
+    ('order', 'pattern'),
+    [('rggb', 'RGGB'), ('bggr', 'BGGR'), ('gbrg', 'GBRG'), ('grbg', 'GRBG')],
+)
+def test_bayer_patterns_become_rgb(order, pattern, bits):
+    colour = {'R': 200, 'G': 120, 'B': 40}
+    cell = np.array([colour[letter] for letter in pattern]).reshape(2, 2)
+    mosaic = np.tile(cell, (4, 5)) * (257 if bits == 16 else 1)
+    message = array_to_image(mosaic.astype(f'u{bits // 8}'), f'bayer_{order}{bits}', Header())
+    rgb = NumpyCodec().rgb(message)
+    assert rgb.shape == (8, 10, 3)
+    assert (rgb == [200, 120, 40]).all()
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'stored'),
+    [
+        ('yuv422', [[90, 81], [240, 145]]),  # U Y, V Y
+        ('uyvy', [[90, 81], [240, 145]]),
+        ('yuv422_yuy2', [[81, 90], [145, 240]]),  # Y U, Y V
+        ('yuyv', [[81, 90], [145, 240]]),
+    ],
+)
+def test_yuv_becomes_rgb(encoding, stored):
+    """By BT.601 with 16 to 235 for black to white, Y 81, U 90, V 240 is pure red."""
+    rgb = NumpyCodec().rgb(array_to_image(np.array([stored], np.uint8), encoding, Header()))
+    red, brighter = rgb[0].astype(int)
+    np.testing.assert_allclose(red, [255, 0, 0], atol=2)
+    np.testing.assert_allclose(brighter, [255, 74, 73], atol=3)
+
+
 def test_depth_in_millimetres_and_metres():
     millimetres = array_to_image(np.array([[0, 500, 65535]], np.uint16), '16UC1', Header())
     metres = array_to_image(np.array([[np.nan, 0.5, np.inf]], np.float32), '32FC1', Header())
@@ -126,14 +158,15 @@ def test_a_picture_is_no_depth_and_depth_no_picture():
     ('change', 'message'),
     [
         ({'encoding': 'nonsense'}, "unknown image encoding 'nonsense'"),
-        ({'step': 20}, 'step 20 is too small: 7 pixels of rgb8 take 21 bytes'),
-        ({'step': 22}, '5 rows of 22 bytes make 110, not 105 bytes'),
-        ({'height': 4}, '4 rows of 21 bytes make 84, not 105 bytes'),
-        ({'height': 6}, '6 rows of 21 bytes make 126, not 105 bytes'),
-        ({'width': 8}, 'step 21 is too small'),
-        ({'height': 0}, 'the image is empty: 7 x 0'),
+        ({'step': 20}, 'step 20 is too small: 8 pixels of rgb8 take 24 bytes'),
+        ({'step': 25}, '5 rows of 25 bytes make 125, not 120 bytes'),
+        ({'height': 4}, '4 rows of 24 bytes make 96, not 120 bytes'),
+        ({'height': 6}, '6 rows of 24 bytes make 144, not 120 bytes'),
+        ({'width': 9}, 'step 24 is too small'),
+        ({'height': 0}, 'the image is empty: 8 x 0'),
         ({'width': 0}, 'the image is empty: 0 x 5'),
-        ({'data': b''}, '105, not 0 bytes'),
+        ({'data': b''}, '120, not 0 bytes'),
+        ({'encoding': 'yuv422', 'width': 7}, 'yuv422 shares colours .* not 7 wide'),
     ],
 )
 def test_broken_messages_are_refused(change, message):
