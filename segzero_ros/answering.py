@@ -71,10 +71,12 @@ class Answerer:
 
         Raises:
             NoImageError: There is no frame.
+            StaleFrameError: It is older than ``image.max_age``.
             SegZeroError: See ``Codec.rgb`` and ``SegZero``.
         """
         frame = job.frames.newest(cancel)
         job.header = frame.image.header
+        job.frames.check_age(frame, job.settings.max_age)
         start = time.monotonic()
         image = self._codec.rgb(frame.image)
         converted = time.monotonic()

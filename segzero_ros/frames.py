@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -24,6 +25,12 @@ class NoImageError(SegZeroError):
     kind = 'no_image'
 
 
+class StaleFrameError(SegZeroError):
+    """The newest frame is too old to be looked at."""
+
+    kind = 'stale_frame'
+
+
 @dataclass(frozen=True)
 class Frame:
     """What the camera saw at one moment.
@@ -31,13 +38,13 @@ class Frame:
     Attributes:
         image: The message as it came.
         received: When it came, ``time.monotonic()``.
-        depth: The depth image that belongs to it, if there is one.
+        depth: The depth image that belongs to it, as it came, if there is one.
         info: The newest calibration, if there is one.
     """
 
     image: Image | CompressedImage
     received: float
-    depth: Image | None = None
+    depth: Image | CompressedImage | None = None
     info: CameraInfo | None = None
 
 
@@ -48,7 +55,9 @@ class FrameBuffer:
     among the ROS wheels.
     """
 
-    def __init__(self, slop: float | None, patience: float) -> None:
+    def __init__(
+        self, slop: float | None, patience: float, clock: Callable[[], float] = time.time
+    ) -> None:
         """Start empty.
 
         Args:
@@ -57,13 +66,15 @@ class FrameBuffer:
             patience: For so many seconds from now, and from the first image on, ``newest`` waits
                 for a first complete frame: a camera may come up after us, and DDS finds its
                 topics one by one.
+            clock: Seconds, of the clock that images are stamped by.
         """
         self._slop = slop
         self._patience = patience
+        self._clock = clock
         self._patient_until = time.monotonic() + patience
         self._changed = threading.Condition()
         self._images: deque[Frame] = deque(maxlen=1 if slop is None else HISTORY)
-        self._depths: deque[Image] = deque(maxlen=HISTORY)
+        self._depths: deque[Image | CompressedImage] = deque(maxlen=HISTORY)
         self._complete: Frame | None = None
         self._info: CameraInfo | None = None
 
@@ -75,7 +86,7 @@ class FrameBuffer:
             self._images.append(Frame(message, time.monotonic()))
             self._join()
 
-    def add_depth(self, message: Image) -> None:
+    def add_depth(self, message: Image | CompressedImage) -> None:
         """Keep a depth image."""
         with self._changed:
             self._depths.append(message)
@@ -106,6 +117,25 @@ class FrameBuffer:
                     'image.reliability fit (a best_effort camera needs best_effort)?'
                 )
             return replace(self._fresh_complete() or self._images[-1], info=self._info)
+
+    def check_age(self, frame: Frame, most: float) -> None:
+        """Refuse a frame that is too old.
+
+        Args:
+            frame: From ``newest``.
+            most: Seconds since its stamp; 0 is any.
+
+        Raises:
+            StaleFrameError: It is older.
+        """
+        stamp = stamp_seconds(frame.image.header)
+        age = self._clock() - stamp
+        if most and age > most:
+            raise StaleFrameError(
+                f'the newest frame was stamped {age:.3f} s ago (at {stamp:.3f}), more than '
+                f'image.max_age = {most:g} s: has the camera stopped, is its clock set, and, '
+                'for a bag, is use_sim_time?'
+            )
 
     def age(self) -> float | None:
         """Return the seconds since the newest image came; ``None`` before the first."""

@@ -18,9 +18,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 
@@ -28,6 +26,7 @@ from segzero_core.errors import AnswerError, QueryError, SegZeroError
 from segzero_core.prompts import check_query
 from segzero_ros.answering import Answerer, Job
 from segzero_ros.callbacks import guarded, transition
+from segzero_ros.cameras import Cameras
 from segzero_ros.executor import AsideExecutor
 from segzero_ros.frames import FrameBuffer
 from segzero_ros.messages import Answer, diagnostics_message
@@ -67,6 +66,7 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         self._settings: Settings | None = None
         self._worker: Worker[Job, Answer] | None = None
         self._frames: FrameBuffer | None = None
+        self._cameras: Cameras | None = None
         self._inputs: list[Any] = []
         self._outputs: Outputs | None = None
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
@@ -172,26 +172,18 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         self._loading, self._loading_since = what, time.monotonic()
         self.get_logger().info(f'loading {what}')
 
+    def _now(self) -> float:
+        return self.get_clock().now().nanoseconds * 1e-9
+
     def _listen(self) -> None:
         settings = self._settings
         assert settings is not None  # configured
-        self._frames = frames = FrameBuffer(settings.slop, FIRST_FRAME_S)
-        reliability = (
-            ReliabilityPolicy.RELIABLE if settings.reliable else ReliabilityPolicy.BEST_EFFORT
-        )
-        newest = QoSProfile(depth=1, reliability=reliability)
-        kind = CompressedImage if settings.compressed else Image
-        subscribe = self.create_subscription
-        self._inputs = [subscribe(kind, 'image', frames.add_image, newest)]
-        if settings.slop is not None:
-            self._inputs += [
-                subscribe(Image, 'depth', frames.add_depth, newest),
-                subscribe(CameraInfo, 'camera_info', frames.add_info, newest),
-            ]
-        self._inputs += [
+        self._frames = FrameBuffer(settings.slop, FIRST_FRAME_S, self._now)
+        self._cameras = Cameras(self, settings, self._frames)
+        self._inputs = [
             self.create_service(Trigger, '~/cancel', self._on_cancel),
             self.create_service(Trigger, '~/clear', self._on_clear),
-            subscribe(String, '~/query', self._on_query, RELIABLE),
+            self.create_subscription(String, '~/query', self._on_query, RELIABLE),
         ]
 
     def stop_listening(self) -> None:
@@ -201,6 +193,9 @@ class SegZeroNode(LifecycleNodeMixin, Node):
                 is_service = hasattr(entity, 'srv_type')
                 (self.destroy_service if is_service else self.destroy_subscription)(entity)
             self._inputs = []
+            if self._cameras is not None:
+                self._cameras.destroy()
+            self._cameras = None
             self._frames = None
             if self._worker is not None:
                 self._worker.cancel(wait=True)
@@ -235,8 +230,11 @@ class SegZeroNode(LifecycleNodeMixin, Node):
     def _on_timer(self) -> None:
         age = None if self._frames is None else self._frames.age()
         level, summary = DiagnosticStatus.OK, self._state
-        if self._state == 'active' and age is None:
-            level, summary = DiagnosticStatus.WARN, 'no image has come'
+        silence = None
+        if self._cameras is not None and self._settings is not None:
+            silence = self._cameras.silence(self._settings.timeout)
+        if silence or (self._state == 'active' and age is None):
+            level, summary = DiagnosticStatus.WARN, silence or 'no image has come'
         elif self._last_error:
             level, summary = DiagnosticStatus.WARN, 'the last query or transition failed'
         loading = self._loading

@@ -121,6 +121,28 @@ PARAMETERS: dict[str, Spec] = {
         'QoS of all camera topics; best_effort receives from either kind of camera',
         lambda: ['best_effort', 'reliable'],
     ),
+    'image.history': Spec(
+        'keep_last',
+        'QoS of all camera topics: how many messages wait to be taken',
+        lambda: ['keep_last', 'keep_all'],
+    ),
+    'image.queue': Spec(
+        1, 'QoS of all camera topics: the depth of keep_last, messages', low=1, high=100
+    ),
+    'image.timeout': Spec(
+        5.0,
+        'Seconds without an image after which the node warns; 0 is never',
+        low=0.0,
+        high=3600.0,
+        live=True,
+    ),
+    'image.max_age': Spec(
+        0.0,
+        "Seconds since its stamp, by the node's clock, after which a frame is refused; 0 is never",
+        low=0.0,
+        high=3600.0,
+        live=True,
+    ),
     'image.codec': Spec('numpy', 'What reads image messages', lambda: ['numpy', 'cv_bridge']),
     'image.rectification': Spec(
         'auto',
@@ -128,6 +150,11 @@ PARAMETERS: dict[str, Spec] = {
         lambda: ['auto', 'raw', 'rectified'],
     ),
     'depth.enabled': Spec(False, 'Subscribe depth and camera_info, publish metric targets'),
+    'depth.transport': Spec(
+        'raw',
+        'Type of the depth topic: Image, or CompressedImage as image_transport compresses depth',
+        lambda: ['raw', 'compressedDepth'],
+    ),
     'depth.sync_slop': Spec(
         0.02,
         'Seconds between the stamps of image and depth that still count as one frame',
@@ -169,7 +196,12 @@ class Settings:
         segmenter: What makes the mask.
         compressed: The image topic carries CompressedImage.
         reliable: Camera topics are subscribed reliably.
+        keep_all: All messages of camera topics wait to be taken, not the newest ``queue``.
+        queue: How many messages of each camera topic wait to be taken.
+        timeout: Seconds without an image after which the node warns; 0 is never.
+        max_age: Seconds since a frame's stamp after which it is refused; 0 is never.
         codec: ``numpy`` or ``cv_bridge``.
+        compressed_depth: The depth topic carries CompressedImage.
         slop: Seconds between stamps of image and depth; ``None`` without depth.
         depth_range: Nearest and farthest depth to believe, metres.
         min_valid: Share of the object that must have depth.
@@ -180,7 +212,12 @@ class Settings:
     segmenter: EngineSettings
     compressed: bool
     reliable: bool
+    keep_all: bool
+    queue: int
+    timeout: float
+    max_age: float
     codec: str
+    compressed_depth: bool
     slop: float | None
     depth_range: tuple[float, float]
     min_valid: float
@@ -236,7 +273,12 @@ def read_settings(node: Node) -> Settings:
         segmenter=_engine(values, 'segmenter'),
         compressed=values['image.transport'] == 'compressed',
         reliable=values['image.reliability'] == 'reliable',
+        keep_all=values['image.history'] == 'keep_all',
+        queue=values['image.queue'],
+        timeout=float(values['image.timeout']),
+        max_age=float(values['image.max_age']),
         codec=values['image.codec'],
+        compressed_depth=values['depth.transport'] == 'compressedDepth',
         slop=float(values['depth.sync_slop']) if values['depth.enabled'] else None,
         depth_range=(float(values['depth.min']), float(values['depth.max'])),
         min_valid=float(values['depth.min_valid']),
