@@ -31,16 +31,18 @@ from segzero_core.data.vqa import chartqa_samples, textvqa_samples
 from segzero_core.errors import DataError, UnknownNameError
 from segzero_core.registry import look_up
 
-_Reader = Callable[[str, str, Path, Level], Samples]
+_Reader = Callable[[str, str, Path, Level, bool], Samples]
 _PUBLISHED: dict[str, _Reader] = {
     **dict.fromkeys(REFER_FILES, refer_samples),
-    'reasonseg': lambda name, split, root, level: reasonseg_samples(split, root, level),
-    'chartqa': lambda name, split, root, level: chartqa_samples(split, root),
-    'textvqa': lambda name, split, root, level: textvqa_samples(split, root),
+    'reasonseg': lambda name, split, root, level, raw: reasonseg_samples(split, root, level),
+    'chartqa': lambda name, split, root, level, raw: chartqa_samples(split, root),
+    'textvqa': lambda name, split, root, level, raw: textvqa_samples(split, root),
 }
 
 
-def read_samples(name: str, root: str | Path = '', level: str = '', limit: int = 0) -> Samples:
+def read_samples(
+    name: str, root: str | Path = '', level: str = '', limit: int = 0, raw: bool = False
+) -> Samples:
     """Return the samples of the dataset called ``name``.
 
     Args:
@@ -49,6 +51,7 @@ def read_samples(name: str, root: str | Path = '', level: str = '', limit: int =
         level: One of ``LEVELS``; '' for ``instance``, and ``expression`` for the released sets
             whose name ends in ``_all``.
         limit: At most so many rows; 0 for all.
+        raw: The sentences of RefCOCO and its kin as they were typed.
 
     Raises:
         DataError: There is no such dataset, or not one row in it.
@@ -56,7 +59,7 @@ def read_samples(name: str, root: str | Path = '', level: str = '', limit: int =
     chosen = _level(name, level)
     if name.startswith('synthetic:'):
         return scene_samples(name.removeprefix('synthetic:'), limit)
-    samples = _open(name, root, chosen)
+    samples = _open(name, root, chosen, raw)
     return samples.first(limit) if limit else samples
 
 
@@ -69,7 +72,7 @@ def _level(name: str, level: str) -> Level:
         raise DataError(str(error)) from error
 
 
-def _open(name: str, root: str | Path, level: Level) -> Samples:
+def _open(name: str, root: str | Path, level: Level, raw: bool) -> Samples:
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return folder_samples(folder) if (folder / FILE).is_file() else masked_samples(name, level)
@@ -91,4 +94,4 @@ def _open(name: str, root: str | Path, level: Level) -> Samples:
             f'{name!r} is read from the folder it was unpacked in, and there is none at '
             f"{str(root)!r}: give the root folder (docs/data.md shows each dataset's layout)"
         )
-    return reader(dataset, split, place, level)
+    return reader(dataset, split, place, level, raw)

@@ -1,0 +1,409 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Annotations -> training sets: right, complete, and going on where it was ended."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from segzero_core.data import Record, Sample, Skipped, read_dataset, read_samples
+from segzero_core.data.annotations import load_plain_pickle
+from segzero_core.data.rle import Rle, encode_mask
+from segzero_core.errors import ConfigError, ImageError
+from segzero_core.geometry import largest_inscribed_circles
+from segzero_core.segmenters import load_segmenter
+from segzero_core.types import Box, Size
+from training import make_synthetic_set, prepare_data
+from training.preparing.rows import Dropped, Making, Row, clean, make_rows, resize
+from training.preparing.work import Note, Settings, choose_images, claim, read_note
+
+pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/train.txt')
+pytest.importorskip('datasets', reason='needs datasets: requirements/train.txt')
+
+ROOT = Path(__file__).parents[2]
+SIZE = Size(64, 48)
+FOREIGN = '\u00c9tag\u00e8re \u5de6'
+
+
+@functools.cache
+def scene() -> Sample:
+    (sample,) = read_samples('synthetic:val?size=256x192&count=1')
+    assert isinstance(sample, Sample)
+    return sample
+
+
+def made(sample: Any, **making: Any) -> Row | Dropped:
+    segmenter = load_segmenter('grabcut') if making.get('least_iou') else None
+    (row,) = make_rows([sample], Making(**making), segmenter)
+    return row
+
+
+def sample_of(truth: Rle | None, *boxes: Box, query: str = 'The Mug.') -> Sample:
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    return Sample('7', query, '1', SIZE, lambda: image, truth, None, boxes)
+
+
+def square() -> Sample:
+    mask = np.zeros((48, 64), bool)
+    mask[10:20, 30:50] = True
+    return sample_of(encode_mask(mask), Box(30, 10, 49, 19))
+
+
+def test_row_has_what_the_released_sets_have() -> None:
+    row = made(square())
+    assert isinstance(row, Row)
+    assert (row.id, row.problem, row.img_width, row.img_height) == ('7', 'the mug', 64, 48)
+    mask = square().truth
+    assert mask is not None
+    points = [circle.center for circle in largest_inscribed_circles(mask.mask)]
+    spots = ','.join(f'({int(p.x * 840 / 64 + 0.5)},{int(p.y * 840 / 48 + 0.5)})' for p in points)
+    box = f'({int(30 * 840 / 64 + 0.5)},{int(10 * 17.5 + 0.5)}),({int(49 * 13.125 + 0.5)},333)'
+    assert row.solution == f'<box>{box}</box><points>{spots}</points>'
+
+
+@pytest.mark.parametrize(
+    ('sentence', 'problem'),
+    [
+        ('The Mug.', 'the mug'),
+        (' man, left?! ', 'man, left'),
+        (FOREIGN, FOREIGN.lower()),
+        ('??', '??'),
+    ],
+)
+def test_sentences_are_cleaned_as_the_released_ones(sentence: str, problem: str) -> None:
+    assert clean(sentence) == problem
+
+
+def test_resizing() -> None:
+    image = scene().load_image()
+    area = cv2.resize(image, (112, 112), interpolation=cv2.INTER_AREA)
+    seen = Image.fromarray(image).resize((112, 112), Image.Resampling.BILINEAR)
+    assert (resize(image, Making(112, 'area')) == area).all()
+    assert (resize(image, Making(112, 'bilinear')) == np.asarray(seen)).all()
+    row = made(scene(), size=112)
+    assert isinstance(row, Row)
+    assert cv2.imdecode(np.frombuffer(row.image, np.uint8), 1)[..., ::-1].tolist() == area.tolist()
+
+
+def test_what_makes_no_row_says_why() -> None:
+    nothing = encode_mask(np.zeros((48, 64), bool))
+    pixel = np.zeros((48, 64), bool)
+    pixel[5, 5] = True
+    wrong = Sample('7', 'x', '1', Size(60, 40), square().load_image, square().truth)
+    for sample, kind, words in [
+        (Skipped('7', 'no JSON'), 'unusable', 'no JSON'),
+        (sample_of(None), 'unusable', 'no masks'),
+        (sample_of(nothing), 'no_target', 'means 0 objects'),
+        (sample_of(square().truth, Box(1, 1, 2, 2), Box(3, 3, 4, 4)), 'several_targets', '2 ob'),
+        (sample_of(encode_mask(pixel), Box(5, 5, 5, 5)), 'too_small', 'no area'),
+        (wrong, 'unusable', 'the image is (64, 48), not (60, 40)'),
+        (Sample('7', 'x', '1', SIZE, broken, square().truth, None, (Box(1, 1, 2, 2),)), 'unusable',
+         'cannot be decoded'),
+    ]:  # fmt: skip
+        dropped = made(sample)
+        assert isinstance(dropped, Dropped), kind
+        assert (dropped.id, dropped.kind) == ('7', kind)
+        assert words in dropped.reason
+
+
+def broken() -> Any:
+    raise ImageError('it cannot be decoded')
+
+
+def test_filter_keeps_what_the_segmenter_finds() -> None:
+    assert isinstance(made(scene(), least_iou=0.6), Row)
+    dropped = made(square(), least_iou=0.95)  # nothing is there but noise
+    assert isinstance(dropped, Dropped)
+    assert dropped.kind == 'filtered'
+    assert 'less than 0.95' in dropped.reason
+
+
+def test_held_out_images_do_not_depend_on_order_or_sentences() -> None:
+    images = [str(i) for i in range(100)]
+    chosen = choose_images(images, 0.1, seed=0)
+    assert len(chosen) == 10
+    assert choose_images(images[::-1] + images, 0.1, seed=0) == chosen
+    assert choose_images(images, 0.1, seed=1) != chosen
+    assert choose_images(images, 0.0, seed=0) == set()
+
+
+@pytest.fixture(scope='module')
+def refcoco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set in RefCOCO's layout, with one of each kind of damage."""
+    root = tmp_path_factory.mktemp('refer')
+    assert (
+        make_synthetic_set.main(
+            ['refcoco', str(root), '--scenes', '12', '--width', '96', '--height', '72']
+        )
+        == 0
+    )
+    file = root / 'refcoco/instances.json'
+    content = json.loads(file.read_text())
+    annotations, images = content['annotations'], content['images']
+    annotations[0]['segmentation'] = [[200, 200, 230, 200, 230, 230]]
+    annotations[1]['segmentation'] = []
+    images[1]['file_name'] = 'missing.jpg'
+    file.write_text(json.dumps(content))
+    pickled = root / 'refcoco/refs(unc).p'
+    refs = load_plain_pickle(pickled)
+    refs[-1] = {**refs[3], 'split': 'train'}
+    refs[3]['sentences'][0]['raw'] = FOREIGN
+    pickled.write_bytes(pickle.dumps(refs, protocol=2))
+    return root
+
+
+def prepare(refcoco: Path, output: Path, *options: str) -> int:
+    places = ['--root', str(refcoco), '--output', str(output)]
+    small = ['--workers', '2', '--size', '112', '--part', '3']
+    return prepare_data.main(['refcoco:train', *places, *small, *options])
+
+
+@pytest.fixture(scope='module')
+def prepared(refcoco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp('prepared') / 'set'
+    assert prepare(refcoco, output, '--val-share', '0.3', '--level', 'expression') == 0
+    return output
+
+
+def rows(folder: Path) -> list[Record]:
+    records, skipped = read_dataset(str(folder))
+    assert skipped == []
+    return list(records)
+
+
+def test_every_annotation_is_a_row_or_has_a_reason(refcoco: Path, prepared: Path) -> None:
+    samples = read_samples('refcoco:train', refcoco, 'expression', raw=True)
+    train, val = rows(prepared / 'train'), rows(prepared / 'val')
+    dropped = [json.loads(line) for line in (prepared / 'dropped.jsonl').read_text().splitlines()]
+    ids = [row.id for row in (*train, *val)] + [row['id'] for row in dropped]
+    assert sorted(ids) == sorted(row.id for row in samples)
+    by_id = {row.id: row for row in samples}
+    for row in dropped:
+        assert isinstance(by_id[row['id']], Skipped)
+        assert row['kind'] == 'unusable'
+    reasons = ' '.join(row['reason'] for row in dropped)
+    assert 'missing.jpg cannot be read as an image' in reasons
+    assert 'lies inside the 96 x 72 image' in reasons
+    assert 'no polygon' in reasons
+    assert 'is there 2 times' in reasons
+    assert FOREIGN.lower() in [row.query for row in (*train, *val)]
+    report = json.loads((prepared / 'report.json').read_text())
+    assert report['annotations'] == len(samples)
+    assert report['rows'] == {'train': len(train), 'val': len(val)}
+    assert report['dropped'] == {'unusable': len(dropped)}
+
+
+def test_split_is_by_image(refcoco: Path, prepared: Path) -> None:
+    samples = read_samples('refcoco:train', refcoco, 'expression')
+    image_of = {row.id: image for row, image in zip(samples, samples.image_ids, strict=True)}
+    train = {image_of[row.id] for row in rows(prepared / 'train')}
+    val = {image_of[row.id] for row in rows(prepared / 'val')}
+    assert train
+    assert val
+    assert not train & val
+
+
+def test_rows_mean_what_was_annotated(refcoco: Path, prepared: Path) -> None:
+    samples = read_samples('refcoco:train', refcoco, 'expression', raw=True)
+    by_id = {row.id: row for row in samples if isinstance(row, Sample)}
+    for row in rows(prepared / 'train'):
+        sample = by_id[row.id]
+        assert sample.truth is not None
+        assert row.query == clean(sample.query)
+        assert row.size == Size(112, 112)
+        assert row.load_image().shape == (112, 112, 3)
+        (box,), (true,) = [target.box for target in row.targets], sample.boxes
+        assert abs(box.x1 * 96 / 112 - true.x1) < 1
+        assert abs(box.y2 * 72 / 112 - true.y2) < 1
+        for point in row.targets[0].points:
+            x, y = round(point.x * 96 / 112), round(point.y * 72 / 112)
+            mask = sample.truth.mask
+            assert mask[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].any()
+
+
+def test_columns_are_the_released_ones(prepared: Path) -> None:
+    import datasets
+
+    table = datasets.load_dataset(
+        'parquet', data_files=sorted(map(str, (prepared / 'train').glob('*.parquet')))
+    )['train']
+    assert table.column_names == ['id', 'problem', 'solution', 'image', 'img_height', 'img_width']
+    assert isinstance(table.features['image'], datasets.Image)
+    assert table[0]['image'].size == (112, 112)
+    assert (table[0]['img_width'], table[0]['img_height']) == (96, 72)
+
+
+def test_sheet_shows_the_rows(prepared: Path) -> None:
+    with Image.open(prepared / 'sheet.png') as sheet:
+        picture = np.asarray(sheet)
+    tile = picture[:280, :280]
+    accent = (np.abs(tile.astype(int) - (255, 64, 129)).sum(-1) < 60).sum()
+    assert accent > 20  # the two points
+    assert picture.shape[1] == 6 * 280
+
+
+def test_second_run_finds_everything_done(refcoco: Path, prepared: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in prepared.rglob('*.parquet')}
+    assert prepare(refcoco, prepared, '--val-share', '0.3', '--level', 'expression') == 0
+    assert {path: path.stat().st_mtime_ns for path in prepared.rglob('*.parquet')} == before
+
+
+def test_other_settings_are_refused(
+    refcoco: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare(refcoco, prepared, '--level', 'expression') == 1
+    assert 'other settings: val_share (0.3, now 0.0). Use the settings' in capsys.readouterr().err
+
+
+def test_damaged_annotations_keep_finished_rows(
+    refcoco: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = refcoco / 'refcoco/instances.json'
+    whole = file.read_text()
+    try:
+        file.write_text(whole[:-20])
+        assert prepare(refcoco, prepared, '--val-share', '0.3', '--level', 'expression') == 1
+    finally:
+        file.write_text(whole)
+    assert 'instances.json is not complete JSON' in capsys.readouterr().err
+    assert rows(prepared / 'train')
+
+
+def test_not_one_row(refcoco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepare(refcoco, tmp_path / 'out', '--limit', '1') == 1
+    assert 'not one row could be made' in capsys.readouterr().err
+    assert 'lies inside the 96 x 72 image' in (tmp_path / 'out/dropped.jsonl').read_text()
+
+
+def settings() -> Settings:
+    return Settings('x', 'instance', 1, Making(), {}, 0.0, 0, 64)
+
+
+def test_two_processes_in_one_folder(tmp_path: Path) -> None:
+    with claim(tmp_path, settings()), pytest.raises(ConfigError, match='another process'):
+        claim(tmp_path, settings()).__enter__()
+
+
+def test_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / 'train').mkdir()
+    with pytest.raises(ConfigError, match='holds something else'):
+        claim(tmp_path, settings()).__enter__()
+
+
+@pytest.mark.parametrize(
+    ('option', 'words'),
+    [
+        (('--min-iou', '1.5'), '--min-iou is 1.5; it must be 0 to 1'),
+        (('--workers', '0'), '--workers is 0'),
+        (
+            ('--min-iou', '1', '--segmenter', 'grabcut', '--segmenter-model', 'x'),
+            "no option 'model'",
+        ),
+    ],
+)
+def test_bad_options(
+    refcoco: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: tuple[str, ...],
+    words: str,
+) -> None:
+    assert prepare(refcoco, tmp_path / 'out', *option) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+LIMIT = 24
+
+
+class Command:
+    """``prepare_data.py`` as a process of its own, at work for seconds."""
+
+    def __init__(self, refcoco: Path, output: Path) -> None:
+        self.output = output
+        self.log = output.with_suffix('.log')
+        with self.log.open('a') as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / 'training/prepare_data.py'), 'refcoco:train',
+                 '--root', str(refcoco), '--output', str(output), '--workers', '2',
+                 '--level', 'expression', '--part', '1', '--limit', str(LIMIT)],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            )  # fmt: skip
+
+    def wait_for_part(self, number: int) -> None:
+        while read_note(self.output, number) is None:
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.002)
+
+    def workers(self) -> list[int]:
+        pids = (int(path.name) for path in Path('/proc').iterdir() if path.name.isdigit())
+        return [pid for pid in pids if parent_of(pid) == self.process.pid and is_worker(pid)]
+
+    def end(self) -> str:
+        self.process.wait()
+        return self.log.read_text()
+
+
+def parent_of(pid: int) -> int:
+    try:
+        return int(Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[1])
+    except OSError:
+        return -1
+
+
+def is_worker(pid: int) -> bool:
+    try:
+        return b'spawn_main' in Path(f'/proc/{pid}/cmdline').read_bytes()
+    except OSError:
+        return False
+
+
+@pytest.mark.timeout(120)
+def test_killed_and_started_again(refcoco: Path, tmp_path: Path) -> None:
+    samples = read_samples('refcoco:train', refcoco, 'expression', LIMIT)
+    output = tmp_path / 'out'
+
+    first = Command(refcoco, output)
+    first.wait_for_part(2)
+    os.kill(first.workers()[0], signal.SIGKILL)
+    assert 'a working process died' in first.end()
+    assert first.process.returncode == 1
+
+    second = Command(refcoco, output)
+    second.wait_for_part(6)
+    workers = second.workers()
+    assert len(workers) == 2
+    second.process.kill()
+    second.process.wait()
+    while any(is_worker(pid) for pid in workers):
+        time.sleep(0.01)  # they end by themselves
+
+    (output / 'train/part-00099.unfinished').write_bytes(b'half a row')
+    finished = {path: path.stat().st_mtime_ns for path in (output / 'parts').glob('*.json')}
+    assert 6 < len(finished) < len(samples)
+    third = Command(refcoco, output)
+    assert f'{len(samples)} annotations' in third.end()
+    assert third.process.returncode == 0
+
+    notes = [read_note(output, number) for number in range(len(samples))]
+    dropped = [row.id for note in notes for row in (note or Note({}, [])).dropped]
+    assert sorted([row.id for row in rows(output / 'train')] + dropped) == sorted(
+        row.id for row in samples
+    )
+    assert all(path.stat().st_mtime_ns == when for path, when in finished.items())
+    assert not list(output.rglob('*.unfinished'))

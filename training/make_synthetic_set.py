@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes synthetic scenes as a dataset: ``python training/make_synthetic_set.py refcoco DIR``.
+
+The files are those of the published dataset of that name, so that all commands can be tried
+without downloading one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+if __name__ == '__main__':  # run as a file: the project's root is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from segzero_core.errors import SegZeroError
+from segzero_core.types import Size
+from training.preparing.layouts import LAYOUTS, write_layout
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog='make_synthetic_set.py', description='Write synthetic scenes as a dataset.'
+    )
+    parser.add_argument('layout', choices=LAYOUTS)
+    parser.add_argument('root', type=Path, help='the folder to write to')
+    parser.add_argument('--scenes', type=int, default=100)
+    parser.add_argument('--width', type=int, default=256, help='of the images, pixels')
+    parser.add_argument('--height', type=int, default=192)
+    options = parser.parse_args(arguments)
+    try:
+        size = Size(options.width, options.height)
+        written = write_layout(options.layout, options.root, options.scenes, size)
+    except (SegZeroError, OSError) as error:
+        print(f'make_synthetic_set.py: {error}', file=sys.stderr)
+        return 1
+    for split, sentences in written.items():
+        print(f'{options.layout}:{split}: {sentences} sentences')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes training sets: ``python training/prepare_data.py refcocog:train --root DIR --output DIR``.
+
+Referring expressions with masks become rows of the released columns: the sentence, a square image,
+the box and the centres of the two largest inscribed circles. Started again with the same command
+after whatever ended it, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+if __name__ == '__main__':  # run as a file: the project's root is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from tqdm import tqdm
+
+from segzero_core.data import LEVELS, read_samples
+from segzero_core.errors import ConfigError, DataError, SegZeroError
+from segzero_core.segmenters import SEGMENTERS, load_segmenter
+from training.preparing.report import DROPPED, SHEET, write_report
+from training.preparing.rows import RESIZES, Making
+from training.preparing.work import SPLITS, Note, Settings, claim, prepare
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    options = make_parser().parse_args(arguments)
+    try:
+        run(options)
+    except SegZeroError as error:
+        print(f'prepare_data.py: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('\nstopped; the same command goes on where it was', file=sys.stderr)
+        return 130
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        prog='prepare_data.py', description='Make a training set of annotated sentences.'
+    )
+    add = parser.add_argument
+    add('dataset', help="'refcocog:train', 'reasonseg:train', 'synthetic:train', a folder, ...")
+    add('--root', default='', help='the folder a dataset that is known by name lies in')
+    add('--output', type=Path, required=True, help='where to; rows in train/ and val/')
+    add('--level', default='', choices=('', *LEVELS), help='one sentence per object, or all')
+    add('--limit', type=int, default=0, help='at most so many annotated sentences')
+    add('--size', type=int, default=840, help='side of the square images, pixels')
+    add('--resize', default='area', choices=RESIZES, help='how images are resized')
+    add('--min-iou', type=float, default=0.0, help='leave out what the segmenter finds worse')
+    add('--segmenter', default='sam2', choices=sorted(SEGMENTERS), help='for --min-iou')
+    add('--segmenter-model', default='', help='hub id or folder')
+    add('--segmenter-device', default='', help="'cuda', 'cpu'")
+    add('--val-share', type=float, default=0.0, help='share of the images to hold out')
+    add('--seed', type=int, default=0, help='chooses the images to hold out')
+    add('--workers', type=int, default=os.cpu_count() or 1, help='processes')
+    add('--part', type=int, default=64, help='sentences after which work is safe')
+    return parser
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prepare what ``options`` ask for.
+
+    Raises:
+        SegZeroError: Something cannot be used; finished rows are kept.
+    """
+    _check(options)
+    samples = read_samples(options.dataset, options.root, options.level, options.limit, raw=True)
+    segmenter = {}
+    if options.min_iou:
+        given = {'model': options.segmenter_model, 'device': options.segmenter_device}
+        segmenter = {'engine': options.segmenter} | {k: v for k, v in given.items() if v}
+        load_segmenter(**segmenter).close()  # says here and not in every process what is wrong
+    settings = Settings(
+        dataset=options.dataset,
+        level=samples.level,
+        rows=len(samples),
+        making=Making(options.size, options.resize, options.min_iou),
+        segmenter=segmenter,
+        val_share=options.val_share,
+        seed=options.seed,
+        part=options.part,
+    )
+    with claim(options.output, settings):
+        notes: dict[int, Note] = {}
+        with tqdm(total=len(samples), unit='sentence', disable=None) as bar:
+            for number, note in prepare(samples, settings, options.output, options.workers):
+                notes[number] = note
+                bar.update(sum(note.kept.values()) + len(note.dropped))
+        print(write_report(options.output, notes))
+    if not any(note.kept[split] for note in notes.values() for split in SPLITS):
+        raise DataError(f'not one row could be made: {options.output / DROPPED} says why')
+    print(f'rows are in {options.output}; look at {options.output / SHEET}')
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name, low, high in (
+        ('size', 28, 4096),
+        ('min_iou', 0, 1),
+        ('val_share', 0, 0.9),
+        ('limit', 0, 10**9),
+        ('workers', 1, 1024),
+        ('part', 1, 10**6),
+    ):
+        value = getattr(options, name)
+        if not low <= value <= high:
+            raise ConfigError(f'--{name.replace("_", "-")} is {value}; it must be {low} to {high}')
+    for library in ('pyarrow', 'pycocotools'):
+        if importlib.util.find_spec(library) is None:
+            raise DataError(
+                f'preparing data needs {library}: pip install -r requirements/train.txt'
+            )
+
+
+if __name__ == '__main__':
+    sys.exit(main())
