@@ -25,6 +25,7 @@ OPTIONAL = {
     'cv_bridge',
     'datasets',
     'huggingface_hub',
+    'pycocotools',
     'rosbags',
     'safetensors',
     'sam2',
