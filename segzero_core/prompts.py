@@ -7,6 +7,7 @@ space the coordinates are written in.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from segzero_core.registry import look_up
 from segzero_core.types import Size
 
 MAX_QUERY_CHARACTERS = 1000
+_MOST_PIXELS = 16384 * 28 * 28  # of an image that Qwen2.5-VL is shown
 
 # All that chat templates and this project give a meaning to begins like this: <|im_end|>,
 # <image>, </think>, <s>.
@@ -57,6 +59,13 @@ def _as_written(question: str) -> str:
     return question.rstrip('. ') or question
 
 
+def _stepped(image: Size, step: int) -> Size:
+    """Round both sides to multiples of ``step``, within Qwen2.5-VL's limit of pixels."""
+    factor = min(1.0, math.sqrt(_MOST_PIXELS / (image.width * image.height)))
+    rounding = round if factor == 1 else math.floor
+    return Size(*(max(step, rounding(side * factor / step) * step) for side in image))
+
+
 @dataclass(frozen=True)
 class PromptFamily:
     """How one kind of checkpoint is asked, and how its answers are to be read.
@@ -69,6 +78,9 @@ class PromptFamily:
         space: Answers are in pixels of the image the model saw, or in thousandths of its sides.
         system: The system turn; ``''`` for none.
         clean: Applied to the sentence before it is put into the template.
+        step: Where the image is left as it is, its sides are rounded to multiples of this, which
+            is what the image processor of a checkpoint that answers in pixels would do next.
+        tagged: Whether answers are asked for in tags; JSON alone where not.
     """
 
     name: str
@@ -77,10 +89,14 @@ class PromptFamily:
     space: Literal['pixels', 'thousandths'] = 'pixels'
     system: str = ''
     clean: Callable[[str], str] = _as_written
+    step: int = 0
+    tagged: bool = True
 
     def input_size(self, image: Size) -> Size:
         """Return the size the model sees an image of size ``image`` at."""
-        return image if self.image_size is None else Size(self.image_size, self.image_size)
+        if self.image_size is not None:
+            return Size(self.image_size, self.image_size)
+        return _stepped(image, self.step) if self.step else image
 
     def answer_size(self, image: Size) -> Size:
         """Return the size of the space answers about an image of size ``image`` are in."""
@@ -146,6 +162,8 @@ _JSON = (
     '<answer>{"bbox": [10, 100, 200, 210], "points_1": [30, 110], "points_2": [35, 180]}</answer>'
 )
 
+_GROUNDING = 'Locate "{question}" in the image, output its bbox coordinates in JSON format.'
+
 FAMILIES = {
     family.name: family
     for family in (
@@ -173,6 +191,24 @@ FAMILIES = {
             ),
             image_size=896,
             space='thousandths',
+        ),
+        # How Qwen's base models are asked for a box themselves, at the image's own resolution: the
+        # baseline. Qwen2.5-VL answers in pixels, Qwen2-VL and Qwen3-VL in thousandths.
+        PromptFamily('grounding', _GROUNDING, image_size=None, step=28, tagged=False),
+        PromptFamily(
+            'grounding_thousandths',
+            _GROUNDING,
+            image_size=None,
+            space='thousandths',
+            tagged=False,
+        ),
+        # A question to be answered in words.
+        PromptFamily(
+            'question',
+            '{question}\nAnswer the question using a single word or phrase.',
+            image_size=None,
+            clean=str.strip,
+            tagged=False,
         ),
         # The embedded model knows nothing but this one request: the sentence says it all.
         PromptFamily('tiny', '{question}', image_size=128, clean=_lower_case),

@@ -14,7 +14,7 @@ from segzero_core.types import Box, Point, Size
 
 SIZE = Size(840, 840)
 TARGET = Target(Box(35, 60, 354, 423), (Point(183, 235), Point(168, 305)))
-WORDY = [family for family in FAMILIES.values() if 'bbox' in family.template]
+WORDY = [family for family in FAMILIES.values() if '<answer>' in family.template]
 TASKS = [
     Task(answer, think) for answer in ('box_points', 'box', 'points') for think in (True, False)
 ]  # type: ignore[arg-type]

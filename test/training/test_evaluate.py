@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluations as they are run: stopped, continued, shared out, on broken data."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segzero_core.data import read_samples
+from segzero_core.synthetic import make_scene
+from training.evaluate import evaluate, main
+from training.evaluating.config import make_config
+from training.evaluating.shards import Place, read_rows, shard_path
+
+pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/evaluate.txt')
+
+ROOT = Path(__file__).parents[2]
+SCENES = 'synthetic:val?size=160x120&count=12'
+
+
+def run(folder: Path, place: Place = Place(), **settings: Any) -> dict[str, Any] | None:  # noqa: B008
+    config = make_config(None, {'dataset': SCENES, 'output': str(folder), **settings})
+    return evaluate(config, place)
+
+
+def untimed(folder: Path) -> list[dict[str, Any]]:
+    return [row | {'timings': None} for row in read_rows(folder)]
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run that nothing disturbed, and its summary."""
+    folder = tmp_path_factory.mktemp('whole')
+    summary = run(folder)
+    assert summary is not None
+    return folder, summary
+
+
+def lines(folder: Path) -> list[bytes]:
+    return shard_path(folder, Place()).read_bytes().splitlines(keepends=True)
+
+
+def copy_of(whole: tuple[Path, dict[str, Any]], folder: Path) -> Path:
+    return Path(shutil.copytree(whole[0], folder / 'run'))
+
+
+# --- what comes out ---------------------------------------------------------------------------
+
+
+def test_figures_are_those_of_the_masks_in_the_rows(
+    whole: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from segzero_core.data.rle import Rle
+    from segzero_core.types import Size
+
+    folder, summary = whole
+    samples = read_samples(SCENES)
+    ious, common, either = [], 0, 0
+    for row, sample in zip(read_rows(folder), samples, strict=True):
+        assert row['id'] == sample.id
+        assert row['status'] == 'ok'
+        assert row['text'].endswith('</answer>')
+        mask = Rle(Size(*row['mask']['size'][::-1]), row['mask']['counts']).mask
+        both, all_of = (mask & sample.truth.mask).sum(), (mask | sample.truth.mask).sum()
+        assert (row['intersection'], row['union']) == (both, all_of)
+        ious.append(both / all_of)
+        common, either = common + both, either + all_of
+    assert len(ious) == summary['rows'] == 12
+    giou, ciou = summary['standard']['giou'], summary['standard']['ciou']
+    assert giou['value'] == pytest.approx(np.mean(ious))
+    assert ciou['value'] == pytest.approx(common / either)
+    assert giou['low'] < giou['value'] < giou['high']
+    assert summary['standard']['precision_0.7']['value'] == np.mean(np.array(ious) > 0.7)
+    assert summary['counts']['ok'] == 12
+    assert 0.5 < summary['box_accuracy']['value'] <= 1
+    assert json.loads((folder / 'summary.json').read_text()) == summary
+    # Finished, it is only summed up again.
+    assert main(['--dataset', SCENES, '--output', str(folder)]) == 0
+    out, progress = capsys.readouterr()
+    assert f'giou                  {100 * giou["value"]:.2f}' in out
+    assert progress == ''
+
+
+def test_progress_shows_the_score_so_far(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = run(tmp_path)
+    assert summary is not None
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f'12/12  gIoU {100 * summary["standard"]["giou"]["value"]:.1f}  cIoU' in last
+
+
+# --- stopped and started again ----------------------------------------------------------------
+
+
+def test_killed_and_started_again_no_row_is_lost_or_there_twice(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    command = [sys.executable, str(ROOT / 'training' / 'evaluate.py'), '--dataset', SCENES]
+    command += ['--output', str(tmp_path / 'run'), '--batch-size', '1']
+    shard = shard_path(tmp_path / 'run', Place())
+    done = 0
+    for wanted in (2, 6):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        while not shard.exists() or shard.read_bytes().count(b'\n') < 1 + wanted:
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not (tmp_path / 'run' / 'rows.jsonl').exists()
+        done = shard.read_bytes().count(b'\n') - 1
+        assert wanted <= done < 12
+    before = shard.read_bytes()
+    run(tmp_path / 'run', batch_size=1)
+    assert shard.read_bytes().startswith(before[: before.rindex(b'\n') + 1])
+    assert untimed(tmp_path / 'run') == untimed(whole[0])
+
+
+@pytest.mark.parametrize('cut', [1, 40, 0])
+def test_a_last_row_that_was_cut_short_is_measured_again(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path, cut: int
+) -> None:
+    folder = copy_of(whole, tmp_path)
+    shard = shard_path(folder, Place())
+    text = shard.read_bytes()
+    shard.write_bytes(text[:-cut] if cut else text[: text.rindex(b'{"row"')] + b'\0' * 99 + b'\n')
+    run(folder)
+    assert untimed(folder) == untimed(whole[0])
+
+
+def test_killed_before_the_first_row(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder = copy_of(whole, tmp_path)
+    shard_path(folder, Place()).write_bytes(b'{"run": "0')
+    run(folder)
+    assert untimed(folder) == untimed(whole[0])
+
+
+def test_a_row_damaged_in_the_midst_is_named(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of(whole, tmp_path)
+    rows = lines(folder)
+    rows[4] = rows[4][:50] + b'\n'
+    shard_path(folder, Place()).write_bytes(b''.join(rows))
+    assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
+    assert 'line 5 is damaged: delete that line' in capsys.readouterr().err
+    assert lines(folder) == rows  # nothing was touched
+    shard_path(folder, Place()).write_bytes(b''.join(rows[:4] + rows[5:]))
+    assert main(['--dataset', SCENES, '--output', str(folder)]) == 0
+    assert untimed(folder) == untimed(whole[0])
+
+
+# --- two runs, one folder ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'dataset': SCENES.replace('val', 'test')}, 'dataset'),
+        ({'prompt': 'box'}, "prompt ('', now 'box')"),
+        ({'protocol': 'released'}, "protocol ('standard', now 'released')"),
+        ({'limit': 3}, 'limit (0, now 3); rows (12, now 3)'),
+    ],
+)
+def test_another_run_in_the_folder_is_refused(
+    whole: tuple[Path, dict[str, Any]],
+    settings: dict[str, Any],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = lines(whole[0])
+    flags = {'dataset': SCENES, 'output': str(whole[0]), **settings}
+    arguments = [part for key, value in flags.items() for part in (f'--{key}', str(value))]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert 'holds another run' in error
+    assert message in error
+    assert 'choose another --output' in error
+    assert lines(whole[0]) == before
+
+
+def test_the_same_run_twice_at_a_time_is_refused(
+    whole: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fcntl
+
+    shard = shard_path(whole[0], Place())
+    with (shard.parent / f'.{shard.name}.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(['--dataset', SCENES, '--output', str(whole[0])]) == 1
+    assert 'another process is writing' in capsys.readouterr().err
+
+
+# --- several processes ------------------------------------------------------------------------
+
+
+def test_two_processes_measure_what_one_does(
+    whole: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert main(['--dataset', SCENES, '--output', str(tmp_path)]) == 0
+    assert 'process 1 of 2 is done' in capsys.readouterr().out
+    assert not (tmp_path / 'rows.jsonl').exists()
+    monkeypatch.setenv('RANK', '0')
+    assert main(['--dataset', SCENES, '--output', str(tmp_path)]) == 0
+    assert untimed(tmp_path) == untimed(whole[0])
+    summary = json.loads((tmp_path / 'summary.json').read_text())
+    assert summary['standard'] == whole[1]['standard']
+    assert summary['settings']['processes'] == 2
+    for rank in (0, 1):
+        assert shard_path(tmp_path, Place(rank, 2)).read_bytes().count(b'\n') == 1 + 6
+
+
+def test_shards_of_another_run_are_refused(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of(whole, tmp_path)
+    stale = shard_path(folder, Place(3, 8))
+    shutil.copy(shard_path(folder, Place()), stale)
+    assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
+    assert f'{stale} is not of this run of 1 processes' in capsys.readouterr().err
+    stale.unlink()
+    shard = shard_path(folder, Place())
+    shard.write_bytes(shard.read_bytes().replace(b'"run": "', b'"run": "0', 1))
+    assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
+    assert 'is of another run than the run.json beside it' in capsys.readouterr().err
+
+
+def test_a_row_that_is_there_twice_is_refused(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of(whole, tmp_path)
+    with shard_path(folder, Place()).open('ab') as file:
+        file.write(lines(folder)[3])
+    assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
+    assert 'row 2 (val/2) is there twice' in capsys.readouterr().err
+
+
+# --- data that cannot be used -----------------------------------------------------------------
+
+
+def test_a_missing_image_counts_as_zero_until_it_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, rows = tmp_path / 'data', []
+    data.mkdir()
+    for i in range(4):
+        scene = make_scene(i)
+        Image.fromarray(scene.image).save(data / f'{i}.png')
+        Image.fromarray(scene.mask(0)).save(data / f'{i}_mask.png')
+        rows.append(
+            {'id': i, 'image': f'{i}.png', 'mask': f'{i}_mask.png', 'query': 'the tasse ☕'}
+        )
+    (data / 'records.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    (data / '2.png').rename(data / 'elsewhere.png')
+    flags = ['--dataset', str(data), '--output', str(tmp_path / 'run')]
+    assert main(flags) == 0
+    error = capsys.readouterr().err
+    assert '1 rows have data that cannot be used' in error
+    found = list(read_rows(tmp_path / 'run'))
+    assert [row['status'] == 'error' for row in found] == [False, False, True, False]
+    assert '2.png' in found[2]['error']['message']
+    summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+    assert summary['rows'] == 4
+    assert summary['counts']['error'] == 1
+    (data / 'elsewhere.png').rename(data / '2.png')
+    assert main(flags) == 0
+    again = list(read_rows(tmp_path / 'run'))
+    assert again[2]['status'] != 'error'
+    assert [row for row in again if row['row'] != 2] == [row for row in found if row['row'] != 2]
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], 'say what to measure on'),
+        (['--dataset', '/nowhere'], 'no'),
+        (['--dataset', SCENES, '--reasoner', 'rulez'], "Did you mean 'rules'"),
+        (['--dataset', SCENES, '--batch-size', '0'], 'at least 1'),
+        (
+            ['--dataset', SCENES, '--config', 'config/evaluation/nope.yaml'],
+            'cannot read the preset',
+        ),
+        (['--dataset', SCENES, '--reasoner-option', 'fast'], 'key=value'),
+    ],
+)
+def test_settings_that_cannot_be_used(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, '--output', str(tmp_path)]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('preset', sorted((ROOT / 'config' / 'evaluation').glob('*.yaml')))
+def test_presets_can_be_read(preset: Path) -> None:
+    config = make_config(preset, {'dataset': SCENES})
+    assert config != make_config(None, {'dataset': SCENES})

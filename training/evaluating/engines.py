@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engines of one process of an evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from types import TracebackType
+from typing import Any, Literal, cast
+
+from segzero_core.errors import ConfigError
+from segzero_core.reasoners import load_reasoner
+from segzero_core.segmenters import load_segmenter
+from segzero_core.task import Task
+from training.evaluating.answering import Examiner
+from training.evaluating.config import EvalConfig
+from training.evaluating.reading import Reader
+from training.evaluating.shards import Place
+
+WORDS = ('chartqa', 'textvqa')  # datasets whose questions are answered in words
+
+
+class Engines:
+    """Reasoner and segmenter as the settings want them; a context that frees both.
+
+    Attributes:
+        examiner: Joins the two.
+    """
+
+    def __init__(self, config: EvalConfig, dataset: str, place: Place) -> None:
+        """Load both.
+
+        Args:
+            config: The settings.
+            dataset: Name of what is measured on.
+            place: Which process this is: each has a GPU of its own.
+
+        Raises:
+            SegZeroError: One cannot be loaded, or cannot do what is asked for.
+        """
+        words = dataset if dataset in WORDS else ''
+        if words and config.reasoner == 'rules':
+            raise ConfigError(f'{words} asks for words, which rules has none of: give --model')
+        _take_gpu(place)
+        self._reasoner = load_reasoner(config.reasoner, **reasoner_options(config, bool(words)))
+        self._segmenter = load_segmenter(
+            config.segmenter, model=config.segmenter_model, **_device(config, config.segmenter)
+        )
+        own: Task = getattr(self._reasoner, 'task', Task())  # not every engine has checkpoints
+        task = config.task or own
+        if config.task:
+            self._reasoner.family = task.family(self._reasoner.family)
+        if not self._reasoner.family.tagged and not words:
+            task = dataclasses.replace(task, answer='box', think=False)
+        reader = Reader(
+            task,
+            self._reasoner.family,
+            cast('Any', config.prompt or task.answer),
+            cast("Literal['standard', 'released']", config.protocol),
+        )
+        self.examiner = Examiner(self._reasoner, self._segmenter, reader, words)
+
+    def __enter__(self) -> Engines:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.examiner.close()
+        self._reasoner.close()
+        self._segmenter.close()
+
+
+def reasoner_options(config: EvalConfig, words: bool) -> dict[str, Any]:
+    """Return the reasoner's options.
+
+    Raises:
+        ConfigError: One is no ``key=value``.
+    """
+    options: dict[str, Any] = {
+        'model': config.model,
+        'family': config.family or ('question' if words else ''),
+        'max_new_tokens': config.max_new_tokens or None,
+        **_device(config, config.reasoner),
+    }
+    for given in config.reasoner_options:
+        key, equals, value = given.partition('=')
+        if not equals:
+            raise ConfigError(f'write --reasoner-option as key=value, got {given!r}')
+        options[key] = int(value) if value.isdigit() else value
+    return options
+
+
+def _device(config: EvalConfig, engine: str) -> dict[str, str]:
+    """Return where an engine is to run, for those that can choose."""
+    return {} if engine in ('rules', 'grabcut') else {'device': config.device}
+
+
+def _take_gpu(place: Place) -> None:
+    """Leave this process one GPU of those it may see; must come before CUDA is used."""
+    if place.world == 1:
+        return
+    local = int(os.environ.get('LOCAL_RANK', place.rank))
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if visible is None:
+        os.environ['CUDA_VISIBLE_DEVICES'] = str(local)
+    elif gpus := [gpu for gpu in visible.split(',') if gpu]:
+        os.environ['CUDA_VISIBLE_DEVICES'] = gpus[local % len(gpus)]

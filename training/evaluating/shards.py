@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of a run on disk: one file per process, which whatever ends it leaves usable.
+
+``run.json`` says what the run is. ``rows-00002-of-00008.jsonl`` are the rows of the third of eight
+processes; their first line names the run. When all rows are there, ``rows.jsonl`` holds them in
+the order of the dataset.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from segzero_core.errors import DataError
+
+RUN = 'run.json'
+ROWS = 'rows.jsonl'
+
+
+class Place(NamedTuple):
+    """Which of how many processes this is."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def of_environment(cls) -> Place:
+        """Return what torchrun or accelerate says."""
+        return cls(int(os.environ.get('RANK', '0')), int(os.environ.get('WORLD_SIZE', '1')))
+
+
+def open_run(folder: Path, settings: dict[str, Any]) -> str:
+    """Note what the run is, or make sure that it is the one already in ``folder``.
+
+    Args:
+        folder: Of the run; made if it is not there.
+        settings: All that two parts of one run share, as plain data for JSON.
+
+    Returns:
+        The run's name: a digest of the settings.
+
+    Raises:
+        DataError: ``folder`` holds another run, or cannot be written to.
+    """
+    text = json.dumps(settings, indent=2, sort_keys=True) + '\n'
+    file = folder / RUN
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Several processes start at once: the first whole file stays.
+        draft = folder / f'.{RUN}.{os.uname().nodename}.{os.getpid()}'
+        draft.write_text(text, encoding='utf-8')
+        try:
+            os.link(draft, file)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+        before = json.loads(file.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise DataError(f'cannot use {folder} for a run ({error}): choose another') from error
+    if before != json.loads(text):
+        keys = sorted({*before, *settings})
+        changed = [
+            f'{key} ({before.get(key)!r}, now {settings.get(key)!r})'
+            for key in keys
+            if before.get(key) != settings.get(key)
+        ]
+        raise DataError(
+            f'{folder} holds another run: {"; ".join(changed)}. Start it again as it was, or '
+            'choose another --output'
+        )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Shard:
+    """The file of one process: knows what is done, adds rows, is nobody else's meanwhile.
+
+    Attributes:
+        done: The rows that are there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run: str,
+        place: Place,
+        on_row: Callable[[dict[str, Any]], None] = lambda row: None,
+    ) -> None:
+        """Open the file, or start it. A last line that was cut short is taken away.
+
+        Rows with the status ``error`` are taken away too: their data may have been repaired.
+
+        Args:
+            folder: Of the run.
+            run: Its name.
+            place: Which process this is.
+            on_row: Called with every row, those that are there already too.
+
+        Raises:
+            DataError: Another process is writing, or the file is of another run or damaged.
+        """
+        self._path = shard_path(folder, place)
+        self._on_row = on_row
+        self.done: set[int] = set()
+        self._lock = (folder / f'.{self._path.name}.lock').open('w')
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise DataError(
+                f'another process is writing {self._path}: wait for it, or choose another --output'
+            ) from error
+        self._write_anew(run, place)
+        self._file = self._path.open('ab', buffering=0)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write a row, at once and whole."""
+        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b'\n')
+        self._note(row)
+
+    def close(self) -> None:
+        """Let others write."""
+        self._file.close()
+        self._lock.close()
+
+    def _note(self, row: dict[str, Any]) -> None:
+        self.done.add(row['row'])
+        self._on_row(row)
+
+    def _write_anew(self, run: str, place: Place) -> None:
+        """Leave the head and the good rows in the file, or the file as it was if that fails."""
+        head = json.dumps({'run': run, 'rank': place.rank, 'world': place.world}).encode()
+        draft = self._path.with_suffix('.partial')
+        with draft.open('wb') as file:
+            file.write(head + b'\n')
+            for line, row in read_shard(self._path, run, place) if self._path.exists() else ():
+                if row['status'] != 'error':
+                    file.write(line)
+                    self._note(row)
+        os.replace(draft, self._path)
+
+
+def shard_path(folder: Path, place: Place) -> Path:
+    """Return where the rows of one process are."""
+    return folder / f'rows-{place.rank:05d}-of-{place.world:05d}.jsonl'
+
+
+def read_shard(path: Path, run: str, place: Place) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield the lines of a shard and what they say; a last one that was cut short is passed over.
+
+    Raises:
+        DataError: It belongs to another run, or a line in its midst is damaged.
+    """
+    with path.open('rb') as file:
+        head = _loads(file.readline())
+        if head is None and not file.readline():
+            return  # killed while the first line was written
+        if head is None or head.get('run') != run or head.get('world') != place.world:
+            raise DataError(
+                f'{path} is of another run than the {RUN} beside it: move it away, or choose '
+                'another --output'
+            )
+        line = file.readline()
+        number = 1
+        while line:
+            following = file.readline()
+            number += 1
+            row = _loads(line)
+            if row is not None:
+                yield line, row
+            elif following:
+                raise DataError(f'{path}, line {number} is damaged: delete that line, start again')
+            line = following
+
+
+def counted(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without what is long: text, mask and reasoning do not count."""
+    long = ('text', 'reasoning', 'mask', 'query', 'repairs')
+    short = {key: value for key, value in row.items() if key not in long}
+    return short | {'repaired': bool(row.get('repairs'))}
+
+
+def merge(folder: Path, run: str, world: int, total: int) -> list[dict[str, Any]] | None:
+    """Write all rows to ``rows.jsonl`` if all are there.
+
+    Returns:
+        The rows in the order of the dataset, without what is long; None while some are missing.
+
+    Raises:
+        DataError: A shard is of another run or damaged, or a row is there twice.
+    """
+    known = {shard_path(folder, Place(rank, world)) for rank in range(world)}
+    stale = sorted(set(folder.glob('rows-*.jsonl')) - known)
+    if stale:
+        raise DataError(f'{stale[0]} is not of this run of {world} processes: move it away')
+    rows: dict[int, dict[str, Any]] = {}
+    places: dict[int, tuple[Path, int, int]] = {}
+    for path in sorted(known):
+        if not path.exists():
+            return None
+        with path.open('rb') as file:
+            start = len(file.readline())
+        for line, row in read_shard(path, run, Place(0, world)):
+            if row['row'] in rows:
+                raise DataError(f'row {row["row"]} ({row["id"]}) is there twice, also in {path}')
+            rows[row['row']] = counted(row)
+            places[row['row']] = (path, start, len(line))
+            start += len(line)
+    if len(rows) < total:
+        return None
+    _copy(folder / ROWS, [places[row] for row in sorted(places)])
+    return [rows[row] for row in sorted(rows)]
+
+
+def _copy(target: Path, places: list[tuple[Path, int, int]]) -> None:
+    """Write the lines at ``places`` to ``target``, holding one at a time."""
+    draft = target.with_name(f'.{target.name}.{os.uname().nodename}.{os.getpid()}')
+    sources = {path: path.open('rb') for path, _, _ in places}
+    with draft.open('wb') as file:
+        for path, start, length in places:
+            sources[path].seek(start)
+            file.write(sources[path].read(length))
+    for source in sources.values():
+        source.close()
+    os.replace(draft, target)
+
+
+def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a finished run.
+
+    Raises:
+        DataError: There is no finished run in ``folder``.
+    """
+    try:
+        with (folder / ROWS).open(encoding='utf-8') as file:
+            for line in file:
+                yield json.loads(line)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f'{folder} has no finished run ({error}): start training/evaluate.py again, it goes on'
+        ) from error
+
+
+def _loads(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line) if line.endswith(b'\n') else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
