@@ -169,6 +169,6 @@ def _coco() -> Any:
     except ImportError as error:
         raise DataError(
             'masks as run lengths need a library that is not here: '
-            'pip install -r requirements/train.txt'
+            'pip install -r requirements/evaluate.txt'
         ) from error
     return mask

@@ -7,7 +7,8 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,15 @@ class OpenAIReasoner:
                         f'{self._max_new_tokens} tokens. See its log.',
                     )
         return reply.text
+
+    def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
+        """Ask several sentences at a time: the server answers them side by side.
+
+        Raises:
+            ServerError: The server failed on one of them.
+        """
+        with ThreadPoolExecutor(len(queries), thread_name_prefix='segzero-ask') as askers:
+            return list(askers.map(self.reason, images, queries))
 
     def close(self) -> None:
         """There is nothing to free: the model is the server's."""

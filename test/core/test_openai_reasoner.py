@@ -127,6 +127,16 @@ def test_each_frame_is_sent_as_it_is_also_when_sentences_take_turns(server, reas
             assert np.array_equal(np.array(image_in(entry)[1]), np.array(wanted))
 
 
+def test_a_batch_is_answered_in_its_order(server, reasoner):
+    frames = [picture(), 255 - picture(), picture(80, 60)]
+    queries = [f'answer batch {number}' for number in range(3)]
+    assert reasoner.reason_batch(frames, queries) == [ANSWER] * 3
+    for frame, query in zip(frames, queries, strict=True):
+        wanted = Image.fromarray(frame).resize((840, 840), Image.Resampling.BILINEAR)
+        (entry,) = asked(server, query)
+        assert np.array_equal(np.array(image_in(entry)[1]), np.array(wanted))
+
+
 def test_jpeg_is_smaller_and_still_the_picture(server):
     image = np.array(Image.fromarray(picture(6, 8)).resize((80, 60), Image.Resampling.BICUBIC))
     load_reasoner('openai', url=f'{server}/v1', image_format='jpeg').reason(image, 'answer 2')
