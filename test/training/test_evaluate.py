@@ -101,6 +101,30 @@ def test_progress_shows_the_score_so_far(
     assert f'12/12  gIoU {100 * summary["standard"]["giou"]["value"]:.1f}  cIoU' in last
 
 
+@pytest.mark.usefixtures('one_thread')
+def test_real_models_prompted_with_points_alone(
+    overfit_reasoner_dir: Path, tiny_segmenter_dir: Path, tmp_path: Path
+) -> None:
+    summary = run(
+        tmp_path,
+        dataset='synthetic:val?size=128x96&count=3',
+        model=str(overfit_reasoner_dir),
+        segmenter_model=str(tiny_segmenter_dir),
+        device='cpu',
+        prompt='points',
+        batch_size=2,
+    )
+    assert summary is not None
+    assert summary['settings']['reasoner'] == 'transformers'
+    assert summary['settings']['segmenter'] == 'sam2'
+    assert summary['counts']['ok'] == 3
+    for row in read_rows(tmp_path):
+        assert row['reasoning'] == 'The red mug ☕ stands left of the box.'
+        assert row['box'] is None
+        assert row['points'] == [[50 * 128 / 112, 56 * 96 / 112], [62 * 128 / 112, 60 * 96 / 112]]
+        assert set(row['timings']) == {'reason', 'embed', 'decode'}
+
+
 # --- stopped and started again ----------------------------------------------------------------
 
 
