@@ -8,6 +8,7 @@ seed makes the same scene everywhere.
 from segzero_core.synthetic.layout import COLOURS
 from segzero_core.synthetic.queries import KINDS, Kind, Query
 from segzero_core.synthetic.scene import (
+    VERSION,
     Scene,
     SceneError,
     SceneObject,
@@ -23,6 +24,7 @@ __all__ = [
     'SHAPES',
     'SIZES',
     'TABLES',
+    'VERSION',
     'Kind',
     'Query',
     'Scene',

@@ -12,6 +12,7 @@ import numpy as np
 from segzero_core.synthetic.camera import Camera, look_at_table
 from segzero_core.synthetic.render import Lighting, Placed, Window, window
 from segzero_core.synthetic.shapes import SIZES, build
+from segzero_core.synthetic.solids import Floats
 from segzero_core.types import Size
 
 # Display (gamma 2.0) values, 0 to 255.
@@ -29,7 +30,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 
 _MAX_DISTANCE = 1.35  # of the distance the camera looks at
-_MAX_OVERLAP = 0.35  # of the smaller of two objects' windows
+_MAX_OVERLAP, _MAX_CROWDED = 0.35, 0.6  # of the smaller of two objects' windows
 _GAP = 0.004  # metres between two objects on the table
 _ATTEMPTS = 60  # to find a place for an object
 
@@ -113,8 +114,14 @@ def random_kinds(
     return kinds
 
 
-def arrange(rng: np.random.Generator, camera: Camera, kinds: Sequence[Kind]) -> list[Standing]:
-    """Stand objects on the table, in full view and apart; what finds no place is left out."""
+def arrange(
+    rng: np.random.Generator, camera: Camera, kinds: Sequence[Kind], crowding: float
+) -> list[Standing]:
+    """Stand objects on the table, inside the picture and apart.
+
+    What finds no place is left out. With probability ``crowding`` an object goes right in front
+    of or behind an earlier one, so that the nearer hides part of the farther.
+    """
     width, height = camera.size
     standing: list[Standing] = []
     windows: list[Window] = []
@@ -122,18 +129,36 @@ def arrange(rng: np.random.Generator, camera: Camera, kinds: Sequence[Kind]) -> 
         model = build(kind.shape, kind.size, 2 * rng.random(3) - 1)
         display = np.array(COLOURS[kind.colour]) / 255 + 0.025 * (2 * rng.random(3) - 1)
         albedo = np.clip(display, 0.02, 0.98) ** 2
+        crowd = bool(standing) and rng.random() < crowding
         for _ in range(_ATTEMPTS):
             u, v, turn = rng.random(3)
-            position = camera.on_table(u * (width - 1), (0.12 + 0.86 * v) * (height - 1))
+            if crowd:
+                position = _beside(rng, camera, model.radius, standing)
+            else:
+                position = camera.on_table(u * (width - 1), (0.12 + 0.86 * v) * (height - 1))
             new = Placed(model, albedo, position, turn * 2 * np.pi)
             if _far(camera, new) or any(_touch(new, old.placed) for old in standing):
                 continue
             box = window(camera, new)
-            if _inside(camera, box) and all(_overlap(box, old) < _MAX_OVERLAP for old in windows):
+            limit = _MAX_CROWDED if crowd else _MAX_OVERLAP
+            if _inside(camera, box) and all(_overlap(box, old) < limit for old in windows):
                 standing.append(Standing(kind, new))
                 windows.append(box)
                 break
     return standing
+
+
+def _beside(
+    rng: np.random.Generator, camera: Camera, radius: float, standing: Sequence[Standing]
+) -> Floats:
+    """Choose a place close to an object on the table, roughly along the line of sight."""
+    other = standing[integer(rng, 0, len(standing) - 1)].placed
+    distance = (other.model.radius + radius + _GAP) * between(rng, 1.0, 1.3)
+    sight = other.position - camera.position
+    angle = math.atan2(sight[1], sight[0]) + math.radians(between(rng, -65, 65))
+    side = 1 if rng.random() < 0.5 else -1
+    step = np.array([math.cos(angle), math.sin(angle), 0.0])
+    return np.asarray(other.position + side * distance * step)
 
 
 def _touch(a: Placed, b: Placed) -> bool:

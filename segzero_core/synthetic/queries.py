@@ -17,6 +17,7 @@ Kind = Literal['attribute', 'relation', 'superlative', 'exclusion', 'function']
 KINDS: tuple[Kind, ...] = ('attribute', 'relation', 'superlative', 'exclusion', 'function')
 
 _WORDS = {'ball': ('ball',), 'can': ('can', 'tin'), 'mug': ('mug', 'cup'), 'ring': ('ring',)}
+_ASKED_FOR, _NAMED = 0.7, 0.6  # share of a thing that must show to be asked for, or compared with
 _FLAT = ('ball', 'bowl', 'ring')  # nobody calls one of these tall
 _THINGS = ('thing', 'object')
 
@@ -94,7 +95,7 @@ def queries(things: Sequence[Thing], choose: np.random.Generator) -> list[Query]
     found: dict[str, Query] = {}
     for kind, maker in zip(KINDS, makers, strict=True):
         for text, target in maker(things, choose):
-            if things[target].visible >= 0.7:
+            if things[target].visible >= _ASKED_FOR:
                 found.setdefault(text, Query(text, kind, target))
     return list(found.values())
 
@@ -148,17 +149,30 @@ def _attributes(things: Sequence[Thing], choose: np.random.Generator) -> Iterato
             test = _fits(name)
             if _only(things, test) != i:
                 continue
-            # A size is only said when it tells two things apart.
-            if name[0] and _only(things, _fits((None, *name[1:]))) == i:
+            if name[0] and not _telling(things, i, name):
                 continue
             yield f'{_pick(choose, starts)} {_say(name, choose)}', i
+
+
+def _telling(
+    things: Sequence[Thing], i: int, name: tuple[str | None, str | None, str | None]
+) -> bool:
+    """Whether the size in a name tells a thing apart from its like, and truly so.
+
+    A flat large box may hold less than a tall small one.
+    """
+    alike = [t for t in things if _fits((None, *name[1:]))(t) and t is not things[i]]
+    sign = 1 if name[0] == 'large' else -1
+    return bool(alike) and all(
+        sign * np.log(things[i].volume / other.volume) > 0.5 for other in alike
+    )
 
 
 def _anchor(things: Sequence[Thing], i: int, choose: np.random.Generator) -> str | None:
     """Say ``things[i]`` so that only it can be meant, by colour and shape; None if impossible."""
     thing = things[i]
     name = (None, thing.colour, thing.shape)
-    if _only(things, _fits(name)) == i and thing.visible >= 0.6:
+    if _only(things, _fits(name)) == i and thing.visible >= _NAMED:
         return _say(name, choose)
     return None
 

@@ -16,6 +16,7 @@ from segzero_core.synthetic import (
     SHAPES,
     SIZES,
     TABLES,
+    VERSION,
     SceneError,
     make_scene,
     noisy_depth,
@@ -139,7 +140,8 @@ def test_the_same_seed_makes_the_same_scene():
 
 
 def test_a_seed_means_the_same_scene_on_every_machine():
-    # A changed stream of random numbers would silently change every benchmark and training set.
+    # A change here changes every benchmark and training set: raise VERSION along with it.
+    assert VERSION == 2
     scene = make_scene(7)
     assert scene.table == 'marble'
     assert [(item.size, item.colour, item.shape) for item in scene.objects] == [
@@ -152,9 +154,12 @@ def test_a_seed_means_the_same_scene_on_every_machine():
     ]
     position = (-0.15291057223780968, -0.01731453368429281, 0.0)
     assert scene.objects[0].position == pytest.approx(position, abs=1e-9)
-    assert scene.image.mean(axis=(0, 1)) == pytest.approx((178.82, 172.62, 168.11), abs=0.5)
-    areas = (265512, 8742, 3428, 4211, 10395, 7791, 7121)
+    assert scene.image.mean(axis=(0, 1)) == pytest.approx((179.16, 174.40, 170.54), abs=0.5)
+    areas = (266954, 8742, 4079, 4793, 11897, 8197, 2538)
     assert np.bincount(scene.instances.ravel()) == pytest.approx(areas, abs=2)
+    sentences = scene.queries()
+    assert len(sentences) == 83
+    assert sentences[4] == ('the little mug', 'attribute', 2)
 
 
 def test_held_out_shapes_colours_and_tables_do_not_appear():
@@ -174,8 +179,22 @@ def test_everything_there_is_appears(small_scenes):
     assert {item.colour for item in items} == set(COLOURS)
     assert {item.size for item in items} == set(SIZES)
     assert {scene.table for scene in small_scenes} == set(TABLES)
-    assert any(item.visible < 0.95 for item in items), 'nothing ever hides anything'
     assert min(item.visible for item in items) > 0.5
+
+
+def test_things_hide_parts_of_one_another(small_scenes):
+    visible = np.array([item.visible for scene in small_scenes for item in scene.objects])
+    assert (visible < 1.0).mean() > 0.12
+    assert (visible < 0.9).mean() > 0.04
+
+
+def test_crowding_makes_objects_hide_one_another():
+    def hidden(crowding):
+        scenes = [make_scene(seed, SMALL, crowding=crowding) for seed in range(40)]
+        return np.mean([item.visible < 0.97 for scene in scenes for item in scene.objects])
+
+    assert hidden(0.0) < 0.04
+    assert 0.1 < hidden(0.9) < 0.6
 
 
 def test_objects_do_not_sink_into_one_another(small_scenes):
@@ -195,6 +214,7 @@ def test_objects_do_not_sink_into_one_another(small_scenes):
         ({'colours': ('white',), 'tables': ('marble',)}, SceneError, 'white shows on marble'),
         ({'count': (5, 2)}, SceneError, r'\(5, 2\)'),
         ({'count': (1, 300)}, SceneError, '255'),
+        ({'crowding': 1.5}, SceneError, '1.5'),
         ({'seed': -1}, SceneError, '-1'),
         ({'size': Size(0, 4)}, SceneError, '0 x 4'),
     ],

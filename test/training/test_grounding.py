@@ -83,6 +83,14 @@ def test_rendered_scenes_come_back_from_the_cache_as_they_were(cache, scenes):
     assert again.queries == scenes.queries
 
 
+def test_scenes_of_another_generator_are_not_taken_for_these(cache, scenes, monkeypatch):
+    files = set(cache.iterdir())
+    monkeypatch.setattr('training.grounding.scenes.VERSION', 'another')
+    load_scenes(cache, 7, 6, SIDE)
+    (fresh,) = set(cache.iterdir()) - files
+    assert 'another' in fresh.name
+
+
 def test_items_are_where_the_instances_are(scenes):
     for instances, items in zip(scenes.instances, scenes.items, strict=True):
         for number, item in enumerate(items, start=1):

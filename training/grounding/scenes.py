@@ -22,7 +22,7 @@ from segzero_core.geometry import (
     rescale_box,
     rescale_point,
 )
-from segzero_core.synthetic import Query, Scene, make_scene
+from segzero_core.synthetic import VERSION, Query, Scene, make_scene
 from segzero_core.types import Box, Point, Size
 
 COUNT = (2, 5)  # objects per scene
@@ -86,7 +86,7 @@ def load_scenes(cache: Path, first: int, count: int, side: int) -> Scenes:
     jobs = []
     for start in range(first, first + count, _CHUNK):
         seeds = range(start, min(start + _CHUNK, first + count))
-        jobs.append((seeds, side, cache / f'{side}px-{start:07}-{len(seeds)}.npz'))
+        jobs.append((seeds, side, cache / _name(seeds, side)))
     missing = [job for job in jobs if not job[-1].is_file()]
     if missing:
         # Fresh interpreters: forking after torch has started its threads can hang.
@@ -101,6 +101,11 @@ def load_scenes(cache: Path, first: int, count: int, side: int) -> Scenes:
         items=[[_item(*fields) for fields in record['items']] for record in records],
         queries=[[Query(*query) for query in record['queries']] for record in records],
     )
+
+
+def _name(seeds: range, side: int) -> str:
+    """Name the file of a chunk after all that decides what is in it."""
+    return f'v{VERSION}-{side}px-{seeds.start:07}-{len(seeds)}.npz'
 
 
 def _render_chunk(job: tuple[range, int, Path]) -> None:

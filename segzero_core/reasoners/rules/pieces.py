@@ -7,29 +7,26 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segzero_core.types import Mask
+from segzero_core.reasoners.rules.parting import part
+from segzero_core.types import Image, Mask
 
-Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
-Lobe = tuple[float, float, float]  # centre x, y and radius of a thick part
 
 _MOST = 24  # pieces; more than that is clutter, not a table with a few things
 _MIN_AREA = 0.0006  # of the picture; anything smaller is dirt
-_SOLID = 0.95  # share of its hull that makes a piece one thing beyond doubt
-_SMALLEST_PART = 0.15  # of a piece; less is a handle or a tip
-_WAIST = 0.75  # a waist narrower than this share of a part's radius separates it
 
 
-def things(front: Mask, labels: Labels) -> list[Mask]:
+def things(image: Image, front: Mask, labels: Labels) -> list[Mask]:
     """Return the masks of separate things, largest first.
 
     Args:
+        image: (h, w, 3) uint8 RGB.
         front: (h, w) bool, what is not the surface.
         labels: (h, w) colour labels of the foreground.
     """
     pieces = sorted(_pieces(front, labels), key=lambda piece: -int(piece.sum()))
     whole = [_without_gaps(piece) for piece in pieces[:_MOST]]
-    found = [_with_lid(part) for piece in whole for part in _split(piece)]
+    found = [_with_lid(thing) for piece in whole for thing in part(image, piece)]
     return sorted(found, key=lambda region: -int(region.sum()))
 
 
@@ -45,19 +42,18 @@ def _pieces(front: Mask, labels: Labels) -> list[Mask]:
         total += count - 1
     areas = np.bincount(ids.ravel(), minlength=total + 1)
     for piece in np.argsort(areas[1:]) + 1:
-        window = _window(ids == piece) if areas[piece] < 20 * least else None
-        if window is None:
-            continue
-        part = ids[window]
-        ring = cv2.dilate((part == piece).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-        around = part[ring & (part != piece)]
+        if areas[piece] >= 20 * least:
+            break
+        view = ids[_window(ids == piece)]
+        ring = cv2.dilate((view == piece).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        around = view[ring & (view != piece)]
         touching = np.bincount(around[around > 0], minlength=1)
         if not len(around) or not touching.sum():
             continue
         host = int(touching.argmax())
         share = touching[host] / len(around)
         if share > 0.6 or (areas[piece] < least and share > 0.3):
-            part[part == piece] = host
+            view[view == piece] = host
             areas[host] += areas[piece]
             areas[piece] = 0
     return [ids == k for k in np.flatnonzero(areas >= least) if k]
@@ -117,74 +113,6 @@ def _depth(mask: Mask) -> float:
     """Radius of the largest circle inside a mask."""
     padded = np.pad(mask.astype(np.uint8), 1)
     return float(cv2.distanceTransform(padded, cv2.DIST_L2, 5).max())
-
-
-def _split(piece: Mask) -> list[Mask]:
-    """Cut a piece where a narrow waist joins two thick parts: things of one colour that touch."""
-    window = _window(piece)
-    inside = np.pad(piece[window].astype(np.uint8), 1)
-    outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    outline = max(outlines, key=cv2.contourArea)
-    if cv2.contourArea(outline) > _SOLID * cv2.contourArea(cv2.convexHull(outline)):
-        return [piece]
-    filled = cv2.drawContours(np.zeros_like(inside), [outline], -1, 1, cv2.FILLED)
-    depth = cv2.distanceTransform(filled, cv2.DIST_L2, 5)
-    parts = _lobes(depth)
-    if len(parts) < 2:
-        return [piece]
-    # Every pixel goes to the lobe whose circle reaches it best; a bottle's neck stays on it.
-    y, x = np.indices(depth.shape)
-    reach = np.array([np.hypot(x - px, y - py) - r for px, py, r in parts])
-    sizes = np.bincount(reach.argmin(axis=0)[filled > 0], minlength=len(parts))
-    reach = reach[sizes > _SMALLEST_PART * filled.sum()]
-    if len(reach) < 2:
-        return [piece]
-    owner = reach.argmin(axis=0)
-    found = []
-    for k in range(len(reach)):
-        one = np.zeros_like(piece)
-        one[window] = ((owner == k) & (inside > 0))[1:-1, 1:-1]
-        found.append(one)
-    return found
-
-
-def _lobes(depth: Floats) -> list[Lobe]:
-    """Centres and radii (x, y, r) of thick parts that only narrow waists join."""
-    deepest = float(depth.max())
-    lobes: list[Lobe] = []
-    for level in np.linspace(0.9, 0.35, 12) * deepest:
-        count, cores = cv2.connectedComponents((depth > level).astype(np.uint8))
-        for k in range(1, count):
-            core = cores == k
-            y, x = np.unravel_index(np.where(core, depth, 0).argmax(), depth.shape)
-            known = [lobe for lobe in lobes if core[int(lobe[1]), int(lobe[0])]]
-            if not known:
-                lobes.append((float(x), float(y), float(depth[y, x])))
-    return [
-        lobe
-        for i, lobe in enumerate(lobes)
-        if all(
-            _waist(depth, lobe, other) < _WAIST * lobe[2] and not _is_neck(lobe, other)
-            for other in lobes[:i]
-        )
-    ]
-
-
-def _is_neck(lobe: Lobe, body: Lobe) -> bool:
-    """Whether a part stands on a thicker one, like the neck of a bottle."""
-    aside, above = abs(lobe[0] - body[0]), body[1] - lobe[1]
-    return lobe[2] < 0.65 * body[2] and above > 0 and aside < 0.45 * above
-
-
-def _waist(depth: Floats, a: Lobe, b: Lobe) -> float:
-    """The largest radius that can travel inside the piece from ``a`` to ``b``."""
-    low, high = 0.0, min(a[2], b[2])
-    for _ in range(7):
-        middle = (low + high) / 2
-        _, cores = cv2.connectedComponents((depth > middle).astype(np.uint8))
-        joined = cores[int(a[1]), int(a[0])] == cores[int(b[1]), int(b[0])]
-        low, high = (middle, high) if joined else (low, middle)
-    return low
 
 
 def _window(mask: Mask) -> tuple[slice, slice]:

@@ -83,17 +83,33 @@ SHAPES = tuple(_TYPICAL)
 _EDGE = 0.06  # log brightness per pixel
 _CAP = 12.0  # squared deviations count no more than this: a part may be hidden
 _TRUST = 0.35  # the measures are not independent
+_SURE, _DOUBT = -6.0, 24.0  # likeness of a whole thing, and how much less leaves no certainty
 
 
 def shape_scores(measures: Measures) -> dict[str, float]:
-    """Say how well each shape name fits; the scores add up to 1."""
-    values = np.array(measures)
-    logs = []
-    for middle, spread in _TYPICAL.values():
-        deviation = ((values - middle) / spread) ** 2
-        logs.append(float((-0.5 * np.minimum(deviation, _CAP) - np.log(spread)).sum()))
-    scores = np.exp(_TRUST * (np.array(logs) - max(logs)))
-    return dict(zip(_TYPICAL, (scores / scores.sum()).tolist(), strict=True))
+    """Say how well each shape name fits; the scores add up to 1.
+
+    The less it looks like any shape (it is half hidden), the more any name may fit.
+    """
+    spreads = np.array([spread for _, spread in _TYPICAL.values()])
+    agreement = _agreement(measures)
+    logs = agreement - np.log(spreads).sum(axis=1)
+    scores = np.exp(_TRUST * (logs - logs.max()))
+    doubt = float(np.clip((_SURE - agreement.max()) / _DOUBT, 0, 0.6))
+    scores = (1 - doubt) * scores / scores.sum() + doubt / len(scores)
+    return dict(zip(_TYPICAL, scores.tolist(), strict=True))
+
+
+def likeness(measures: Measures) -> float:
+    """Say how much it looks like any everyday shape; 0 is perfect, less is worse."""
+    return float(_agreement(measures).max())
+
+
+def _agreement(measures: Measures) -> npt.NDArray[np.float64]:
+    """Log likelihood of the measures under each shape, up to the spreads."""
+    middles, spreads = np.array(list(_TYPICAL.values())).transpose(1, 0, 2)
+    deviations = ((np.array(measures) - middles) / spreads) ** 2
+    return np.asarray(-0.5 * np.minimum(deviations, _CAP).sum(axis=1))
 
 
 def measure(image: Image, region: Mask) -> Measures:
@@ -203,9 +219,12 @@ def _inner_edges(image: Image, inside: npt.NDArray[np.uint8]) -> float:
     area = float(inside.sum())
     margin = 2 + 0.03 * np.sqrt(area)
     inner = cv2.distanceTransform(inside, cv2.DIST_L2, 5) > margin
+    return float(brightness_edges(image)[inner].sum() / np.sqrt(area))
+
+
+def brightness_edges(image: Image) -> Mask:
+    """Where the brightness of an (h, w, 3) image changes by a visible share: (h, w) bool."""
     bright = np.log(cv2.GaussianBlur(image, (3, 3), 0).max(axis=2).astype(np.float32) + 15)
-    across, down = (
-        cv2.Sobel(bright, -1, 1, 0, scale=1 / 8),
-        cv2.Sobel(bright, -1, 0, 1, scale=1 / 8),
-    )
-    return float((cv2.magnitude(across, down)[inner] > _EDGE).sum() / np.sqrt(area))
+    across = cv2.Sobel(bright, -1, 1, 0, scale=1 / 8)
+    down = cv2.Sobel(bright, -1, 0, 1, scale=1 / 8)
+    return np.asarray(cv2.magnitude(across, down) > _EDGE)

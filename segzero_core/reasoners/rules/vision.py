@@ -60,7 +60,7 @@ def _regions(image: Image) -> list[Mask]:
     table = _table(colour)
     front = _foreground(colour, table)
     labels = _vote(front, _hue_sectors(colour))
-    return things(front, labels)
+    return things(image, front, labels)
 
 
 def _table(colour: Floats) -> Floats:
