@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A simulated camera, the segzero node, and one sentence: no GPU, no model, no camera.
 
-    ros2 launch segzero_ros demo.launch.py query:='the pink thing that is not a mug'
+    ros2 launch segzero_ros demo.launch.py query:='something to hang on a peg'
 
 Camera and node go on running. ``ros2 run segzero_ros segzero_ask the tallest thing`` asks again,
 ``ros2 param set /sim_camera seed 12`` changes the scene.
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.launch_description_sources.python_launch_file_utilities import (
+    load_python_launch_file_as_module,
+)
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -22,25 +24,15 @@ HERE = Path(__file__).absolute().parent
 CONFIG = HERE.parent / 'config'
 
 
-def find_program(name: str) -> str:
-    """Return the installed program, or its bare name to be found on the PATH.
-
-    The latter is where ``pip install`` puts it.
-    """
-    try:
-        program = Path(get_package_prefix('segzero_ros'), 'lib', 'segzero_ros', name)
-    except PackageNotFoundError:
-        return name
-    return str(program) if program.exists() else name
-
-
 def generate_launch_description() -> LaunchDescription:
     params_file = LaunchConfiguration('params_file')
+    segzero = HERE / 'segzero.launch.py'
+    find_program = load_python_launch_file_as_module(str(segzero)).find_program
     return LaunchDescription(
         [
             DeclareLaunchArgument(
                 'query',
-                default_value='the cup in front of the green bottle',
+                default_value='the orange thing to the right of the green cone',
                 description='What to ask.',
             ),
             DeclareLaunchArgument(
@@ -50,7 +42,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             # Before the camera: it sets the Fast DDS profile for all that follows.
             IncludeLaunchDescription(
-                PythonLaunchDescriptionSource(str(HERE / 'segzero.launch.py')),
+                PythonLaunchDescriptionSource(str(segzero)),
                 launch_arguments={'params_file': params_file}.items(),
             ),
             Node(

@@ -9,13 +9,14 @@ decides, and topics keep their names (``image``, ``depth``, ``camera_info`` in t
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
@@ -73,13 +74,13 @@ ARGUMENTS = [
 def use_fastdds_profile() -> list[SetEnvironmentVariable]:
     """Give the processes started here config/fastdds.xml, unless the user has a profile.
 
-    Kilted and later read the first variable, Jazzy the second.
+    Kilted and later warn about the second variable, Jazzy does not know the first.
     """
     new, old = 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'
-    # Fast DDS complains about a file that it is given under two names.
-    ours = str((CONFIG / 'fastdds.xml').resolve())
-    chosen = EnvironmentVariable(new, default_value=EnvironmentVariable(old, default_value=ours))
-    return [SetEnvironmentVariable(new, chosen), SetEnvironmentVariable(old, chosen)]
+    if new in os.environ or old in os.environ:
+        return []
+    name = old if os.environ.get('ROS_DISTRO') in ('humble', 'jazzy') else new
+    return [SetEnvironmentVariable(name, str((CONFIG / 'fastdds.xml').resolve()))]
 
 
 def find_program(name: str) -> str:

@@ -35,11 +35,12 @@ from segzero_core.metrics import giou, overlap
 from segzero_core.synthetic import Query, Scene, make_scene
 from segzero_ros.images import image_to_array
 from segzero_ros.paths import config_file
+from segzero_ros.sim_camera import SEED
 
-SEED = 4309
 KINDS = ('attribute', 'relation', 'function')  # one sentence of each
 START_S = 60.0  # for the node to load its models and the processes to find each other
 ANSWER_S = 120.0
+REST_S = 2.0  # for the end of a text whose answer is already there
 
 
 class DemoError(Exception):
@@ -64,13 +65,14 @@ class Client(Node):
         self._processes = processes
         self._results: list[dict[str, Any]] = []
         self._by_stamp: dict[tuple[str, int, int], Any] = {}
+        self._text = ''
         qos = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
         self._query = self.create_publisher(String, 'segzero/query', qos)
         self._listening = [
             self.create_subscription(kind, f'segzero/{name}', callback, qos)
             for name, kind, callback in (
                 ('result', String, self._on_result),
-                ('reasoning_stream', String, _print_piece),
+                ('reasoning_stream', String, self._on_piece),
                 ('mask', Image, self._keeper('mask')),
                 ('overlay', Image, self._keeper('overlay')),
                 ('target_point', PointStamped, self._keeper('target_point')),
@@ -79,6 +81,10 @@ class Client(Node):
 
     def _on_result(self, message: String) -> None:
         self._results.append(json.loads(message.data))
+
+    def _on_piece(self, message: String) -> None:
+        self._text += message.data
+        print(message.data, end='', flush=True)
 
     def _keeper(self, name: str) -> Any:
         def keep(message: Any) -> None:
@@ -95,9 +101,13 @@ class Client(Node):
         """
         self._results.clear()
         self._by_stamp.clear()  # two sentences may be about one frame
+        self._text = ''
         self._query.publish(String(data=query))
         self._wait(lambda: bool(self._results), ANSWER_S, f'a result for "{query}"')
         result = self._results[0]
+        # Topics overtake one another: what is still to come must not end up under the next one.
+        with contextlib.suppress(DemoError):  # a reasoner may write at once, or without tags
+            self._wait(lambda: '</answer>' in self._text, REST_S, 'the end of the text')
         if result['status'] != 'ok':
             return Answer(result)
         stamp = (result['stamp']['sec'], result['stamp']['nanosec'])
@@ -139,10 +149,6 @@ class Client(Node):
             if time.monotonic() > deadline:
                 raise DemoError(f'{what} did not come within {seconds:.0f} s')
             rclpy.spin_once(self, timeout_sec=0.1)
-
-
-def _print_piece(message: String) -> None:
-    print(message.data, end='', flush=True)
 
 
 @dataclass(frozen=True)

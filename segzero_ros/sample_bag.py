@@ -32,10 +32,10 @@ from std_msgs.msg import Header, String
 
 from segzero_core.synthetic import Scene, make_scene, noisy_depth
 from segzero_core.types import image_size
-from segzero_ros.demo import SEED, choose_queries, use_fastdds_profile
+from segzero_ros.demo import choose_queries, use_fastdds_profile
 from segzero_ros.images import array_to_image
 from segzero_ros.signals import stop_event
-from segzero_ros.sim_camera import depth_message, info_message
+from segzero_ros.sim_camera import SEED, depth_message, info_message
 
 TYPES = {
     '/image': 'sensor_msgs/msg/Image',

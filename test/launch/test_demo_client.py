@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,20 +16,25 @@ from geometry_msgs.msg import PointStamped  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 from std_msgs.msg import Header, String  # noqa: E402
 
-from segzero_ros.demo import Client  # noqa: E402
+from segzero_ros import demo  # noqa: E402
 from segzero_ros.images import array_to_image  # noqa: E402
 
 if TYPE_CHECKING:
     from conftest import Peer
 
 
-def test_two_sentences_about_one_frame_get_a_mask_each(peer: Peer) -> None:
+def test_two_sentences_about_one_frame_get_a_mask_and_a_text_each(
+    peer: Peer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, 'REST_S', 60.0)  # this machine may be busy
     kinds = {'mask': Image, 'overlay': Image, 'target_point': PointStamped}
     topics = {n: peer.node.create_publisher(k, f'segzero/{n}', 10) for n, k in kinds.items()}
     results = peer.node.create_publisher(String, 'segzero/result', 10)
-    peer.node.create_publisher(String, 'segzero/reasoning_stream', 10)
+    stream = peer.node.create_publisher(String, 'segzero/reasoning_stream', 10)
 
     def answer(message: String) -> None:
+        while not all(p.get_subscription_count() for p in (*topics.values(), results, stream)):
+            time.sleep(0.01)
         # The result first: nothing says in which order topics arrive.
         document = {'stamp': {'sec': 1, 'nanosec': 2}, 'status': 'ok', 'target': None}
         results.publish(String(data=json.dumps(document)))
@@ -37,13 +43,17 @@ def test_two_sentences_about_one_frame_get_a_mask_each(peer: Peer) -> None:
         header.stamp.sec, header.stamp.nanosec = 1, 2
         for name in ('mask', 'overlay'):
             topics[name].publish(array_to_image(picture, 'mono8', header))
+        for piece in ('<think>', f'about {message.data}', '</think><answer>', '</answer>'):
+            stream.publish(String(data=piece))
 
     peer.node.create_subscription(String, 'segzero/query', answer, 10)
     rclpy.init()
-    client = Client([])
+    client = demo.Client([])
     try:
         client.wait_for_node()
-        answers = [client.ask(str(number)) for number in (7, 8)]
+        answers = [client.ask('7')]
+        assert capsys.readouterr().out == '<think>about 7</think><answer></answer>'
+        answers.append(client.ask('8'))
     finally:
         client.destroy_node()
         rclpy.shutdown()

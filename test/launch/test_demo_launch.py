@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import yaml
 
 REASON = 'needs launch_pytest and launch_ros: source a ROS 2 installation (they are not on PyPI)'
 launch_pytest = pytest.importorskip('launch_pytest', reason=REASON)
@@ -25,16 +24,16 @@ from std_msgs.msg import String  # noqa: E402
 from segzero_core.metrics import giou, overlap  # noqa: E402
 from segzero_core.synthetic import Query, Scene, make_scene  # noqa: E402
 from segzero_ros.images import image_to_array  # noqa: E402
+from segzero_ros.sim_camera import SEED  # noqa: E402
 
 if TYPE_CHECKING:
     from conftest import Peer, Processes
 
 
 @pytest.fixture(scope='module')
-def scene(root: Path) -> Scene:
+def scene() -> Scene:
     """Return what the simulated camera of the demo looks at."""
-    document = yaml.safe_load((root / 'config' / 'demo.yaml').read_text(encoding='utf-8'))
-    return make_scene(document['/**/sim_camera']['ros__parameters']['seed'])
+    return make_scene(SEED)
 
 
 @pytest.fixture(scope='module')

@@ -8,8 +8,9 @@ import pytest
 
 from segzero_core.synthetic import make_scene
 from segzero_ros import sample_bag
-from segzero_ros.demo import SEED, choose_queries
+from segzero_ros.demo import choose_queries
 from segzero_ros.images import image_to_array
+from segzero_ros.sim_camera import SEED
 
 rosbag2 = pytest.importorskip('rosbags.rosbag2', reason=sample_bag.MISSING)
 typesys = pytest.importorskip('rosbags.typesys', reason=sample_bag.MISSING)

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated camera: what it publishes belongs together and to the scene."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import rclpy
+import yaml
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 
 from segzero_core.synthetic import make_scene
 from segzero_core.types import Size
+from segzero_ros.demo import KINDS, choose_queries
 from segzero_ros.images import NumpyCodec, image_to_array
 from segzero_ros.messages import read_lens
 from segzero_ros.parameters import ParameterError
-from segzero_ros.sim_camera import SimCamera
+from segzero_ros.sim_camera import SEED, SimCamera
 
 
 class Viewer:
@@ -111,3 +115,18 @@ def test_a_bad_seed_is_refused_while_running(view):
     viewer = view(seed=5)
     (result,) = viewer.camera.set_parameters([Parameter('seed', value=-3)])
     assert not result.successful
+
+
+def test_the_demonstrations_show_one_scene_and_ask_about_it():
+    """`make demo` asks three sentences; the launch file, which needs no scene, repeats one."""
+    root = Path(__file__).resolve().parents[2]
+    queries = choose_queries(make_scene(SEED))
+    assert tuple(query.kind for query in queries) == KINDS
+    launch_file = (root / 'launch' / 'demo.launch.py').read_text(encoding='utf-8')
+    assert any(f"default_value='{query.text}'" in launch_file for query in queries)
+    assert (
+        'seed'
+        not in yaml.safe_load((root / 'config' / 'demo.yaml').read_text())['/**/sim_camera'][
+            'ros__parameters'
+        ]
+    )
