@@ -90,7 +90,8 @@ def run(options: argparse.Namespace) -> None:
     )
     with claim(options.output, settings):
         notes: dict[int, Note] = {}
-        with tqdm(total=len(samples), unit='sentence', disable=None) as bar:
+        every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
+        with tqdm(total=len(samples), unit='sentence', mininterval=every) as bar:
             for number, note in prepare(samples, settings, options.output, options.workers):
                 notes[number] = note
                 bar.update(sum(note.kept.values()) + len(note.dropped))

@@ -44,6 +44,9 @@ def masked_samples(source: str, level: Level = 'instance') -> Samples:
             f'{source!r} has no column {missing[0]!r}: to measure on, it needs '
             f'{", ".join(COLUMNS)} and has {", ".join(table.column_names)}'
         )
+    kind = str(table.features.arrow_schema.field('mask').type)
+    if kind.count('list<') != 2:
+        raise DataError(f'the column mask of {source!r} must be lists of lists, it is {kind}')
     names = table.select_columns(['image_id', 'ann_id'])
     total: dict[str, int] = {}
     rows = []

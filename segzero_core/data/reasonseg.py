@@ -100,7 +100,10 @@ def _texts(content: dict[str, Any]) -> list[Any]:
 def _shapes(content: dict[str, Any]) -> list[tuple[int, npt.NDArray[np.int32]]]:
     """Return the label and the (1, n, 2) corners of every polygon that means something."""
     found = []
-    for shape in content.get('shapes') or []:
+    shapes = content.get('shapes')
+    if not isinstance(shapes, list):
+        raise DataError(f"'shapes' must be a list of polygons, got {str(shapes)[:80]!r}")
+    for shape in shapes:
         label = str(shape.get('label', '')).lower() if isinstance(shape, dict) else ''
         if label == 'flag':
             continue

@@ -37,8 +37,8 @@ class _Source(NamedTuple):
     """What the rows of one dataset are made from."""
 
     image_folder: Path
-    images: dict[Any, dict[str, Any]]
-    annotations: dict[Any, dict[str, Any]]
+    images: dict[Any, dict[str, Any] | None]
+    annotations: dict[Any, dict[str, Any] | None]
     raw: bool
 
 
@@ -88,9 +88,23 @@ def _load_refs(name: str, folder: Path) -> list[dict[str, Any]]:
     )
 
 
-def _by_id(instances: dict[str, Any], key: str, folder: Path) -> dict[Any, dict[str, Any]]:
-    rows = rows_of(instances.get(key), folder / f'instances.json ({key})')
-    return {row.get('id'): row for row in rows}
+def _by_id(instances: dict[str, Any], key: str, folder: Path) -> dict[Any, dict[str, Any] | None]:
+    """Return the entries by their id; None where two that differ have the same."""
+    found: dict[Any, dict[str, Any] | None] = {}
+    for row in rows_of(instances.get(key), folder / f'instances.json ({key})'):
+        name = row.get('id')
+        if isinstance(name, (int, str)):
+            found[name] = row if found.get(name, row) == row else None
+    return found
+
+
+def _find(table: dict[Any, dict[str, Any] | None], name: Any, what: str) -> dict[str, Any]:
+    if not isinstance(name, (int, str)) or name not in table:
+        raise DataError(f'instances.json has no {what} {name!r}')
+    found = table[name]
+    if found is None:
+        raise DataError(f'instances.json has several different entries for {what} {name!r}')
+    return found
 
 
 def _rows(source: _Source, ref: dict[str, Any], number: int, level: Level) -> Iterator[Row]:
@@ -108,9 +122,7 @@ def _rows(source: _Source, ref: dict[str, Any], number: int, level: Level) -> It
 def _make(source: _Source, ref: dict[str, Any], sentence: Any, row_id: str) -> Sample:
     if not isinstance(sentence, dict):
         raise DataError("the reference has no 'sentences'")
-    image = source.images.get(ref.get('image_id'))
-    if image is None:
-        raise DataError(f'instances.json has no image {ref.get("image_id")!r}')
+    image = _find(source.images, ref.get('image_id'), 'image')
     path = source.image_folder / str(image.get('file_name'))
     size = image_file_size(path)
     if tuple(size) != (image.get('width'), image.get('height')):
@@ -143,9 +155,7 @@ def _annotation_ids(ref: dict[str, Any]) -> list[Any]:
 
 
 def _object(source: _Source, ref: dict[str, Any], ann_id: Any, size: Size) -> Rle:
-    annotation = source.annotations.get(ann_id)
-    if annotation is None:
-        raise DataError(f'instances.json has no annotation {ann_id!r}')
+    annotation = _find(source.annotations, ann_id, 'annotation')
     if annotation.get('image_id') != ref.get('image_id'):
         raise DataError(f'the annotation {ann_id} belongs to image {annotation.get("image_id")}')
     return parse_segmentation(annotation.get('segmentation'), size)

@@ -155,8 +155,9 @@ def test_every_bad_file_keeps_its_place_and_says_why(tmp_path: Path) -> None:
     write(val, 'h', [TARGET], 'no annotation').unlink()
     write(val, 'i', [TARGET], ' ')
     (val / 'j.json').write_text('[]')
+    write(val, 'k', 5, 'shapes that are none')
     samples = read(tmp_path)
-    assert len(samples) == 10
+    assert len(samples) == 11
     assert [row.id for row in samples if isinstance(row, Sample)] == ['a']
     reasons = {row.id: row.reason for row in samples if isinstance(row, Skipped)}
     for name, words in {
@@ -169,10 +170,11 @@ def test_every_bad_file_keeps_its_place_and_says_why(tmp_path: Path) -> None:
         'h': 'cannot read',
         'i': 'is empty',
         'j': 'no object with text and shapes',
+        'k': "'shapes' must be a list of polygons, got '5'",
     }.items():
         assert words in reasons.pop(name), name
     assert reasons == {}
-    assert len(read(tmp_path, level='expression')) == 10
+    assert len(read(tmp_path, level='expression')) == 11
 
 
 def test_missing_folder(tmp_path: Path) -> None:
@@ -265,6 +267,14 @@ def test_released_expressions(tmp_path: Path) -> None:
     assert samples.image_ids == ['7', '7', '7', '8']
     assert [row.id for row in samples] == ['7/1', '7/1/1', '7/3', '8/2']
     assert all(isinstance(row, Sample) for row in samples)
+
+
+def test_released_masks_of_another_kind(tmp_path: Path) -> None:
+    datasets = pytest.importorskip('datasets', reason='needs datasets: requirements/train.txt')
+    names = ('image', 'text', 'mask', 'image_id', 'ann_id')
+    datasets.Dataset.from_dict({name: ['x'] for name in names}).save_to_disk(str(tmp_path))
+    with pytest.raises(DataError, match='must be lists of lists, it is string'):
+        read_samples(str(tmp_path))
 
 
 def test_released_columns_that_are_missing(tmp_path: Path) -> None:

@@ -180,6 +180,10 @@ def test_every_bad_row_keeps_its_place_and_says_why(root: Root) -> None:
         annotation(4, [[100, 100, 120, 100, 120, 120]]),
         annotation(5, []),
         annotation(6, [[1, 2, 3, 4]]),
+        annotation(7, [SQUARE]),
+        annotation(7, [CORNER]),
+        annotation(8, 5),
+        {'id': [9]},
     ]
     root.instances['images'] += [
         {'id': 9, 'file_name': 'COCO_train2014_000000000009.jpg', 'width': 60, 'height': 40},
@@ -199,6 +203,10 @@ def test_every_bad_row_keeps_its_place_and_says_why(root: Root) -> None:
         make_ref(11, 1),
         make_ref(12, 1, 5),
         make_ref(1, 2, 'twice'),
+        make_ref(13, 7, 'two annotations'),
+        make_ref(14, {'a': 1}, 'no id'),
+        make_ref(15, 8, 'no segmentation'),
+        make_ref(16, 1, 'no image id', image_id=[7]),
     ]
     samples = root.read(*refs)
     assert len(samples) == len(refs)
@@ -218,6 +226,10 @@ def test_every_bad_row_keeps_its_place_and_says_why(root: Root) -> None:
         '11': "no 'sentences'",
         '12': 'must be text',
         '1#2': "the id '1' is there 2 times",
+        '13': 'several different entries for annotation 7',
+        '14': "no annotation {'a': 1}",
+        '15': 'must be a list of x, y',
+        '16': 'no image [7]',
     }.items():
         assert words in reasons.pop(name), name
     assert reasons == {}
