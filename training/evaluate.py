@@ -80,7 +80,8 @@ def evaluate(config: EvalConfig, place: Place) -> dict[str, Any] | None:
     if found is None:
         print(f'process {place.rank} of {place.world} is done; the last one sums up', flush=True)
         return None
-    summary = {'settings': run_settings(config, samples, place), **summarise(found)}
+    settings = run_settings(config, samples, place) | {'root': config.root}
+    summary = {'settings': settings, **summarise(found)}
     text = json.dumps(summary, indent=2)
     draft = folder / f'.{SUMMARY}.{os.getpid()}'
     draft.write_text(text + '\n', encoding='utf-8')
@@ -113,7 +114,7 @@ def own_rows(samples: Samples, place: Place) -> list[int]:
 def _report(config: EvalConfig, summary: dict[str, Any], folder: Path) -> None:
     """Print the figures, and what went wrong."""
     counts = summary['counts']
-    figures = summary.get(config.protocol, summary)
+    figures = {**summary, **summary.get(config.protocol, {})}
     print(f'{config.dataset}: {summary["rows"]} rows, protocol {config.protocol}')
     for name, figure in figures.items():
         if isinstance(figure, dict) and 'value' in figure:

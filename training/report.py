@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluations beside published figures: ``python training/report.py RUN... [--output FOLDER]``.
+
+Writes ``report.md`` with the paper's tables, each of them as CSV too, and for every run a page of
+its worst and best samples that opens in any browser.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == '__main__':  # run as a file: the project's root is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from segzero_core.errors import DataError, SegZeroError
+from training.reporting.page import make_page
+from training.reporting.runs import put_together, read_run
+from training.reporting.tables import overview, paper_tables
+
+_HEAD = """\
+# Measured and published figures
+
+All in percent; measured ones with their 95 % bootstrap interval. `last checkpoint` was fixed
+before measuring; `best of k` is the highest of k checkpoints on the very set it is shown for.
+Published figures follow protocols of their own, and many are a best of k: a point or two is noise.
+The protocol `standard` leaves ReasonSeg's ignored pixels out, as LISA does, and counts every
+failure as zero; `released` counts them as truth and leaves rows out as Seg-Zero's evaluation does.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog='report.py', description='Put evaluations beside published figures.'
+    )
+    parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders of evaluations')
+    parser.add_argument('--output', type=Path, default=Path('runs/report'), help='where to')
+    parser.add_argument('--samples', type=int, default=12, help='of the worst, and of the best')
+    parser.add_argument('--root', default='', help="the datasets' folder, if it has moved")
+    options = parser.parse_args(arguments)
+    try:
+        for path in report(options.runs, options.output, options.samples, options.root):
+            print(path)
+    except SegZeroError as error:
+        print(f'report.py: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def report(folders: Sequence[Path], output: Path, samples: int = 12, root: str = '') -> list[Path]:
+    """Write tables and pages; return their files.
+
+    Args:
+        folders: Of finished evaluations.
+        output: Where to; made if it is not there.
+        samples: How many of the worst and of the best samples a page shows; 0 for no pages.
+        root: The folder of datasets that are known by name; '' = where they were.
+
+    Raises:
+        DataError: A run is not finished, its dataset is gone, or ``output`` cannot be written to.
+    """
+    runs = [read_run(folder) for folder in folders]
+    tables = [overview(runs), *paper_tables(put_together(runs))]
+    files = {'report.md': '\n'.join([_HEAD, *(table.markdown() for table in tables)])}
+    files |= {f'{table.name}.csv': table.csv() for table in tables}
+    for run in runs if samples > 0 else ():
+        name = re.sub(r'[^\w.+-]+', '_', run.folder.resolve().name)
+        if f'{name}.html' in files:
+            raise DataError(f'two runs are called {name}: give one of their folders another name')
+        files[f'{name}.html'] = make_page(run, samples, root)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            (output / file).write_text(text, encoding='utf-8')
+    except OSError as error:
+        raise DataError(f'cannot write to {output} ({error}): choose another --output') from error
+    return [output / file for file in files]
+
+
+if __name__ == '__main__':
+    sys.exit(main())
