@@ -7,6 +7,7 @@ space the coordinates are written in.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import unicodedata
@@ -101,6 +102,10 @@ class PromptFamily:
     def answer_size(self, image: Size) -> Size:
         """Return the size of the space answers about an image of size ``image`` are in."""
         return Size(1000, 1000) if self.space == 'thousandths' else self.input_size(image)
+
+    def smaller(self) -> PromptFamily:
+        """Return this family with images of half the usual size: a quarter of the tokens."""
+        return dataclasses.replace(self, image_size=(self.image_size or 840) // 2)
 
     def prompt(self, query: str) -> str:
         """Return the text of the user turn.

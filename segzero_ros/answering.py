@@ -6,13 +6,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from std_msgs.msg import Header
 
 from segzero_core import SegZero, load_reasoner, load_segmenter
-from segzero_core.errors import SegZeroError
-from segzero_core.types import Segmentation, Size
+from segzero_core.errors import AnswerError, SegZeroError
+from segzero_core.memory import OutOfMemoryError, free_memory, is_out_of_memory
+from segzero_core.types import Image, Segmentation, Size
 from segzero_ros.frames import Frame, FrameBuffer
 from segzero_ros.grasp import Target, TargetError, find_target
 from segzero_ros.images import load_codec
@@ -28,12 +29,16 @@ class Job:
         query: As it came.
         frames: Where the frame is taken from when the job starts.
         settings: As they were when the sentence came.
+        stream: Called with each new piece of the reasoner's text.
+        repeat: How often it had been answered before, in continuous mode.
         header: Of that frame; empty until then.
     """
 
     query: str
     frames: FrameBuffer
     settings: Settings
+    stream: Callable[[str], None]
+    repeat: int = 0
     header: Header = field(default_factory=Header)
 
 
@@ -45,7 +50,7 @@ class Answerer:
 
         Args:
             settings: Which codec and models.
-            progress: Called with the name of each model before it is loaded.
+            progress: Called with the name of each model before it is loaded, at last with ''.
 
         Raises:
             SegZeroError: The codec or a model cannot be used; the message says what to do.
@@ -60,27 +65,34 @@ class Answerer:
             reasoner.close()
             raise
         self._segzero = SegZero(reasoner, segmenter)
+        progress('')
 
-    def answer(self, job: Job, on_text: Callable[[str], None], cancel: threading.Event) -> Answer:
+    def answer(self, job: Job, cancel: threading.Event) -> Answer:
         """Answer a sentence with the frame that is the newest now.
 
         Args:
             job: Its ``header`` is set as soon as the frame is chosen.
-            on_text: Called with each new piece of the reasoner's text.
             cancel: Set it from another thread to stop.
 
         Raises:
             NoImageError: There is no frame.
             StaleFrameError: It is older than ``image.max_age``.
+            AnswerError: Nothing is found: the reasoner says so, or the mask is empty.
+            OutOfMemoryError: Not even with a smaller image there is enough.
             SegZeroError: See ``Codec.rgb`` and ``SegZero``.
         """
+
+        def on_text(piece: str) -> None:
+            if not cancel.is_set():
+                job.stream(piece)
+
         frame = job.frames.newest(cancel)
         job.header = frame.image.header
         job.frames.check_age(frame, job.settings.max_age)
         start = time.monotonic()
         image = self._codec.rgb(frame.image)
         converted = time.monotonic()
-        found = self._segzero(image, job.query, on_text, cancel)
+        found = self._find(image, job.query, on_text, cancel)
         segmented = time.monotonic()
         target = None if job.settings.slop is None else self._locate(frame, found, job.settings)
         timings = {
@@ -90,6 +102,47 @@ class Answerer:
             'locate': time.monotonic() - segmented,
         }
         return Answer(job.header, image, found, target, timings)
+
+    def _find(
+        self,
+        image: Image,
+        query: str,
+        on_text: Callable[[str], None],
+        cancel: threading.Event,
+    ) -> Segmentation:
+        try:
+            found = self._segzero(image, query, on_text, cancel)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return _not_empty(found)
+        found = self._find_smaller(image, query, on_text, cancel)
+        return _not_empty(replace(found, repairs=(*found.repairs, 'smaller_image')))
+
+    def _find_smaller(
+        self,
+        image: Image,
+        query: str,
+        on_text: Callable[[str], None],
+        cancel: threading.Event,
+    ) -> Segmentation:
+        """Try again with all memory there is, and the reasoner's image at half its size."""
+        free_memory()
+        reasoner = self._segzero.reasoner
+        family = reasoner.family
+        reasoner.family = family.smaller()
+        try:
+            return self._segzero(image, query, on_text, cancel)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                'not enough GPU memory, even with a smaller image: end what else runs there, or '
+                f'take smaller models ({error})'
+            ) from None
+        finally:
+            reasoner.family = family
 
     def close(self) -> None:
         """Free the models."""
@@ -122,3 +175,11 @@ class Answerer:
             )
         except SegZeroError as error:
             return error
+
+
+def _not_empty(found: Segmentation) -> Segmentation:
+    if found.mask.any():
+        return found
+    box = ', '.join(f'{value:.0f}' for value in found.box)
+    message = f'the segmenter finds nothing at the box {box} that the reasoner names'
+    raise AnswerError('nothing_found', message, found.text)

@@ -36,7 +36,7 @@ def ask(node: Node, query: str, stop: threading.Event) -> dict[str, Any] | None:
 
     def keep(message: String) -> None:
         result = json.loads(message.data)
-        if result['query'] == query[:MAX_QUERY_CHARACTERS]:
+        if result['query'] == query[:MAX_QUERY_CHARACTERS] and not result['repeat']:
             results.append(result)
 
     answers = node.create_subscription(String, 'segzero/result', keep, RELIABLE)

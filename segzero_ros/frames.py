@@ -76,6 +76,7 @@ class FrameBuffer:
         self._images: deque[Frame] = deque(maxlen=1 if slop is None else HISTORY)
         self._depths: deque[Image | CompressedImage] = deque(maxlen=HISTORY)
         self._complete: Frame | None = None
+        self._count = 0
         self._info: CameraInfo | None = None
 
     def add_image(self, message: Image | CompressedImage) -> None:
@@ -84,6 +85,7 @@ class FrameBuffer:
             if not self._images:
                 self._patient_until = time.monotonic() + self._patience
             self._images.append(Frame(message, time.monotonic()))
+            self._count += 1
             self._join()
 
     def add_depth(self, message: Image | CompressedImage) -> None:
@@ -136,6 +138,12 @@ class FrameBuffer:
                 f'image.max_age = {most:g} s: has the camera stopped, is its clock set, and, '
                 'for a bag, is use_sim_time?'
             )
+
+    @property
+    def count(self) -> int:
+        """How many images have come."""
+        with self._changed:
+            return self._count
 
     def age(self) -> float | None:
         """Return the seconds since the newest image came; ``None`` before the first."""

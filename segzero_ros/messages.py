@@ -118,11 +118,17 @@ def read_lens(
     return intrinsics, Distortion(info.distortion_model, tuple(float(d) for d in info.d))
 
 
-def answer_document(answer: Answer, query: str) -> dict[str, Any]:
-    """Return the JSON document of a sentence that was answered."""
+def answer_document(answer: Answer, query: str, repeat: int = 0) -> dict[str, Any]:
+    """Return the JSON document of a sentence that was answered.
+
+    Args:
+        answer: What was found.
+        query: The sentence.
+        repeat: How often it had been answered before, in continuous mode.
+    """
     found = answer.segmentation
     return {
-        **_document(answer.header, query, 'ok'),
+        **_document(answer.header, query, 'ok', repeat),
         'box': list(found.box),
         'points': [list(point) for point in found.points],
         'score': _number(found.score),
@@ -134,18 +140,19 @@ def answer_document(answer: Answer, query: str) -> dict[str, Any]:
 
 
 def failure_document(
-    header: Header, query: str, status: str, error: Exception | None = None
+    header: Header, query: str, status: str, error: Exception | None = None, repeat: int = 0
 ) -> dict[str, Any]:
     """Return the JSON document of a sentence that was not answered.
 
     Args:
         header: Of the frame that was looked at; an empty one if none was.
         query: The sentence.
-        status: ``nothing_found``, ``cancelled``, ``replaced`` or ``error``.
+        status: ``nothing_found``, ``cancelled``, ``replaced``, ``rejected`` or ``error``.
         error: What went wrong. Errors that segzero does not raise on purpose have the kind
             ``internal``.
+        repeat: As in ``answer_document``.
     """
-    document = _document(header, query, status)
+    document = _document(header, query, status, repeat)
     if isinstance(error, AnswerError):
         document['reasoning'] = error.text
     if error is not None:
@@ -171,11 +178,12 @@ def diagnostics_message(
     return DiagnosticArray(header=header, status=[status])
 
 
-def _document(header: Header, query: str, status: str) -> dict[str, Any]:
+def _document(header: Header, query: str, status: str, repeat: int) -> dict[str, Any]:
     return {
         'stamp': {'sec': header.stamp.sec, 'nanosec': header.stamp.nanosec},
         'frame_id': header.frame_id,
         'query': query,
+        'repeat': repeat,
         'status': status,
         'box': None,
         'points': None,

@@ -1,46 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lifecycle node ``segzero``: topics and services in, the worker, topics out."""
+"""The lifecycle node ``segzero``: topics and services in, sentences answered, topics out."""
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import threading
-import time
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
-from std_msgs.msg import Header, String
+from rclpy.timer import Timer
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from segzero_core.errors import AnswerError, QueryError, SegZeroError
-from segzero_core.prompts import check_query
-from segzero_ros.answering import Answerer, Job
+from segzero_ros.answering import Answerer
 from segzero_ros.callbacks import guarded, transition
 from segzero_ros.cameras import Cameras
 from segzero_ros.executor import AsideExecutor
 from segzero_ros.frames import FrameBuffer
-from segzero_ros.messages import Answer, diagnostics_message
+from segzero_ros.health import Health
 from segzero_ros.outputs import RELIABLE, Outputs
 from segzero_ros.parameters import PARAMETERS, Settings, declare_parameters, read_settings
+from segzero_ros.queries import Queries
 from segzero_ros.signals import spin, stop_event
-from segzero_ros.worker import Outcome, Worker
 
 FIRST_FRAME_S = 5.0  # after activation: DDS may need half of it to find the camera
 STOP_S = 1.0  # for a model to notice that it was cancelled; a process ends within 2 s in all
 DIAGNOSTICS_S = 1.0
-LOADING_LOG_S = 10.0
 
-SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+SUCCESS = TransitionCallbackReturn.SUCCESS
 
 
 class SegZeroNode(LifecycleNodeMixin, Node):
@@ -58,18 +53,16 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         self.lock = threading.RLock()
         self.transition_lock = threading.Lock()
         self._state = 'unconfigured'
-        self._loading = ''  # what, while models are loaded
-        self._loading_since = 0.0
-        declare_parameters(self, PARAMETERS, self._settled)
-        self.add_post_set_parameters_callback(self._on_parameters_set)
-        self._last_error = ''
         self._settings: Settings | None = None
-        self._worker: Worker[Job, Answer] | None = None
+        self._queries: Queries | None = None
         self._frames: FrameBuffer | None = None
         self._cameras: Cameras | None = None
         self._inputs: list[Any] = []
+        self._pace: Timer | None = None
         self._outputs: Outputs | None = None
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
+        declare_parameters(self, PARAMETERS, self._settled)
+        self.add_post_set_parameters_callback(self._on_parameters_set)
+        self._health = Health(self)
         self._timer = self.create_timer(DIAGNOSTICS_S, self._on_timer)
 
     def start(self) -> None:
@@ -80,15 +73,18 @@ class SegZeroNode(LifecycleNodeMixin, Node):
     @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read parameters, load the models, create the outputs."""
-        self._state, self._last_error = 'configuring', ''
+        self._state = 'configuring'
+        self._health.recovered()
         settings = read_settings(self)
-        answerer = Answerer(settings, self._on_progress)  # meanwhile all callbacks are served
-        self._loading = ''
-        run = functools.partial(self._answer, answerer)
+
+        def load() -> Answerer:
+            return Answerer(settings, self._health.loading)
+
+        answerer = load()  # the lock is free: meanwhile all callbacks are served
         with self.lock:
             self._settings = settings
-            self._worker = Worker(run, self._report, free=answerer.close)
             self._outputs = Outputs(self)
+            self._queries = Queries(answerer, load, self._outputs, self._health)
             self._state = 'inactive'
         return super().on_configure(state)
 
@@ -121,28 +117,25 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         self._state = 'finalized'
         return super().on_shutdown(state)
 
-    def release(self) -> bool:
-        """Let go of everything; return whether the models stopped in time."""
-        with self.lock:
-            self.stop_listening()
-            stopped = self._worker is None or self._worker.close(STOP_S)
-            if not stopped:
-                self.get_logger().warning('the model does not stop; it is freed when it does')
-            self._worker = None
-            if self._outputs is not None:
-                self._outputs.destroy()
-            self._outputs = None
-            self._settings = None
-            self._state = 'unconfigured'
-            return stopped
-
     def undo(self, state: str) -> None:
         """Return to ``state``, where a transition that failed began."""
-        self._loading = ''
         self.stop_listening()
         if state == 'unconfigured':
             self.release()
         self._state = state
+
+    def release(self) -> bool:
+        """Let go of everything; return whether the models stopped in time."""
+        with self.lock:
+            self.stop_listening()
+            stopped = self._queries is None or self._queries.close(STOP_S)
+            if not stopped:
+                self.get_logger().warning('the model does not stop; it is freed when it does')
+            if self._outputs is not None:
+                self._outputs.destroy()
+            self._queries = self._outputs = self._settings = None
+            self._state = 'unconfigured'
+            return stopped
 
     def close(self) -> bool:
         """Let go of everything; return whether transition and models stopped in time."""
@@ -153,6 +146,45 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         finally:
             self.transition_lock.release()
 
+    def _now(self) -> float:
+        return self.get_clock().now().nanoseconds * 1e-9
+
+    def _listen(self) -> None:
+        settings = self._settings
+        assert settings is not None  # configured
+        assert self._queries is not None
+        self._frames = FrameBuffer(settings.slop, FIRST_FRAME_S, self._now)
+        self._queries.listen(self._frames, settings)
+        self._cameras = Cameras(self, settings, self._frames)
+        self._inputs = [
+            self.create_service(Trigger, '~/cancel', self._on_cancel),
+            self.create_service(Trigger, '~/clear', self._on_clear),
+            self.create_subscription(String, '~/query', self._on_query, RELIABLE),
+        ]
+        self._set_pace(settings.continuous_rate)
+
+    def stop_listening(self) -> None:
+        """Destroy the inputs and cancel what runs; its outcome is published before returning."""
+        with self.lock:
+            self._set_pace(0.0)
+            for entity in reversed(self._inputs):
+                is_service = hasattr(entity, 'srv_type')
+                (self.destroy_service if is_service else self.destroy_subscription)(entity)
+            self._inputs = []
+            if self._cameras is not None:
+                self._cameras.destroy()
+            self._cameras = None
+            self._frames = None
+            if self._queries is not None:
+                self._queries.stop()
+
+    def _set_pace(self, rate: float) -> None:
+        """Repeat the standing sentence ``rate`` times per second; 0 = not at all."""
+        if self._pace is not None:
+            self.destroy_timer(self._pace)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._pace = self.create_timer(1 / rate, self._on_pace, clock=steady) if rate else None
+
     def _settled(self) -> str | None:
         """Return why parameters that are read when the node is configured cannot change now."""
         if self._state == 'unconfigured':
@@ -162,133 +194,55 @@ class SegZeroNode(LifecycleNodeMixin, Node):
             'deactivate and cleanup, set it, then configure and activate'
         )
 
+    @guarded
     def _on_parameters_set(self, parameters: list[Parameter[Any]]) -> None:
-        with self.lock:
-            if self._settings is not None:
-                self._settings = read_settings(self)
-
-    def _on_progress(self, what: str) -> None:
-        """Say what is being loaded; runs in the transition's thread."""
-        self._loading, self._loading_since = what, time.monotonic()
-        self.get_logger().info(f'loading {what}')
-
-    def _now(self) -> float:
-        return self.get_clock().now().nanoseconds * 1e-9
-
-    def _listen(self) -> None:
-        settings = self._settings
-        assert settings is not None  # configured
-        self._frames = FrameBuffer(settings.slop, FIRST_FRAME_S, self._now)
-        self._cameras = Cameras(self, settings, self._frames)
-        self._inputs = [
-            self.create_service(Trigger, '~/cancel', self._on_cancel),
-            self.create_service(Trigger, '~/clear', self._on_clear),
-            self.create_subscription(String, '~/query', self._on_query, RELIABLE),
-        ]
-
-    def stop_listening(self) -> None:
-        """Destroy the inputs and cancel what runs; its outcome is published before returning."""
-        with self.lock:
-            for entity in reversed(self._inputs):
-                is_service = hasattr(entity, 'srv_type')
-                (self.destroy_service if is_service else self.destroy_subscription)(entity)
-            self._inputs = []
-            if self._cameras is not None:
-                self._cameras.destroy()
-            self._cameras = None
-            self._frames = None
-            if self._worker is not None:
-                self._worker.cancel(wait=True)
+        if self._queries is not None:
+            self._settings = read_settings(self)
+            self._queries.change(self._settings)
+            if self._inputs:
+                self._set_pace(self._settings.continuous_rate)
 
     @guarded
     def _on_query(self, message: String) -> None:
-        if self._worker is None or self._frames is None or self._settings is None:
-            return  # deactivated while the sentence was on its way here
-        job = Job(message.data, self._frames, self._settings)
-        try:
-            check_query(job.query)
-        except QueryError as error:  # not worth dropping a good sentence for
-            self._report(job, Outcome('failed', error=error))
-        else:
-            self._worker.submit(job)
+        if self._queries is not None:
+            self._queries.ask(message.data)
+
+    @guarded
+    def _on_pace(self) -> None:
+        if self._queries is not None:
+            self._queries.repeat()
 
     @guarded
     def _on_cancel(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success = self._worker is not None and self._worker.cancel()
+        response.success = self._queries is not None and self._queries.cancel()
         response.message = 'cancelled' if response.success else 'nothing to cancel'
         return response
 
     @guarded
     def _on_clear(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._worker is not None and self._outputs is not None:
-            self._worker.cancel(wait=True)
-            self._outputs.clear()
+        if self._queries is not None:
+            self._queries.clear()
             response.success = True
         return response
 
     @guarded
     def _on_timer(self) -> None:
-        age = None if self._frames is None else self._frames.age()
-        level, summary = DiagnosticStatus.OK, self._state
-        silence = None
-        if self._cameras is not None and self._settings is not None:
-            silence = self._cameras.silence(self._settings.timeout)
-        if silence or (self._state == 'active' and age is None):
-            level, summary = DiagnosticStatus.WARN, silence or 'no image has come'
-        elif self._last_error:
-            level, summary = DiagnosticStatus.WARN, 'the last query or transition failed'
-        loading = self._loading
-        if loading:
-            loading += f' for {time.monotonic() - self._loading_since:.0f} s'
-            self.get_logger().info(
-                f'loading {loading}', throttle_duration_sec=LOADING_LOG_S, skip_first=True
-            )
-        values = {
-            'state': self._state,
-            'loading': loading,
-            'busy': str(self._worker is not None and self._worker.busy),
-            'frame_age_s': '' if age is None else f'{age:.3f}',
-            'last_error': self._last_error,
-        }
-        header = Header(stamp=self.get_clock().now().to_msg())
-        name = self.get_fully_qualified_name().lstrip('/')
-        self._diagnostics.publish(diagnostics_message(header, name, level, summary, values))
-
-    def _answer(self, answerer: Answerer, job: Job, cancel: threading.Event) -> Answer:
-        """Run in the worker's thread."""
-
-        def stream(piece: str) -> None:
-            if self._outputs is not None and not cancel.is_set():
-                self._outputs.stream(piece)
-
-        return answerer.answer(job, stream, cancel)
-
-    def _report(self, job: Job, outcome: Outcome[Answer]) -> None:
-        """Publish how a job ended, in whichever thread decided it."""
-        assert self._outputs is not None  # they are destroyed after the worker is closed
-        answer, error = outcome.answer, outcome.error
-        if answer is not None:
-            self._last_error = ''
-            self._outputs.answer(job.query, answer)
-            if isinstance(answer.target, SegZeroError):
-                self.get_logger().warning(f'no metric target: {answer.target}')
-            seconds = answer.timings['total']
-            self.get_logger().info(f'answered {job.query!r} in {seconds:.2f} s')
-        elif isinstance(error, AnswerError) and error.kind == 'nothing_found':
-            self._outputs.failure(job.header, job.query, 'nothing_found', error)
-        elif error is not None:
-            self.log_error(error)
-            self._outputs.failure(job.header, job.query, 'error', error)
-        else:
-            self._outputs.failure(job.header, job.query, outcome.status)
+        queries, settings = self._queries, self._settings
+        values, silence = {}, None
+        if queries is not None and settings is not None:
+            values = {
+                'reasoner': settings.reasoner.name,
+                'segmenter': settings.segmenter.name,
+                'busy': str(queries.busy),
+                'queue': str(queries.waiting),
+            }
+            if self._cameras is not None:
+                silence = self._cameras.silence(settings.timeout)
+        self._health.publish(self._state, self._frames, silence, values)
 
     def log_error(self, error: Exception) -> None:
-        """Log an error and keep it for the diagnostics; traceback for those nobody foresaw."""
-        self._last_error = f'{type(error).__name__}: {error}'
-        if isinstance(error, SegZeroError):
-            self.get_logger().error(str(error))
-        else:
-            self.get_logger().error(''.join(traceback.format_exception(error)))
+        """Log what a callback or transition raised, and keep it for the diagnostics."""
+        self._health.failed(error)
 
 
 def main(args: Sequence[str] | None = None) -> int:

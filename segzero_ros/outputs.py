@@ -48,8 +48,8 @@ class Outputs:
         self._result = create(String, '~/result', RELIABLE)
         self._overlay = create(Image, '~/overlay', RELIABLE)
 
-    def answer(self, query: str, answer: Answer) -> None:
-        """Publish an answer, ``~/result`` after what it ties together."""
+    def answer(self, query: str, answer: Answer, repeat: int = 0) -> None:
+        """Publish an answer, ``~/result`` after what it ties together; see ``answer_document``."""
         header, found, target = answer.header, answer.segmentation, answer.target
         height, width = found.mask.shape
         self._shown = header, (height, width)
@@ -59,28 +59,38 @@ class Outputs:
             self._target_points.publish(poses_message(header, target.points))
             self._target_point.publish(point_message(header, target.point))
         self._reasoning.publish(text_message(found.reasoning))
-        self._result.publish(document_message(answer_document(answer, query)))
+        self._result.publish(document_message(answer_document(answer, query, repeat)))
         if self._overlay.get_subscription_count():  # drawing is slow, and only for people
             picture = draw_overlay(answer.image, found, query)
             self._overlay.publish(array_to_image(picture, 'rgb8', header))
 
     def failure(
-        self, header: Header, query: str, status: str, error: Exception | None = None
+        self,
+        header: Header,
+        query: str,
+        status: str,
+        error: Exception | None = None,
+        repeat: int = 0,
     ) -> None:
         """Publish why there is no answer; see ``failure_document``."""
         recognisable = query[:MAX_QUERY_CHARACTERS]
-        document = failure_document(header, recognisable, status, error)
+        document = failure_document(header, recognisable, status, error, repeat)
         self._result.publish(document_message(document))
 
     def stream(self, piece: str) -> None:
         """Publish a piece of the reasoner's text."""
         self._reasoning_stream.publish(text_message(piece))
 
-    def clear(self) -> None:
-        """Take back what was shown last: an empty mask of its size, and no points."""
+    def clear(self, header: Header | None = None) -> None:
+        """Take back what was shown last: an empty mask of its size, and no points.
+
+        Args:
+            header: Of the frame it is no longer in; ``None`` or an empty one = the one it was in.
+        """
         if self._shown is None:
             return
-        header, shape = self._shown
+        last, shape = self._shown
+        header = header if header is not None and header.frame_id else last
         self._shown = None
         self._mask.publish(mask_message(header, np.zeros(shape, bool)))
         self._target_pixels.publish(pixels_message(header, []))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
@@ -16,6 +16,7 @@ from segzero_core.errors import SegZeroError
 from segzero_core.prompts import FAMILIES
 from segzero_core.reasoners import REASONERS
 from segzero_core.segmenters import SEGMENTERS
+from segzero_ros.worker import Mode, Rules
 
 
 class ParameterError(SegZeroError):
@@ -113,6 +114,30 @@ PARAMETERS: dict[str, Spec] = {
     'segmenter.engine': Spec('grabcut', 'What makes the mask', lambda: SEGMENTERS),
     'segmenter.model': _model('segmenter'),
     'segmenter.device': _device('segmenter'),
+    'query.mode': Spec(
+        'replace',
+        'A sentence that comes while another is answered: replaces it, waits its turn, or is '
+        'rejected',
+        lambda: get_args(Mode),
+        live=True,
+    ),
+    'query.queue_size': Spec(
+        8, 'Sentences that may wait in mode queue; more are rejected', low=1, high=1000, live=True
+    ),
+    'query.timeout': Spec(
+        120.0,
+        'Seconds after which a sentence that is being answered ends in an error; 0 is never',
+        low=0.0,
+        high=86400.0,
+        live=True,
+    ),
+    'query.continuous_rate': Spec(
+        0.0,
+        'Answer the last sentence again for new images, at most so often per second; 0 is once',
+        low=0.0,
+        high=100.0,
+        live=True,
+    ),
     'image.transport': Spec(
         'raw', 'Type of the image topic: Image or CompressedImage', lambda: ['raw', 'compressed']
     ),
@@ -194,6 +219,8 @@ class Settings:
     Attributes:
         reasoner: What reasons.
         segmenter: What makes the mask.
+        rules: What becomes of a sentence that comes while another is answered.
+        continuous_rate: How often per second to answer a sentence again; 0 = not at all.
         compressed: The image topic carries CompressedImage.
         reliable: Camera topics are subscribed reliably.
         keep_all: All messages of camera topics wait to be taken, not the newest ``queue``.
@@ -210,6 +237,8 @@ class Settings:
 
     reasoner: EngineSettings
     segmenter: EngineSettings
+    rules: Rules
+    continuous_rate: float
     compressed: bool
     reliable: bool
     keep_all: bool
@@ -271,6 +300,12 @@ def read_settings(node: Node) -> Settings:
     return Settings(
         reasoner=_engine(values, 'reasoner'),
         segmenter=_engine(values, 'segmenter'),
+        rules=Rules(
+            mode=values['query.mode'],
+            queue_size=values['query.queue_size'],
+            timeout=float(values['query.timeout']),
+        ),
+        continuous_rate=float(values['query.continuous_rate']),
         compressed=values['image.transport'] == 'compressed',
         reliable=values['image.reliability'] == 'reliable',
         keep_all=values['image.history'] == 'keep_all',

@@ -1,21 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One thread that answers the latest question and drops the others. Knows no ROS."""
+"""One thread that answers questions, and what happens when they come too fast. Knows no ROS."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
-from segzero_core.errors import CancelledError
+from segzero_core.errors import CancelledError, SegZeroError
 
 Job = TypeVar('Job')
 Answer = TypeVar('Answer')
-Status = Literal['done', 'failed', 'cancelled', 'replaced']
+J = TypeVar('J', contravariant=True)
+A = TypeVar('A', covariant=True)
+Status = Literal['done', 'failed', 'cancelled', 'replaced', 'rejected']
+Mode = Literal['replace', 'queue', 'reject']
+
+GRACE_S = 5.0  # for a job that took too long to notice that it is cancelled
 
 log = logging.getLogger(__name__)
+
+
+class RejectedError(SegZeroError):
+    """There is no room for another job. The message says what to do."""
+
+    kind = 'busy'
+
+
+class StalledError(SegZeroError):
+    """A job took longer than it may."""
+
+    kind = 'timeout'
+
+
+class Engine(Protocol[J, A]):
+    """What does the jobs."""
+
+    def answer(self, job: J, cancel: threading.Event) -> A:
+        """Do a job, in the worker's thread; stop soon after ``cancel`` is set."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine uses; nothing uses it any more."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What becomes of a new job.
+
+    Attributes:
+        mode: ``replace`` drops all older jobs for it; ``queue`` lets it wait for its turn;
+            ``reject`` takes it only if there is no other.
+        queue_size: So many jobs may wait behind the first in mode ``queue``.
+        timeout: Seconds it may run; 0 = for ever.
+    """
+
+    mode: Mode = 'replace'
+    queue_size: int = 8
+    timeout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -23,8 +70,8 @@ class Outcome(Generic[Answer]):
     """How a job ended.
 
     Attributes:
-        status: ``done`` with ``answer``, ``failed`` with ``error``, ``cancelled``, or
-            ``replaced`` by a newer job.
+        status: ``done`` with ``answer``, ``failed`` or ``rejected`` with ``error``,
+            ``cancelled``, or ``replaced`` by a newer job.
     """
 
     status: Status
@@ -35,42 +82,43 @@ class Outcome(Generic[Answer]):
 @dataclass(eq=False)
 class _Ticket(Generic[Job]):
     job: Job
+    timeout: float
+    idle: bool
     cancel: threading.Event = field(default_factory=threading.Event)
     settled: bool = False
 
 
 class Worker(Generic[Job, Answer]):
-    """Runs one job at a time, the newest.
+    """Runs one job at a time.
 
-    A new job replaces the one that waits and the one that runs. Every job ends in exactly one
-    outcome, at the moment its fate is decided: a replaced or cancelled job does not wait for a
-    model that is slow to stop, and what it still returns is thrown away.
+    Every job ends in exactly one outcome, at the moment its fate is decided: a replaced,
+    cancelled or stalled job does not wait for a model that is slow to stop, and what it still
+    returns is thrown away. A thread that does not return at all is left behind, with its engine,
+    and another takes over with a new one.
     """
 
     def __init__(
         self,
-        run: Callable[[Job, threading.Event], Answer],
+        engine: Engine[Job, Answer],
+        load: Callable[[], Engine[Job, Answer]],
         report: Callable[[Job, Outcome[Answer]], None],
-        free: Callable[[], None],
     ) -> None:
         """Start the thread.
 
         Args:
-            run: Does a job, in the worker's thread. It should stop soon after the event is set.
-            report: Takes a job's outcome: in the worker's thread, or in the one that cancelled
-                or replaced the job.
-            free: Called once in the worker's thread, as the last thing it does: frees what
-                ``run`` uses, which nothing uses any more by then.
+            engine: Does the jobs; closed by the thread that used it, as its last act.
+            load: Returns another engine, for the thread that takes over. What it raises is the
+                outcome of the job that needed it, and the next job tries again.
+            report: Takes a job's outcome: in the worker's thread, or in the one that decided it.
         """
-        self._run, self._report, self._free = run, report, free
+        self._load, self._report = load, report
         self._changed = threading.Condition()
         self._reporting = threading.Lock()
-        self._waiting: _Ticket[Job] | None = None
+        self._waiting: deque[_Ticket[Job]] = deque()
         self._running: _Ticket[Job] | None = None
         self._closed = False
-        # A daemon: a model that cannot be stopped must not keep the process alive.
-        self._thread = threading.Thread(target=self._loop, name='segzero-worker', daemon=True)
-        self._thread.start()
+        self._threads: list[threading.Thread] = []  # the last is in charge
+        self._start(engine)
 
     @property
     def busy(self) -> bool:
@@ -78,19 +126,48 @@ class Worker(Generic[Job, Answer]):
         with self._changed:
             return bool(self._open())
 
-    def submit(self, job: Job) -> None:
-        """Accept a job and drop all older ones.
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for their turn."""
+        with self._changed:
+            return len(self._waiting)
+
+    def submit(self, job: Job, rules: Rules) -> bool:
+        """Accept a job, or give it the outcome ``rejected``; return which.
+
+        Raises:
+            RuntimeError: The worker is closed.
+        """
+        ticket = _Ticket(job, rules.timeout, idle=False)
+        with self._changed:
+            self._check_open()
+            older = [each for each in self._open() if rules.mode == 'replace' or each.idle]
+            self._settle(older)
+            refused = self._no_room(rules)
+            if refused is None:
+                self._waiting.append(ticket)
+                self._changed.notify_all()
+        self._tell(older, Outcome('replaced'))
+        if refused is not None:
+            self._tell([ticket], Outcome('rejected', error=refused))
+        return refused is None
+
+    def submit_idle(self, job: Job, rules: Rules) -> bool:
+        """Accept a job if there is nothing else to do; ``submit`` replaces it in any mode.
+
+        Returns:
+            Whether it was accepted. It has no outcome otherwise.
 
         Raises:
             RuntimeError: The worker is closed.
         """
         with self._changed:
-            if self._closed:
-                raise RuntimeError('the worker is closed')
-            dropped = self._settle_all()
-            self._waiting = _Ticket(job)
-            self._changed.notify()
-        self._tell(dropped, Outcome('replaced'))
+            self._check_open()
+            free = self._running is None and not self._waiting
+            if free:
+                self._waiting.append(_Ticket(job, rules.timeout, idle=True))
+                self._changed.notify_all()
+        return free
 
     def cancel(self, wait: bool = False) -> bool:
         """Drop every job; return whether there was one.
@@ -99,7 +176,7 @@ class Worker(Generic[Job, Answer]):
             wait: Return only when an outcome that is just being reported has been.
         """
         with self._changed:
-            dropped = self._settle_all()
+            dropped = self._settle(self._open())
         self._tell(dropped, Outcome('cancelled'))
         if wait:
             with self._reporting:
@@ -110,66 +187,135 @@ class Worker(Generic[Job, Answer]):
         """Drop every job and end the thread.
 
         Returns:
-            Whether the thread ended within ``timeout`` seconds. If not, it ends, and frees what
-            it uses, as soon as the job it is in returns.
+            Whether all threads ended within ``timeout`` seconds. One that did not ends, and
+            closes its engine, as soon as the job it is in returns.
         """
         with self._changed:
             self._closed = True
-            dropped = self._settle_all()
-            self._changed.notify()
+            dropped = self._settle(self._open())
+            self._changed.notify_all()
+            threads = self._threads
         self._tell(dropped, Outcome('cancelled'))
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        deadline = time.monotonic() + timeout
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError('the worker is closed')
 
     def _open(self) -> list[_Ticket[Job]]:
-        tickets = (self._running, self._waiting)
-        return [ticket for ticket in tickets if ticket is not None and not ticket.settled]
+        running = [] if self._running is None else [self._running]
+        return [ticket for ticket in (*running, *self._waiting) if not ticket.settled]
 
-    def _settle_all(self) -> list[_Ticket[Job]]:
-        """Decide the fate of all open jobs; the caller holds the lock and reports them."""
-        tickets = self._open()
+    def _no_room(self, rules: Rules) -> RejectedError | None:
+        ahead = len(self._open())
+        if rules.mode == 'reject' and ahead:
+            return RejectedError('another sentence is being answered: wait for it, or cancel it')
+        if rules.mode == 'queue' and ahead > rules.queue_size:
+            return RejectedError(
+                f'the queue is full, with {rules.queue_size} sentences: wait, or cancel them'
+            )
+        return None
+
+    def _settle(self, tickets: list[_Ticket[Job]]) -> list[_Ticket[Job]]:
+        """Decide the fate of jobs; the caller holds the lock and reports them."""
         for ticket in tickets:
             ticket.settled = True
             ticket.cancel.set()
-        self._waiting = None
+        self._waiting = deque(ticket for ticket in self._waiting if not ticket.settled)
         return tickets
 
-    def _tell(self, tickets: list[_Ticket[Job]], outcome: Outcome[Answer]) -> None:
+    def _tell(self, tickets: Iterable[_Ticket[Job]], outcome: Outcome[Answer]) -> None:
         for ticket in tickets:
             try:
                 self._report(ticket.job, outcome)
             except Exception:
                 log.exception('reporting an outcome failed')
 
-    def _loop(self) -> None:
+    def _start(self, engine: Engine[Job, Answer] | None) -> None:
+        # A daemon: a model that cannot be stopped must not keep the process alive.
+        thread = threading.Thread(
+            target=self._loop, args=[engine], name='segzero-worker', daemon=True
+        )
+        self._threads = [*(each for each in self._threads if each.is_alive()), thread]
+        thread.start()
+
+    def _loop(self, engine: Engine[Job, Answer] | None) -> None:
         while (ticket := self._next()) is not None:
-            self._finish(ticket)
+            engine = self._finish(ticket, engine)
             del ticket  # with it go the frame and the answer, while the thread waits
         try:
-            self._free()
+            if engine is not None:
+                engine.close()
         except Exception:
             log.exception('freeing the models failed')
 
-    def _finish(self, ticket: _Ticket[Job]) -> None:
-        outcome = self._do(ticket)
+    def _next(self) -> _Ticket[Job] | None:
+        with self._changed:
+            if threading.current_thread() is not self._threads[-1]:
+                return None  # another has taken over
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                return None
+            self._running = self._waiting.popleft()
+            return self._running
+
+    def _finish(
+        self, ticket: _Ticket[Job], engine: Engine[Job, Answer] | None
+    ) -> Engine[Job, Answer] | None:
+        """Do a job and report its outcome; return the engine, loaded if it was missing."""
+        outcome: Outcome[Answer]
+        watch = None
+        try:
+            engine = engine or self._load()
+            watch = self._watch(ticket.timeout, self._stop, ticket)
+            outcome = Outcome('done', answer=engine.answer(ticket.job, ticket.cancel))
+        except CancelledError:
+            outcome = Outcome('cancelled')
+        except Exception as error:  # noqa: BLE001 (a broken model must not end the thread)
+            outcome = Outcome('failed', error=error)
+        if watch is not None:
+            watch.cancel()
         with self._reporting:
             with self._changed:
+                if self._running is ticket:
+                    self._running = None
                 decided = ticket.settled
                 ticket.settled = True
             if not decided:
                 self._tell([ticket], outcome)
+        return engine
 
-    def _next(self) -> _Ticket[Job] | None:
+    def _watch(
+        self, seconds: float, act: Callable[[_Ticket[Job]], None], ticket: _Ticket[Job]
+    ) -> threading.Timer | None:
+        if not seconds:
+            return None
+        timer = threading.Timer(seconds, act, [ticket])
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def _stop(self, ticket: _Ticket[Job]) -> None:
+        """Cancel a job that takes too long; runs in the timer's thread."""
+        with self._reporting:
+            with self._changed:
+                if self._running is not ticket or self._closed:
+                    return
+                dropped = [] if ticket.settled else self._settle([ticket])
+            error = StalledError(
+                f'no answer within {ticket.timeout:g} s: is the model too slow, or its server '
+                'stuck? query.timeout sets the limit'
+            )
+            self._tell(dropped, Outcome('failed', error=error))
+        self._watch(GRACE_S, self._abandon, ticket)
+
+    def _abandon(self, ticket: _Ticket[Job]) -> None:
+        """Leave a thread behind that does not come back; runs in the timer's thread."""
         with self._changed:
-            self._running = None
-            self._changed.wait_for(lambda: self._waiting is not None or self._closed)
-            self._running, self._waiting = self._waiting, None
-            return self._running
-
-    def _do(self, ticket: _Ticket[Job]) -> Outcome[Answer]:
-        try:
-            return Outcome('done', answer=self._run(ticket.job, ticket.cancel))
-        except CancelledError:
-            return Outcome('cancelled')
-        except Exception as error:  # noqa: BLE001 (a broken model must not end the thread)
-            return Outcome('failed', error=error)
+            if self._running is ticket and not self._closed:
+                log.error('a model does not come back: the next query loads it anew')
+                self._running = None
+                self._start(None)

@@ -137,3 +137,18 @@ def test_no_query_keeps_a_special_token_and_cleaning_again_changes_nothing(text)
     assert check_query(clean) == clean
     assert clean == ' '.join(clean.split())
     clean.encode('utf-8')
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_a_smaller_family_asks_the_same_at_half_the_size(name):
+    family = get_family(name)
+    smaller = family.smaller()
+    assert smaller.prompt('the red mug') == family.prompt('the red mug')
+    assert smaller.space == family.space
+    vga = Size(640, 480)
+    side = smaller.input_size(vga).width
+    assert side == (family.image_size or 840) / 2
+    if family.space == 'pixels':
+        assert smaller.answer_size(vga) == Size(side, side)
+    if name != 'tiny':
+        assert side % 28 == 0  # what Qwen2.5-VL's image processor keeps

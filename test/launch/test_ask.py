@@ -51,8 +51,9 @@ def test_prints_the_answer_to_its_own_sentence(
 
     def answer(message: String) -> None:
         asked.append(message.data)
-        for query in ('of somebody else', message.data):
-            document = {'query': query, 'status': status, 'box': [1, 2, 3, 4]}
+        for query, repeat in [('of somebody else', 0), (message.data, 7), (message.data, 0)]:
+            box = [1, 2, 3, repeat]
+            document = {'query': query, 'repeat': repeat, 'status': status, 'box': box}
             results.publish(String(data=json.dumps(document)))
 
     subscription = peer.node.create_subscription(String, 'segzero/query', answer, 10)
@@ -60,7 +61,7 @@ def test_prints_the_answer_to_its_own_sentence(
     peer.node.destroy_subscription(subscription)
     peer.node.destroy_publisher(results)
     assert asked == ['the red "mug"']
-    assert out == f'query: the red "mug"\nstatus: {status}\nbox: [1, 2, 3, 4]\n'
+    assert out == f'query: the red "mug"\nrepeat: 0\nstatus: {status}\nbox: [1, 2, 3, 0]\n'
     assert 'Traceback' not in err
 
 

@@ -73,6 +73,7 @@ def engines(monkeypatch):
     for registry, name, engine in module.ENGINES:
         monkeypatch.setitem(registry, name, engine)
     module.ScriptedReasoner.seen.clear()
+    module.ScriptedReasoner.asked.clear()
     module.ScriptedReasoner.started.clear()
     module.ScriptedReasoner.release.clear()
     yield module

@@ -6,9 +6,11 @@ As a program it is the segzero node with these engines added.
 
 import sys
 import threading
+from collections import Counter
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from segzero_core.answer import Answer, format_answer
 from segzero_core.errors import CancelledError
@@ -25,10 +27,14 @@ BOX, POINTS = Box(210, 210, 630, 630), (Point(420, 420), Point(315, 420))
 
 
 class ScriptedReasoner:
-    """Obeys its sentence; ``model`` 'broken' cannot be loaded, 'endless' loads until released."""
+    """Obeys its sentence.
+
+    ``model`` 'broken' cannot be loaded, 'endless' loads until released.
+    """
 
     loaded = 0
     seen: ClassVar = []  # the images it was asked about
+    asked: ClassVar = Counter()  # how often each sentence was
     started = threading.Event()  # set when it begins to wait
     release = threading.Event()  # ends 'ignore' and 'endless'
 
@@ -48,11 +54,14 @@ class ScriptedReasoner:
             raise RuntimeError('the model broke')
         if query == 'babble':
             return 'no answer at all'
-        if query == 'nothing':
+        if query == 'nothing' or (query == 'something bright' and image.mean() < 50):
             return '<think>There is none.</think><answer>{}</answer>'
+        if query == 'no memory' or (query == 'little memory' and self.family.image_size > 420):
+            raise torch.cuda.OutOfMemoryError('Tried to allocate 2 GiB')
         if query in ('wait', 'ignore'):
             on_text('I start. ')
-        if query == 'wait':
+        self.asked[query] += 1
+        if query == 'wait' or (query == 'once' and self.asked['once'] > 1):
             self.started.set()
             if cancel.wait(LONG):
                 on_text('TOO LATE')
@@ -60,7 +69,12 @@ class ScriptedReasoner:
         if query == 'ignore':
             self.started.set()
             self.release.wait(LONG)
-        text = format_answer(Answer(BOX, POINTS, f'I see {query}.', ()))
+        scale = self.family.image_size / 840
+        box, points = (
+            Box(*(scale * v for v in BOX)),
+            [Point(*(scale * v for v in p)) for p in POINTS],
+        )
+        text = format_answer(Answer(box, points, f'I see {query}.', ()))
         for letter in text:
             on_text(letter)
         return text

@@ -94,13 +94,13 @@ def test_a_model_that_does_not_stop_is_freed_when_it_does(graph, engines, monkey
     assert engines.ScriptedReasoner.started.wait(60)
     node.trigger_deactivate()
     assert graph.client.results(1)[0]['status'] == 'cancelled'
-    worker = node._worker
+    worker = node._queries._worker
     assert node.trigger_cleanup().name == 'SUCCESS'
     assert engines.ScriptedReasoner.loaded == 1
     assert configure(node) == 'SUCCESS'  # with a model of its own
     assert engines.ScriptedReasoner.loaded == 2
     engines.ScriptedReasoner.release.set()
-    worker._thread.join(60)
+    assert worker.close(60)
     assert engines.ScriptedReasoner.loaded == 1
 
 
@@ -164,4 +164,5 @@ def test_cleanup_frees_the_memory_of_real_models(graph, tiny_reasoner_dir, tiny_
     weights = [*tiny_reasoner_dir.glob('*.safetensors'), *tiny_segmenter_dir.glob('*.safetensors')]
     assert loaded >= 0.9 * sum(file.stat().st_size for file in weights) > 0
     assert node.trigger_cleanup().name == 'SUCCESS'
-    assert tensor_bytes() - before < 0.01 * loaded
+    # At once, but for a machine so busy that the worker does not end within STOP_S.
+    graph.client.wait_for(lambda: tensor_bytes() - before < 0.01 * loaded, 'the end of the worker')

@@ -269,15 +269,15 @@ def test_a_segmenter_that_fails(graph):
     assert graph.client.messages['mask'] == []
 
 
-def test_an_empty_mask_has_no_target(graph):
-    node = graph.active_node(
-        'image', 'depth', 'camera_info', depth__enabled=True, segmenter__model='empty'
-    )
-    graph.client.show_info()
-    graph.client.show_depth()
+def test_an_empty_mask_is_nothing_found(graph):
+    node = graph.active_node('image', segmenter__model='empty')
     picture_shown(graph, node)
     result = graph.client.ask('the red mug')
-    assert result['target']['reason']['kind'] == 'empty_mask'
+    assert result['status'] == 'nothing_found'
+    assert result['error']['kind'] == 'nothing_found'
+    assert 'the segmenter finds nothing at the box 20, 15, 60, 45' in result['error']['message']
+    assert 'I see the red mug.' in result['reasoning']
+    assert graph.client.messages['mask'] == []
 
 
 def test_nothing_found_is_no_error(graph):
@@ -397,26 +397,7 @@ def test_whatever_a_callback_raises_the_node_lives(graph, monkeypatch):
             called.set()
             raise ZeroDivisionError
 
-        broken.setattr('segzero_ros.node.check_query', fail)
+        broken.setattr('segzero_ros.queries.check_query', fail)
         graph.client.say('the red mug')
         assert called.wait(LONG)
     assert graph.client.ask('the blue mug')['status'] == 'ok'
-
-
-def test_diagnostics_tell_state_frame_age_and_the_last_error(graph, monkeypatch):
-    monkeypatch.setattr('segzero_ros.node.DIAGNOSTICS_S', 0.02)
-    node = graph.active_node('image')
-    newest = graph.client.diagnostics
-    status, values = newest(lambda v: v['state'] == 'active')
-    assert (status.level, values['frame_age_s']) == (b'\x01', '')
-    assert 'no image' in status.message
-    picture_shown(graph, node)
-    graph.client.ask('raise')
-    status, values = newest(lambda v: v['last_error'])
-    assert values['last_error'] == 'RuntimeError: the model broke'
-    assert float(values['frame_age_s']) >= 0
-    assert status.level == b'\x01'
-    graph.client.ask('the red mug')
-    status, values = newest(lambda v: not v['last_error'])
-    assert status.level == b'\x00'
-    assert values['busy'] in ('True', 'False')

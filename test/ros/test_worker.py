@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker: the latest job wins, and every job ends in exactly one outcome."""
+"""The worker: which jobs are done, and that each ends in exactly one outcome."""
 
 import collections
 import logging
@@ -8,23 +8,43 @@ import threading
 import pytest
 
 from segzero_core.errors import CancelledError
-from segzero_ros.worker import Outcome, Worker
+from segzero_ros.worker import Outcome, Rules, Worker
 
 LONG = 60.0  # seconds; only what is broken takes so long
 
 
+REPLACE, REJECT = Rules('replace'), Rules('reject')
+
+
+class Engine:
+    """Calls its jobs: functions of their cancel event."""
+
+    def __init__(self):
+        self.closed = threading.Event()
+
+    def answer(self, job, cancel):
+        return job(cancel)
+
+    def close(self):
+        self.closed.set()
+
+
 class Bench:
-    """A worker whose jobs are functions of their cancel event."""
+    """A worker, and what becomes of its jobs."""
 
     def __init__(self):
         self.changed = threading.Condition()
         self.outcomes = collections.defaultdict(list)
         self.threads = {}
-        self.freed = threading.Event()
-        self.worker = Worker(self.run, self.report, self.freed.set)
+        self.engines = []
+        self.worker = Worker(self.load(), self.load, self.report)
 
-    def run(self, job, cancel):
-        return job(cancel)
+    def load(self):
+        self.engines.append(Engine())
+        return self.engines[-1]
+
+    def submit(self, job, rules=REPLACE):
+        return self.worker.submit(job, rules)
 
     def report(self, job, outcome):
         with self.changed:
@@ -73,7 +93,7 @@ def answer_to(value):
 
 def test_a_job_is_done(bench):
     job = answer_to(7)
-    bench.worker.submit(job)
+    bench.submit(job)
     assert bench.outcome(job) == Outcome('done', answer=7)
 
 
@@ -81,20 +101,20 @@ def test_an_error_is_an_outcome_and_the_thread_lives(bench):
     def broken(cancel):
         raise ValueError('broken model')
 
-    bench.worker.submit(broken)
+    bench.submit(broken)
     outcome = bench.outcome(broken)
     assert outcome.status == 'failed'
     assert str(outcome.error) == 'broken model'
     job = answer_to(1)
-    bench.worker.submit(job)
+    bench.submit(job)
     assert bench.outcome(job).status == 'done'
 
 
 def test_a_newer_job_stops_the_running_one(bench):
     running, newer = Running(), answer_to(2)
-    bench.worker.submit(running)
+    bench.submit(running)
     assert running.started.wait(LONG)
-    bench.worker.submit(newer)
+    bench.submit(newer)
     assert bench.outcome(running) == Outcome('replaced')
     assert bench.outcome(newer).answer == 2
     assert running.finished.is_set()
@@ -102,11 +122,11 @@ def test_a_newer_job_stops_the_running_one(bench):
 
 def test_only_the_newest_of_the_waiting_jobs_is_run(bench):
     running = Running(stubborn=True)
-    bench.worker.submit(running)
+    bench.submit(running)
     assert running.started.wait(LONG)
     waiting = [answer_to(i) for i in range(20)]
     for job in waiting:
-        bench.worker.submit(job)
+        bench.submit(job)
     for job in waiting[:-1]:
         assert bench.outcome(job) == Outcome('replaced')
     running.release.set()
@@ -115,14 +135,14 @@ def test_only_the_newest_of_the_waiting_jobs_is_run(bench):
 
 def test_what_a_dropped_job_returns_is_thrown_away(bench):
     running = Running(stubborn=True)
-    bench.worker.submit(running)
+    bench.submit(running)
     assert running.started.wait(LONG)
     assert bench.worker.cancel()
     assert bench.outcome(running) == Outcome('cancelled')  # while it still runs
     assert not running.finished.is_set()
     running.release.set()
     last = answer_to(3)
-    bench.worker.submit(last)
+    bench.submit(last)
     assert bench.outcome(last).status == 'done'
     assert bench.outcomes[running] == [Outcome('cancelled')]
 
@@ -130,10 +150,10 @@ def test_what_a_dropped_job_returns_is_thrown_away(bench):
 def test_cancel_says_whether_there_was_anything(bench):
     assert not bench.worker.cancel()
     running, waiting = Running(stubborn=True), answer_to(1)
-    bench.worker.submit(running)
+    bench.submit(running)
     assert running.started.wait(LONG)
     assert bench.worker.busy
-    bench.worker.submit(waiting)
+    bench.submit(waiting)
     assert bench.worker.cancel()
     assert not bench.worker.cancel()
     assert not bench.worker.busy
@@ -150,8 +170,8 @@ def test_cancel_can_wait_for_an_outcome_that_is_being_reported():
         assert go_on.wait(LONG)
         reported.set()
 
-    worker = Worker(lambda job, cancel: job, report, lambda: None)
-    worker.submit('job')
+    worker = Worker(Engine(), Engine, report)
+    worker.submit(answer_to('job'), REPLACE)
     assert reporting.wait(LONG)
     assert not worker.cancel()
     assert not reported.is_set()
@@ -164,17 +184,17 @@ def test_cancel_can_wait_for_an_outcome_that_is_being_reported():
 def test_a_report_that_raises_does_not_end_the_thread(caplog, monkeypatch):
     # ROS's launch library keeps loggers made after it to themselves.
     monkeypatch.setattr(logging.getLogger('segzero_ros.worker'), 'propagate', True)
-    done = threading.Event()
+    done, bad = threading.Event(), answer_to('bad')
 
     def report(job, outcome):
-        if job == 'bad':
+        if job is bad:
             raise RuntimeError('publisher is gone')
         done.set()
 
-    worker = Worker(lambda job, cancel: job, report, lambda: None)
-    worker.submit('bad')
+    worker = Worker(Engine(), Engine, report)
+    worker.submit(bad, REPLACE)
     worker.cancel(wait=True)
-    worker.submit('good')
+    worker.submit(answer_to('good'), REPLACE)
     assert done.wait(LONG)
     assert 'publisher is gone' in caplog.text
     assert worker.close(LONG)
@@ -182,31 +202,155 @@ def test_a_report_that_raises_does_not_end_the_thread(caplog, monkeypatch):
 
 def test_closing_frees_what_is_used_when_it_is_used_no_more(bench):
     running = Running(stubborn=True)
-    bench.worker.submit(running)
+    bench.submit(running)
     assert running.started.wait(LONG)
     assert not bench.worker.close(0.01)
     assert bench.outcome(running) == Outcome('cancelled')
-    assert not bench.freed.is_set()
+    assert not bench.engines[0].closed.is_set()
     running.release.set()
-    assert bench.freed.wait(LONG)
+    assert bench.engines[0].closed.wait(LONG)
     assert running.finished.is_set()
 
 
 def test_closing_an_idle_worker_frees_at_once(bench):
     assert bench.worker.close(LONG)
-    assert bench.freed.is_set()
+    assert bench.engines[0].closed.is_set()
     with pytest.raises(RuntimeError, match='closed'):
-        bench.worker.submit(answer_to(1))
+        bench.submit(answer_to(1))
 
 
-def test_every_job_has_one_outcome_whatever_comes_together(bench):
+def test_in_a_queue_each_waits_for_its_turn(bench):
+    queue = Rules('queue', queue_size=2)
+    running, jobs = Running(stubborn=True), [answer_to(i) for i in range(4)]
+    assert bench.submit(running, queue)
+    assert running.started.wait(LONG)
+    assert [bench.submit(job, queue) for job in jobs] == [True, True, False, False]
+    assert bench.worker.waiting == 2
+    for job in jobs[2:]:
+        outcome = bench.outcome(job)
+        assert outcome.status == 'rejected'
+        assert str(outcome.error).startswith('the queue is full, with 2 sentences')
+        assert outcome.error.kind == 'busy'
+    running.release.set()
+    assert bench.outcome(running).answer == 'too late'  # nobody replaced it
+    assert [bench.outcome(job).answer for job in jobs[:2]] == [0, 1]
+    assert bench.submit(jobs[3], queue) is True
+    bench.outcomes.pop(jobs[3])  # its first outcome
+    assert bench.outcome(jobs[3]).answer == 3
+
+
+def test_a_busy_worker_can_reject(bench):
+    running, job = Running(), answer_to(1)
+    assert bench.submit(running, REJECT)
+    assert running.started.wait(LONG)
+    assert not bench.submit(job, REJECT)
+    assert bench.outcome(job).status == 'rejected'
+    assert not bench.outcomes[running]
+    bench.worker.cancel()
+    later = answer_to(2)
+    assert bench.submit(later, REJECT)
+    assert bench.outcome(later).answer == 2
+
+
+def test_cancelling_empties_the_queue(bench):
+    queue = Rules('queue')
+    running, jobs = Running(), [answer_to(i) for i in range(3)]
+    for job in (running, *jobs):
+        bench.submit(job, queue)
+    assert running.started.wait(LONG)
+    assert bench.worker.cancel()
+    assert {bench.outcome(job).status for job in (running, *jobs)} == {'cancelled'}
+    assert bench.worker.waiting == 0
+
+
+@pytest.mark.parametrize('mode', ['replace', 'queue', 'reject'])
+def test_an_idle_job_runs_only_if_there_is_nothing_else_and_gives_way(bench, mode):
+    idle, job = Running(), answer_to(1)
+    assert bench.worker.submit_idle(idle, REPLACE)
+    assert idle.started.wait(LONG)
+    assert not bench.worker.submit_idle(answer_to(0), REPLACE)
+    assert bench.submit(job, Rules(mode))
+    assert bench.outcome(idle) == Outcome('replaced')
+    assert bench.outcome(job).answer == 1
+
+
+def test_a_job_that_takes_too_long_is_an_error_and_stopped(bench):
+    running = Running()
+    bench.submit(running, Rules(timeout=0.01))
+    outcome = bench.outcome(running)
+    assert outcome.status == 'failed'
+    assert outcome.error.kind == 'timeout'
+    assert 'no answer within 0.01 s' in str(outcome.error)
+    assert running.finished.wait(LONG)
+    job = answer_to(1)
+    bench.submit(job)
+    assert bench.outcome(job).answer == 1
+    assert len(bench.engines) == 1  # it came back, so the engine is still good
+
+
+def stuck_job(bench, monkeypatch):
+    """Return a job whose thread was given up."""
+    monkeypatch.setattr('segzero_ros.worker.GRACE_S', 0.01)
+    running = Running(stubborn=True)
+    bench.submit(running, Rules(timeout=0.01))
+    assert bench.outcome(running).error.kind == 'timeout'
+    return running
+
+
+def test_a_job_that_does_not_come_back_is_left_behind_with_its_engine(bench, monkeypatch):
+    running = stuck_job(bench, monkeypatch)
+    jobs = [answer_to(i) for i in range(2)]
+    for i, job in enumerate(jobs):
+        bench.submit(job)
+        assert bench.outcome(job).answer == i
+    assert not running.finished.is_set()
+    assert len(bench.engines) == 2
+    assert not bench.worker.close(0.01)
+    assert bench.engines[1].closed.wait(LONG)
+    assert not bench.engines[0].closed.is_set()
+    running.release.set()
+    assert bench.engines[0].closed.wait(LONG)
+    assert [outcome.status for outcome in bench.outcomes[running]] == ['failed']
+
+
+def test_a_cancelled_job_that_does_not_come_back_is_left_behind_too(bench, monkeypatch):
+    monkeypatch.setattr('segzero_ros.worker.GRACE_S', 0.01)
+    running, job = Running(stubborn=True), answer_to(1)
+    bench.submit(running, Rules(timeout=0.05))
+    assert running.started.wait(LONG)
+    bench.worker.cancel()
+    bench.submit(job)
+    assert bench.outcome(job).answer == 1
+    assert bench.outcomes[running] == [Outcome('cancelled')]
+    running.release.set()
+
+
+def test_an_engine_that_cannot_be_loaded_again_is_tried_again(bench, monkeypatch):
+    running = stuck_job(bench, monkeypatch)
+    load, jobs = bench.load, [answer_to(i) for i in range(2)]
+
+    def fail():
+        raise RuntimeError('no memory for two')
+
+    bench.worker._load = fail
+    bench.submit(jobs[0])
+    assert str(bench.outcome(jobs[0]).error) == 'no memory for two'
+    bench.worker._load = load
+    bench.submit(jobs[1])
+    assert bench.outcome(jobs[1]).answer == 1
+    running.release.set()
+
+
+@pytest.mark.parametrize('mode', ['replace', 'queue', 'reject'])
+def test_every_job_has_one_outcome_whatever_comes_together(bench, mode):
+    rules = Rules(mode, queue_size=3)
     jobs = [[answer_to((thread, i)) for i in range(200)] for thread in range(4)]
     go = threading.Barrier(5)
 
     def submit(mine):
         go.wait()
         for job in mine:
-            bench.worker.submit(job)
+            bench.submit(job, rules)
 
     def cancel():
         go.wait()
@@ -220,7 +364,7 @@ def test_every_job_has_one_outcome_whatever_comes_together(bench):
     for thread in threads:
         thread.join()
     last = answer_to('last')
-    bench.worker.submit(last)
+    bench.submit(last)
     bench.outcome(last)
     counts = [len(bench.outcomes[job]) for mine in jobs for job in mine]
     assert counts == [1] * 800

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of the devices models run on. Imports no torch: looks at the one that is there."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from typing import Any
+
+from segzero_core.errors import SegZeroError
+
+
+class OutOfMemoryError(SegZeroError):
+    """The device has not enough memory for this model and image."""
+
+    kind = 'out_of_memory'
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a device ran out of memory: torch's error, or one of a CUDA library."""
+    torch = sys.modules.get('torch')
+    if torch is not None and isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    told = ('out of memory', 'CUBLAS_STATUS_ALLOC_FAILED')
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in told)
+
+
+def free_memory() -> None:
+    """Give back what nothing uses any more. Call it outside of ``except``.
+
+    There the traceback still holds the tensors.
+    """
+    gc.collect()
+    if (cuda := _cuda()) is not None:
+        cuda.empty_cache()
+
+
+def device_memory() -> dict[str, tuple[int, int]]:
+    """Return the bytes that this process's tensors take, and those there are, per CUDA device."""
+    if (cuda := _cuda()) is None:
+        return {}
+    return {
+        f'cuda:{index}': (cuda.memory_allocated(index), cuda.mem_get_info(index)[1])
+        for index in range(cuda.device_count())
+    }
+
+
+def _cuda() -> Any:
+    """Return ``torch.cuda`` where it is in use: to ask it anything else would start CUDA."""
+    torch = sys.modules.get('torch')
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
