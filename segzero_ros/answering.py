@@ -118,7 +118,9 @@ class Answerer:
         else:
             return _not_empty(found)
         found = self._find_smaller(image, query, on_text, cancel)
-        return _not_empty(replace(found, repairs=(*found.repairs, 'smaller_image')))
+        return _not_empty(
+            replace(found, repairs=(*found.repairs, 'the image was shrunk to fit into memory'))
+        )
 
     def _find_smaller(
         self,

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import SingleThreadedExecutor
 
 
@@ -25,7 +26,10 @@ class AsideExecutor(SingleThreadedExecutor):
     def wait_for_ready_callbacks(self, *args: Any, **kwargs: Any) -> Any:
         """Return the next callback to run here; see rclpy."""
         while True:
-            ready = super().wait_for_ready_callbacks(*args, **kwargs)
+            try:
+                ready = super().wait_for_ready_callbacks(*args, **kwargs)
+            except InvalidHandle:
+                continue  # one of ``aside`` destroyed what is just being waited for
             handler, entity, _ = ready
             if entity is None or entity.callback_group is not self._aside:
                 return ready
