@@ -22,10 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -33,71 +30,30 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import domain_coordinator
 import numpy as np
 import rclpy
 from geometry_msgs.msg import Point32, Polygon, PolygonStamped
-from rclpy.executors import SingleThreadedExecutor
+from harness import (
+    BEST_EFFORT,
+    LONG_S,
+    SHAPE,
+    Peer,
+    cpu_seconds,
+    own_domain,
+    process,
+    random_picture,
+    resident_megabytes,
+    serve_node,
+    steadily,
+    wait_for,
+)
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
-from std_msgs.msg import Header, String
+from std_msgs.msg import String
 
-from segzero_core.answer import Answer, format_answer
-from segzero_core.prompts import get_family
-from segzero_core.reasoners import REASONERS
-from segzero_core.registry import Engine
-from segzero_core.segmenters import SEGMENTERS, MaskResult
-from segzero_core.types import Box, Point
 from segzero_ros.images import array_to_image
 
-ROOT = Path(__file__).resolve().parent.parent
-SHAPE = (480, 640)
-BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 OUTPUTS = {'mask': Image, 'reasoning': String, 'target_pixels': PolygonStamped, 'result': String}
-LONG_S = 60.0
-
-
-class InstantReasoner:
-    """Answers at once, or after the seconds that stand in the sentence."""
-
-    def __init__(self) -> None:
-        self.family = get_family('json')
-
-    def reason(
-        self,
-        image: Any,
-        query: str,
-        on_text: Callable[[str], None] | None = None,
-        cancel: threading.Event | None = None,
-    ) -> str:
-        """Answer with the time it was asked; always the same box and points."""
-        asked = time.time()
-        if query.startswith('take '):
-            time.sleep(float(query.split()[1]))
-        points = (Point(420, 420), Point(315, 420))
-        return format_answer(Answer(Box(210, 210, 630, 630), points, f'{asked:.6f}', ()))
-
-    def close(self) -> None:
-        """Nothing to free."""
-
-
-class InstantSegmenter:
-    """Returns a mask that is ready."""
-
-    def __init__(self) -> None:
-        self._mask = np.zeros(SHAPE, bool)
-        self._mask[120:360, 160:480] = True
-
-    def embed(self, image: Any) -> None:
-        """Nothing to do."""
-
-    def segment(self, embedding: None, box: Box, points: Any) -> MaskResult:
-        """Return the mask."""
-        return MaskResult(self._mask, 1.0)
-
-    def close(self) -> None:
-        """Nothing to free."""
 
 
 class BareNode(Node):
@@ -127,13 +83,12 @@ class BareNode(Node):
         self._outputs['result'].publish(String(data=json.dumps(result)))
 
 
-class Client(Node):
+class Client(Peer):
     """The camera, and the person who asks both nodes."""
 
     def __init__(self, names: list[str]) -> None:
-        super().__init__('benchmark')
-        pixels = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3), np.uint8)
-        self._picture = array_to_image(pixels, 'rgb8', Header(frame_id='camera'))
+        super().__init__()
+        self._picture = random_picture()
         self.published = 0
         self._cameras = {n: self.create_publisher(Image, f'/{n}/image', 1) for n in names}
         self._queries = {
@@ -145,10 +100,6 @@ class Client(Node):
             for output, kind in OUTPUTS.items():
                 keep = self._keeper(self._got[name], output)
                 self.create_subscription(kind, f'/{name}/segzero/{output}', keep, 10)
-        self._spinner = SingleThreadedExecutor()
-        self._spinner.add_node(self)
-        self._thread = threading.Thread(target=self._spinner.spin)
-        self._thread.start()
 
     def _keeper(self, got: dict[str, Any], output: str) -> Callable[[Any], None]:
         def keep(message: Any) -> None:
@@ -158,23 +109,18 @@ class Client(Node):
 
         return keep
 
-    def close(self) -> None:
-        """Leave the graph."""
-        self._spinner.shutdown()
-        self._thread.join()
-        self.destroy_node()
-
     def wait_for_nodes(self) -> None:
         """Wait until every node hears and is heard."""
-        deadline = time.monotonic() + LONG_S
         publishers = [*self._cameras.values(), *self._queries.values()]
-        while not (
-            all(p.get_subscription_count() for p in publishers)
-            and all(s.get_publisher_count() for s in self.subscriptions if 'segzero' in s.topic)
-        ):
-            if time.monotonic() > deadline:
-                sys.exit('the nodes did not come up')
-            time.sleep(0.05)
+        wait_for(
+            lambda: (
+                all(p.get_subscription_count() for p in publishers)
+                and all(
+                    s.get_publisher_count() for s in self.subscriptions if 'segzero' in s.topic
+                )
+            ),
+            'the nodes',
+        )
 
     def show(self, name: str) -> None:
         """Publish a frame with the time of now."""
@@ -194,64 +140,21 @@ class Client(Node):
         return seconds, json.loads(self._got[name]['result'].data)
 
 
-@contextlib.contextmanager
-def process(kind: str) -> Iterator[int]:
-    """Run one of the nodes; yield its process id."""
-    arguments = ['--serve', kind, '--ros-args', '-r', f'__ns:=/{kind}', '--log-level', 'warn']
-    running = subprocess.Popen([sys.executable, __file__, *arguments])
-    try:
-        yield running.pid
-    finally:
-        running.send_signal(signal.SIGINT)
-        running.wait(timeout=20)
-
-
 def serve(kind: str, arguments: list[str]) -> int:
     """Be one of the two nodes."""
     if kind == 'node':
-        from segzero_ros.node import main
-
-        REASONERS['instant'] = Engine('__main__:InstantReasoner', 'core')
-        SEGMENTERS['instant'] = Engine('__main__:InstantSegmenter', 'core')
-        parameters = ('autostart:=true', 'reasoner.engine:=instant', 'segmenter.engine:=instant')
-        return main([*arguments, *(word for p in parameters for word in ('-p', p))])
+        return serve_node(arguments, 'harness:InstantReasoner', 'harness:InstantSegmenter')
     rclpy.init(args=arguments)
     with contextlib.suppress(KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
         rclpy.spin(BareNode())
     return 0
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time a process has used."""
-    fields = Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
-
-
-def resident_megabytes(pid: int) -> float:
-    """Return the resident memory of a process."""
-    pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
-    return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
-
-
 @contextlib.contextmanager
 def camera(client: Client, name: str, rate: float) -> Iterator[None]:
     """Show frames at a steady rate."""
-    ended = threading.Event()
-
-    def show() -> None:
-        due = time.monotonic()
-        while not ended.is_set():
-            client.show(name)
-            due += 1 / rate
-            time.sleep(max(0.0, due - time.monotonic()))
-
-    thread = threading.Thread(target=show)
-    thread.start()
-    try:
+    with steadily(rate, lambda: client.show(name)):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def measure_overhead(client: Client, pids: dict[str, int], queries: int) -> dict[str, Any]:
@@ -318,17 +221,19 @@ def measure_memory(client: Client, pid: int, frames: int) -> dict[str, Any]:
 
 def measure(queries: int, frames: int) -> dict[str, Any]:
     """Run both nodes and measure everything."""
-    with process('bare') as bare, process('node') as node:
-        rclpy.init(args=[])
+    with (
+        process(__file__, 'bare', namespace='bare') as bare,
+        process(__file__, 'node', namespace='node') as node,
+    ):
         client = Client(['bare', 'node'])
         client.wait_for_nodes()
+        pids = {'bare': bare.pid, 'node': node.pid}
         figures = {
-            'overhead': measure_overhead(client, {'bare': bare, 'node': node}, queries),
+            'overhead': measure_overhead(client, pids, queries),
             'frame_age': measure_frame_age(client, 20),
-            'memory': measure_memory(client, node, frames),
+            'memory': measure_memory(client, node.pid, frames),
         }
         client.close()
-        rclpy.shutdown()
     return figures
 
 
@@ -365,13 +270,7 @@ def main() -> int:
     parser.add_argument('--frames', type=int, default=2000, help='to watch the memory over')
     parser.add_argument('--json', type=Path, help='write the figures to this file, too')
     options = parser.parse_args()
-    profile = str(ROOT / 'config' / 'fastdds.xml')
-    os.environ['FASTDDS_DEFAULT_PROFILES_FILE'] = profile
-    os.environ['FASTRTPS_DEFAULT_PROFILES_FILE'] = profile
-    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-    os.environ['PYTHONPATH'] = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
-    with domain_coordinator.domain_id() as domain:
-        os.environ['ROS_DOMAIN_ID'] = str(domain)
+    with own_domain():
         figures = measure(options.queries, options.frames)
     print_table(figures)
     if options.json:

@@ -26,7 +26,7 @@ from segzero_ros.cameras import Cameras
 from segzero_ros.executor import AsideExecutor
 from segzero_ros.frames import FrameBuffer
 from segzero_ros.health import Health
-from segzero_ros.outputs import RELIABLE, Outputs
+from segzero_ros.outputs import TEXTS, Outputs
 from segzero_ros.parameters import PARAMETERS, Settings, declare_parameters, read_settings
 from segzero_ros.queries import Queries
 from segzero_ros.signals import spin, stop_event
@@ -159,7 +159,7 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         self._inputs = [
             self.create_service(Trigger, '~/cancel', self._on_cancel),
             self.create_service(Trigger, '~/clear', self._on_clear),
-            self.create_subscription(String, '~/query', self._on_query, RELIABLE),
+            self.create_subscription(String, '~/query', self._on_query, TEXTS),
         ]
         self._set_pace(settings.continuous_rate)
 

@@ -27,8 +27,9 @@ from segzero_ros.messages import (
 )
 
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-# A fast reasoner writes a whole thought before a subscriber wakes up.
-STREAM = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
+# A fast reasoner writes a whole thought before a subscriber wakes up, and sentences may come in
+# bursts: with a depth of 10, some of them or of their results would be lost.
+TEXTS = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class Outputs:
@@ -44,8 +45,8 @@ class Outputs:
         self._target_points = create(PoseArray, '~/target_points', RELIABLE)
         self._target_point = create(PointStamped, '~/target_point', RELIABLE)
         self._reasoning = create(String, '~/reasoning', RELIABLE)
-        self._reasoning_stream = create(String, '~/reasoning_stream', STREAM)
-        self._result = create(String, '~/result', RELIABLE)
+        self._reasoning_stream = create(String, '~/reasoning_stream', TEXTS)
+        self._result = create(String, '~/result', TEXTS)
         self._overlay = create(Image, '~/overlay', RELIABLE)
 
     def answer(self, query: str, answer: Answer, repeat: int = 0) -> None:

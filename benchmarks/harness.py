@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks of the node share: processes on a domain of their own, and who asks them.
+
+The node runs with engines that answer at once, so that what is measured is the node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import domain_coordinator
+import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from segzero_core.answer import Answer, format_answer
+from segzero_core.prompts import get_family
+from segzero_core.reasoners import REASONERS
+from segzero_core.registry import Engine
+from segzero_core.segmenters import SEGMENTERS, MaskResult
+from segzero_core.types import Box, Point
+from segzero_ros.images import array_to_image
+
+ROOT = Path(__file__).resolve().parent.parent
+SHAPE = (480, 640)
+BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+# Whoever counts messages must not lose some because it was asleep.
+MANY = QoSProfile(depth=5000, reliability=ReliabilityPolicy.RELIABLE)
+LONG_S = 60.0
+
+
+class InstantReasoner:
+    """Answers at once, or after the seconds that stand in the sentence: ``take 0.5 s``."""
+
+    def __init__(self) -> None:
+        self.family = get_family('json')
+
+    def reason(
+        self,
+        image: Any,
+        query: str,
+        on_text: Callable[[str], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> str:
+        """Answer with the time it was asked; always the same box and points."""
+        asked = time.time()
+        if query.startswith('take '):
+            time.sleep(float(query.split()[1]))
+        points = (Point(420, 420), Point(315, 420))
+        return format_answer(Answer(Box(210, 210, 630, 630), points, f'{asked:.6f}', ()))
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class InstantSegmenter:
+    """Returns a mask that is ready."""
+
+    def __init__(self) -> None:
+        self._mask = np.zeros(SHAPE, bool)
+        self._mask[120:360, 160:480] = True
+
+    def embed(self, image: Any) -> None:
+        """Nothing to do."""
+
+    def segment(self, embedding: None, box: Box, points: Any) -> MaskResult:
+        """Return the mask."""
+        return MaskResult(self._mask, 1.0)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class Peer(Node):
+    """A node of the benchmark's own, that spins in a thread."""
+
+    def __init__(self, name: str = 'benchmark') -> None:
+        super().__init__(name)
+        self._spinner = SingleThreadedExecutor()
+        self._spinner.add_node(self)
+        self._thread = threading.Thread(target=self._spinner.spin, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._spinner.shutdown()
+        self._thread.join()
+        self.destroy_node()
+
+    def call(self, kind: Any, name: str, request: Any) -> Any:
+        """Call a service and return its response."""
+        client = self.create_client(kind, name)
+        try:
+            wait_for(client.service_is_ready, f'service {name}')
+            reply = client.call_async(request)
+            wait_for(reply.done, f'a reply of {name}', pause=0.0005)
+            return reply.result()
+        finally:
+            self.destroy_client(client)
+
+
+def wait_for(ready: Callable[[], Any], what: str, pause: float = 0.005) -> Any:
+    """Return what ``ready`` returns once that is true; end the benchmark if it never is."""
+    deadline = time.monotonic() + LONG_S
+    while not (value := ready()):
+        if time.monotonic() > deadline:
+            sys.exit(f'{what} did not come within {LONG_S:.0f} s')
+        time.sleep(pause)
+    return value
+
+
+def random_picture() -> Image:
+    """Return a VGA frame of noise, in the frame ``camera``."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3), np.uint8)
+    return array_to_image(pixels, 'rgb8', Header(frame_id='camera'))
+
+
+@contextlib.contextmanager
+def steadily(rate: float, work: Callable[[], None]) -> Iterator[None]:
+    """Do some work ``rate`` times per second, in a thread."""
+    ended = threading.Event()
+
+    def loop() -> None:
+        due = time.monotonic()
+        while not ended.is_set():
+            work()
+            due += 1 / rate
+            time.sleep(max(0.0, due - time.monotonic()))
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def own_domain() -> Iterator[None]:
+    """Let this process and those it starts talk to each other only, and not lose images."""
+    profile = str(ROOT / 'config' / 'fastdds.xml')
+    old_ros = os.environ.get('ROS_DISTRO') in ('humble', 'jazzy')
+    name = 'FASTRTPS_DEFAULT_PROFILES_FILE' if old_ros else 'FASTDDS_DEFAULT_PROFILES_FILE'
+    os.environ[name] = profile
+    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    os.environ['PYTHONPATH'] = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+    with domain_coordinator.domain_id() as domain:
+        os.environ['ROS_DOMAIN_ID'] = str(domain)
+        rclpy.init(args=[])
+        yield
+        rclpy.try_shutdown()
+
+
+@contextlib.contextmanager
+def process(
+    script: str, kind: str, *parameters: str, namespace: str = '', log: TextIO | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``script --serve kind``; it is ended with SIGINT.
+
+    Args:
+        script: The benchmark.
+        kind: What it shall be.
+        parameters: Of the node, ``name:=value``.
+        namespace: Of the node.
+        log: Gets what the process writes.
+    """
+    words = [word for parameter in parameters for word in ('-p', parameter)]
+    remap = ['-r', f'__ns:=/{namespace}'] if namespace else []
+    arguments = ['--ros-args', *remap, *words, '--log-level', 'warn']
+    running = subprocess.Popen(
+        [sys.executable, script, '--serve', kind, *arguments], stdout=log, stderr=log
+    )
+    try:
+        yield running
+    finally:
+        running.send_signal(signal.SIGINT)
+        running.wait(timeout=20)
+
+
+def serve_node(arguments: list[str], reasoner: str, segmenter: str) -> int:
+    """Be the segzero node, active, with two engines of a benchmark: ``module:Class``."""
+    from segzero_ros.node import main
+
+    REASONERS['benchmark'] = Engine(reasoner, 'core')
+    SEGMENTERS['benchmark'] = Engine(segmenter, 'core')
+    given = ('autostart:=true', 'reasoner.engine:=benchmark', 'segmenter.engine:=benchmark')
+    return main([*arguments, '--ros-args', *(word for p in given for word in ('-p', p))])
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time a process has used."""
+    fields = Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
+def resident_megabytes(pid: int) -> float:
+    """Return the resident memory of a process."""
+    pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
+    return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
