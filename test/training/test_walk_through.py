@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from segzero_core.data import Sample, read_samples
-from training import evaluate, make_synthetic_set, prepare_data
+from training import evaluate, make_synthetic_set, prepare_data, report
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/train.txt')
 pytest.importorskip('datasets', reason='needs datasets: requirements/train.txt')
@@ -84,6 +84,13 @@ def test_from_a_dataset_to_figures(
         summary = measure(output, name, datasets[layout], *short, '--model', model)
         assert summary['rows'] == len(read_samples(name, datasets[layout], limit=8))
         check_rows(output, name, datasets[layout], limit=8)
+    runs = [str(tmp_path / layout) for layout in datasets]
+    assert report.main([*runs, '--output', str(tmp_path / 'report')]) == 0
+    tables = (tmp_path / 'report/report.md').read_text()
+    assert 'refcoco:testA' in tables
+    assert 'reasonseg:val' in tables
+    for layout in datasets:
+        assert '<img' in (tmp_path / f'report/{layout}.html').read_text()
 
 
 @pytest.mark.parametrize(
