@@ -23,8 +23,9 @@ MAX_QUERY_CHARACTERS = 1000
 _MOST_PIXELS = 16384 * 28 * 28  # of an image that Qwen2.5-VL is shown
 
 # All that chat templates and this project give a meaning to begins like this: <|im_end|>,
-# <image>, </think>, <s>.
-_MARKUP = re.compile(r'<(?=\S)')
+# <image>, </think>, <s>. The wide and the small one are `<` to a tokenizer that normalises (NFKC).
+_MARKUP = re.compile(r'[<\uff1c\ufe64](?=\S)')
+_JOINERS = '\u200c\u200d'  # scripts and emoji need them; nobody sees any other format character
 
 
 def check_query(text: str) -> str:
@@ -32,7 +33,8 @@ def check_query(text: str) -> str:
 
     White space and control characters become single spaces. A ``<`` is followed by a space
     (``<|im_end|>`` becomes ``< |im_end|>``), so that no sentence can contain a special token and
-    with it end its own turn, add an image or fake an answer.
+    with it end its own turn, add an image or fake an answer. Format characters go (all but the
+    joiners): the model would read words in them that no person sees, or in another order.
 
     Raises:
         QueryError: There is not one letter, digit or symbol in it, or it is longer than
@@ -43,11 +45,18 @@ def check_query(text: str) -> str:
             f'the query has {len(text.strip())} characters; '
             f'at most {MAX_QUERY_CHARACTERS} are allowed'
         )
-    kept = ''.join(' ' if unicodedata.category(c) in ('Cc', 'Cs') else c for c in text)
-    clean = _MARKUP.sub('< ', ' '.join(kept.split()))
+    clean = _MARKUP.sub('< ', ' '.join(''.join(map(_kept, text)).split()))
     if not any(unicodedata.category(character)[0] in 'LNS' for character in clean):
         raise QueryError(f'the query {clean!r} is empty: say what to look for, e.g. "the red mug"')
     return clean
+
+
+def _kept(character: str) -> str:
+    """Return what is kept of a character: itself, a space, or nothing."""
+    category = unicodedata.category(character)
+    if category in ('Cc', 'Cs'):
+        return ' '
+    return '' if category == 'Cf' and character not in _JOINERS else character
 
 
 def _lower_case(question: str) -> str:

@@ -335,11 +335,23 @@ class Graph:
 
 
 @pytest.fixture
-def graph(ros, engines):
-    graph = Graph(next(ros))
-    yield graph
+def make_graph(ros, engines):
+    """Makes graphs: several are several robots, or several cameras of one."""
+    graphs = []
+
+    def make():
+        graphs.append(Graph(next(ros)))
+        return graphs[-1]
+
+    yield make
     engines.ScriptedReasoner.release.set()
-    graph.close()
+    for graph in graphs:
+        graph.close()
+
+
+@pytest.fixture
+def graph(make_graph):
+    return make_graph()
 
 
 @pytest.fixture
