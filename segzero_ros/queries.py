@@ -85,11 +85,18 @@ class Queries:
             self._standing, self._seen = job, seen
 
     def repeat(self) -> None:
-        """Answer the standing sentence again, if there is time and something new to see."""
+        """Answer the standing sentence again, if there is time and something new to see.
+
+        Where images have stopped coming (``image.timeout``), take back what is shown.
+        """
         job, frames = self._standing, self._frames
-        if job is None or frames is None or frames.count == self._seen:
+        if job is None or frames is None:
             return
-        seen = frames.count
+        age, timeout, seen = frames.age(), self._settings.timeout, frames.count
+        if timeout and age is not None and age > timeout:
+            self._outputs.clear()
+        if seen == self._seen:
+            return
         again = replace(job, settings=self._settings, repeat=job.repeat + 1, header=Header())
         if self._worker.submit_idle(again, self._settings.rules):
             self._standing, self._seen = again, seen

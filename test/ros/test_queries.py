@@ -138,6 +138,17 @@ def test_no_mask_is_left_of_what_is_no_longer_there(graph, continuous):
     assert masks[1].header.stamp.sec == 2
 
 
+def test_no_mask_is_left_when_the_camera_stops(graph, continuous):
+    node = continuous(image__timeout=0.1)
+    show(graph, node, 1)
+    graph.client.ask('the red mug')
+    masks = graph.client.messages['mask']
+    graph.client.wait_for(lambda: len(masks) == 2, 'the empty mask')
+    assert image_to_array(masks[0]).any()
+    assert not image_to_array(masks[1]).any()
+    assert len(graph.client.results(1)) == 1
+
+
 def test_a_model_that_gets_stuck_is_an_error_and_the_next_sentence_is_answered(
     graph, engines, monkeypatch
 ):
