@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,8 +121,8 @@ def _usable(points: Any) -> bool:
         and all(
             isinstance(point, list)
             and len(point) == 2
-            and all(isinstance(v, (int, float)) and math.isfinite(v) for v in point)
-            and all(abs(v) < 2**15 for v in point)  # beyond it OpenCV's drawing overflows
+            # Beyond 2**15 OpenCV's drawing overflows.
+            and all(isinstance(value, (int, float)) and abs(value) < 2**15 for value in point)
             for point in points
         )
     )

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -75,7 +74,7 @@ def make_target(box: Any, points: Sequence[Any], size: Size) -> Target:
 def _numbers(value: Any, count: int, name: str) -> list[float]:
     usable = isinstance(value, (list, tuple)) and len(value) == count
     if not usable or not all(
-        isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
+        isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) < 1e9
         for number in value
     ):
         raise DataError(f'the {name} must be {count} finite numbers, got {str(value)[:80]}')

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from segzero_core.data import Sample, Samples, Skipped, read_samples
@@ -233,6 +235,56 @@ def test_every_bad_row_keeps_its_place_and_says_why(root: Root) -> None:
     }.items():
         assert words in reasons.pop(name), name
     assert reasons == {}
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 99)
+    | st.sampled_from([10**400, 1e300, float('nan'), '', 'x\0', '\ud800', '..', [-1], [[1] * 6]])
+    | st.floats()
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    place=st.sampled_from(
+        [
+            *(('refs', key) for key in ('ref_id', 'ann_id', 'image_id', 'sentences')),
+            *(('sentence', key) for key in ('sent', 'raw', 'sent_id')),
+            *(('annotations', key) for key in ('id', 'image_id', 'segmentation')),
+            *(('images', key) for key in ('id', 'file_name', 'width')),
+            ('rle', 'size'),
+            ('rle', 'counts'),
+        ]
+    ),
+    value=JSON,
+)
+def test_whatever_stands_in_a_row_the_others_are_read(
+    root: Root, place: tuple[str, str], value: Any
+) -> None:
+    refs = [make_ref(1, 1, 'odd'), make_ref(2, 3, 'good', image_id=8)]
+    instances = {key: [dict(row) for row in root.instances[key]] for key in root.instances if key}
+    rle = {'size': [40, 60], 'counts': [10, 2390]}
+    kind, key = place
+    changed: dict[str, Any] = {
+        'refs': refs[0],
+        'sentence': refs[0]['sentences'][0],
+        'rle': rle,
+    }.get(kind) or instances[kind][0]
+    changed[key] = value
+    if kind == 'rle':
+        instances['annotations'][0]['segmentation'] = rle
+    before, root.instances = root.instances, instances
+    try:
+        samples = root.read(*refs, name='grefcoco')
+        assert any(isinstance(row, Sample) and row.query == 'good' for row in samples)
+    finally:
+        root.instances = before
+    assert len(samples) == 2
 
 
 def test_image_that_breaks_later_names_its_row(root: Root) -> None:
