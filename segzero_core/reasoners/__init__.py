@@ -12,6 +12,7 @@ REASONERS = {
     'openai': Engine('segzero_core.reasoners.openai:OpenAIReasoner', 'core'),
     'rules': Engine('segzero_core.reasoners.rules:RulesReasoner', 'core'),
     'transformers': Engine('segzero_core.reasoners.transformers:TransformersReasoner', 'models'),
+    'vllm': Engine('segzero_core.reasoners.vllm:VllmReasoner', 'vllm'),
 }
 
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from segzero_core.checkpoint_notes import (
 )
 from segzero_core.errors import EngineOptionError, ModelLoadError, ServerError
 from segzero_core.prompts import PromptFamily, get_family
+from segzero_core.reasoners.guide import pattern_after
 from segzero_core.reasoners.model_server import ModelServer
 from segzero_core.reasoners.picture import ImageFormat, data_url, frame_key, model_picture
 from segzero_core.reasoners.reply import Reply
+from segzero_core.reasoners.thinking import Thinking
 from segzero_core.registry import look_up
 from segzero_core.types import Image, image_size
 
@@ -58,6 +60,9 @@ class OpenAIReasoner:
         timeout: float = 60.0,
         startup_timeout: float = 5.0,
         retries: int = 3,
+        thinking: str = 'free',
+        max_think_tokens: int = 0,
+        guided: bool = False,
         image_format: str = 'png',
         api_key_variable: str = 'OPENAI_API_KEY',
     ) -> None:
@@ -72,13 +77,16 @@ class OpenAIReasoner:
             timeout: Seconds for one sentence, repetitions included.
             startup_timeout: Seconds to wait for a server that is not there yet.
             retries: How often a request is repeated that failed before any text came.
+            thinking: See ``Thinking.mode``; any but ``free`` needs a server that is vLLM.
+            max_think_tokens: See ``Thinking.limit``; needs a server that is vLLM.
+            guided: Let the model write nothing but the contract's format; needs vLLM.
             image_format: ``png`` (exact) or ``jpeg`` (smaller: for a slow network).
             api_key_variable: Environment variable that holds the API key, if there is one.
 
         Raises:
             EngineOptionError: An option has a value that cannot be used, or the family cannot be
                 told from the model's name.
-            UnknownNameError: There is no such family or image format.
+            UnknownNameError: There is no such family, image format or way of thinking.
             ModelLoadError: The server does not answer, or has no such model.
         """
         if max_new_tokens < 1:
@@ -88,7 +96,8 @@ class OpenAIReasoner:
         )
         key = os.environ.get(api_key_variable, '')
         self._server = ModelServer(url, key, timeout, retries)
-        self._max_new_tokens = max_new_tokens
+        self._max_new_tokens, self._guided = max_new_tokens, guided
+        self._thinking = Thinking(thinking, max_think_tokens)
         try:
             served = _choose_model(self._server.models(startup_timeout), model, url)
         except ServerError as error:
@@ -112,16 +121,12 @@ class OpenAIReasoner:
         """
         reply = Reply(on_text, cancel)
         reply.check_cancel()
-        with contextlib.closing(self._server.chat(self._request(image, query), cancel)) as pieces:
-            for piece in pieces:
-                if reply.add(piece):
-                    break
-                if len(reply.text) > _LONGEST_TOKEN * self._max_new_tokens:
-                    raise ServerError(
-                        'server_broken',
-                        f'model server {self._server.url}: it goes on writing beyond '
-                        f'{self._max_new_tokens} tokens. See its log.',
-                    )
+        messages = self._messages(image, query)
+
+        def ask(written: str, tokens: int) -> Iterator[str]:
+            return self._pieces(self._request(messages, written, tokens), tokens, cancel)
+
+        self._thinking.write(reply, ask, self._max_new_tokens)
         return reply.text
 
     def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
@@ -136,7 +141,23 @@ class OpenAIReasoner:
     def close(self) -> None:
         """There is nothing to free: the model is the server's."""
 
-    def _request(self, image: Image, query: str) -> dict[str, Any]:
+    def _pieces(
+        self, request: dict[str, Any], tokens: int, cancel: threading.Event | None
+    ) -> Iterator[str]:
+        """Yield what the server writes; closing the iterator closes the connection."""
+        room = _LONGEST_TOKEN * tokens
+        with contextlib.closing(self._server.chat(request, cancel)) as pieces:
+            for piece in pieces:
+                yield piece
+                room -= len(piece)
+                if room < 0:
+                    raise ServerError(
+                        'server_broken',
+                        f'model server {self._server.url}: it goes on writing beyond '
+                        f'{tokens} tokens. See its log.',
+                    )
+
+    def _messages(self, image: Image, query: str) -> list[dict[str, Any]]:
         messages = []
         for message in self.family.conversation(query):
             parts = [
@@ -146,12 +167,27 @@ class OpenAIReasoner:
                 for part in message['content']
             ]
             messages.append({'role': message['role'], 'content': parts})
-        return {
+        return messages
+
+    def _request(
+        self, messages: list[dict[str, Any]], written: str, tokens: int
+    ) -> dict[str, Any]:
+        request = {
             'model': self.model,
             'messages': messages,
-            'max_tokens': self._max_new_tokens,
+            'max_tokens': tokens,
             'temperature': 0,
         }
+        if written:
+            begun = {'role': 'assistant', 'content': written}
+            request |= {
+                'messages': [*messages, begun],
+                'add_generation_prompt': False,
+                'continue_final_message': True,
+            }
+        if self._guided:
+            request['structured_outputs'] = {'regex': pattern_after(written)}
+        return request
 
     def _image_url(self, image: Image) -> str:
         key = frame_key(image)

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ from segzero_core.checkpoints import (
 )
 from segzero_core.errors import EngineOptionError, ModelLoadError
 from segzero_core.prompts import PromptFamily
-from segzero_core.reasoners.picture import model_picture
+from segzero_core.reasoners.picture import frame_key, model_picture
 from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.reasoners.reply import Reply
+from segzero_core.reasoners.thinking import Thinking
+from segzero_core.reasoners.writer import TokenText, Writer
+from segzero_core.registry import look_up
 from segzero_core.types import Image, Size, image_size
 
 
@@ -33,7 +37,8 @@ class TransformersReasoner:
     """A Qwen-VL checkpoint that writes greedily, one token at a time, until ``</answer>``.
 
     In bfloat16 on CUDA, with FlashAttention 2 where it is installed and PyTorch's own fused
-    attention (SDPA) where not; in float32 on the CPU.
+    attention (SDPA) where not; in float32 on the CPU. A second sentence about the same image costs
+    its own words only, see ``Writer``.
 
     Attributes:
         family: Prompt, image size and coordinate space of the checkpoint.
@@ -47,6 +52,10 @@ class TransformersReasoner:
         device: str = '',
         family: str = '',
         max_new_tokens: int = 1024,
+        thinking: str = 'free',
+        max_think_tokens: int = 0,
+        image_side: int = 0,
+        quantization: str = '',
     ) -> None:
         """Load a checkpoint.
 
@@ -56,19 +65,31 @@ class TransformersReasoner:
             family: Prompt family; '' = what the checkpoint's ``segzero.json`` says, else the one
                 of its model type.
             max_new_tokens: Longest reply; the paper's models write about 150 tokens.
+            thinking: See ``Thinking.mode``.
+            max_think_tokens: See ``Thinking.limit``.
+            image_side: Side in pixels of the square the model sees; 0 = the family's. Fewer
+                pixels are fewer tokens: 448 takes 256 where 840 takes 900.
+            quantization: ``8bit`` or ``4bit`` weights, for small GPUs, with the bitsandbytes
+                package; '' = as they are.
 
         Raises:
             EngineOptionError: An option has a value that cannot be used.
-            UnknownNameError: There is no such family.
+            UnknownNameError: There is no such family, way of thinking or quantization.
             ModelLoadError: The model cannot be loaded, or the device is absent.
         """
         if max_new_tokens < 1:
             raise EngineOptionError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
+        if image_side < 0:
+            raise EngineOptionError(f'image_side must be at least 0, got {image_side}')
+        self._thinking = Thinking(thinking, max_think_tokens)
+        weights = _quantized(quantization)
         self.device = choose_device(device)
         folder = find_checkpoint(model)
         model_type = check_checkpoint(folder, FAMILY_OF_MODEL_TYPE)
         self.task = checkpoint_task(folder)
         self.family = self.task.family(choose_family(folder, model_type, family))
+        if image_side:
+            self.family = dataclasses.replace(self.family, image_size=image_side)
         with explained(folder):
             self._processor = QwenProcessor.from_pretrained(folder, padding_side='left')
         check_image_size(self.family, self._processor, folder)
@@ -78,8 +99,10 @@ class TransformersReasoner:
             self.device,
             dtype=torch.bfloat16 if self.device.type == 'cuda' else torch.float32,
             attn_implementation=_best_attention(self.device),
+            **weights,
         )
         self._generation = _greedy(self._model.generation_config, max_new_tokens)
+        self._writer: Any = Writer(self._model, self._processor.tokenizer, self._generation)
 
     def reason(
         self,
@@ -92,48 +115,56 @@ class TransformersReasoner:
 
         ``cancel`` is looked at after every token.
         """
-        inputs = self._encode([image], [query]).to(self.device)
-        reply = _Reply(self._processor.tokenizer, inputs['input_ids'].shape[1], on_text, cancel)
+        reply = Reply(on_text, cancel)
         reply.check_cancel()
-        self._generate(inputs, [reply])
-        return reply.finish()
+        frame, prompt = frame_key(image), self._prompt(query)
+
+        def ask(written: str, tokens: int) -> Iterator[str]:
+            def encode() -> Any:
+                return self._encode([image], [prompt + written]).to(self.device)
+
+            return self._writer.write(frame, prompt + written, encode, tokens)
+
+        self._thinking.write(reply, ask, self._generation.max_new_tokens)
+        return reply.text
 
     def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
         """Write several answers side by side; see ``BatchReasoner.reason_batch``."""
-        inputs = self._encode(images, queries).to(self.device)
-        start = inputs['input_ids'].shape[1]
-        replies = [_Reply(self._processor.tokenizer, start) for _ in queries]
-        self._generate(inputs, replies)
-        return [reply.finish() for reply in replies]
-
-    def close(self) -> None:
-        """Free the model's memory."""
-        self._model = None
-        gc.collect()
-        if self.device.type == 'cuda':
-            torch.cuda.empty_cache()
-
-    def _generate(self, inputs: Any, replies: list[_Reply]) -> None:
-        """Let the model write until every reply is complete."""
+        if self._thinking.limit:  # which ends at another token in each
+            return [self.reason(*each) for each in zip(images, queries, strict=True)]
+        start = self._thinking.start
+        prompts = [self._prompt(query) + start for query in queries]
+        inputs = self._encode(images, prompts).to(self.device)
+        length = inputs['input_ids'].shape[1]
+        replies = [_Reply(self._processor.tokenizer, length, start) for _ in queries]
         with torch.inference_mode():
             self._model.generate(
                 **inputs,
                 generation_config=self._generation,
                 stopping_criteria=transformers.StoppingCriteriaList([_Follower(replies)]),
             )
+        return [reply.finish() for reply in replies]
 
-    def _encode(self, images: Sequence[Image], queries: Sequence[str]) -> Any:
+    def close(self) -> None:
+        """Free the model's memory."""
+        self._model = self._writer = None
+        gc.collect()
+        if self.device.type == 'cuda':
+            torch.cuda.empty_cache()
+
+    def _prompt(self, query: str) -> str:
+        return self._processor.apply_chat_template(
+            self.family.conversation(query), add_generation_prompt=True
+        )
+
+    def _encode(self, images: Sequence[Image], prompts: Sequence[str]) -> Any:
         """Return prompts and images as the model's input, on the CPU, padded on the left."""
-        prompts = [
-            self._processor.apply_chat_template(
-                self.family.conversation(query), add_generation_prompt=True
-            )
-            for query in queries
-        ]
         pictures = [
             model_picture(image, self.family.input_size(image_size(image))) for image in images
         ]
-        return self._processor(text=prompts, images=pictures, padding=True, return_tensors='pt')
+        return self._processor(
+            text=list(prompts), images=pictures, padding=True, return_tensors='pt'
+        )
 
 
 class _Follower(transformers.StoppingCriteria):
@@ -149,48 +180,26 @@ class _Follower(transformers.StoppingCriteria):
 
 
 class _Reply:
-    """One reply as its tokens come: decodes them into whole characters."""
+    """One reply of a batch as its tokens come."""
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        prompt_tokens: int,
-        on_text: Callable[[str], None] | None = None,
-        cancel: threading.Event | None = None,
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._decoded = prompt_tokens  # tokens whose text is in the reply, or before it
-        self._reply = Reply(on_text, cancel)
-        self._pending = ''
+    def __init__(self, tokenizer: Any, prompt_tokens: int, start: str) -> None:
+        self._text = TokenText(tokenizer)
+        self._seen = prompt_tokens  # tokens whose text is in the reply, or before it
+        self._reply = Reply(None, None)
+        self._reply.add(start)
 
     def take(self, ids: torch.Tensor) -> bool:
         """Take in the newest of (n,) prompt and reply tokens; return whether that was the end."""
-        self.check_cancel()
         if self._reply.complete:
             return True
-        self._pending = self._tokenizer.decode(
-            ids[self._decoded :],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
-        # A replacement character at the end is mostly the first half of a character: wait.
-        if self._pending and not self._pending.endswith('\ufffd'):
-            self._decoded = len(ids)
-            return self._add()
-        return False
-
-    def check_cancel(self) -> None:
-        """Raise ``CancelledError`` if that was asked for."""
-        self._reply.check_cancel()
+        pieces = [self._text.add(token) for token in ids[self._seen :].tolist()]
+        self._seen = len(ids)
+        return self._reply.add(''.join(pieces))
 
     def finish(self) -> str:
         """Return the whole reply, with what was still waiting."""
-        self._add()
+        self._reply.add(self._text.rest())
         return self._reply.text
-
-    def _add(self) -> bool:
-        piece, self._pending = self._pending, ''
-        return self._reply.add(piece)
 
 
 def _best_attention(device: torch.device) -> str:
@@ -201,6 +210,17 @@ def _best_attention(device: torch.device) -> str:
     ):
         return 'flash_attention_2'
     return 'sdpa'
+
+
+def _quantized(kind: str) -> dict[str, Any]:
+    """Return what ``from_pretrained`` needs to load weights in so few bits."""
+    if not kind:
+        return {}
+    bits = look_up('quantization', kind, ('4bit', '8bit'))
+    settings = transformers.BitsAndBytesConfig(
+        **{f'load_in_{bits}': True}, bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    return {'quantization_config': settings}
 
 
 def _greedy(published: Any, max_new_tokens: int) -> Any:

@@ -36,6 +36,7 @@ from segzero_core.reasoners.transformers import (
     _greedy,
     _Reply,
 )
+from segzero_core.reasoners.writer import TokenText, Writer
 from segzero_core.tiny import ReasonerSizes, build_tiny_reasoner
 from segzero_core.types import Box, Point, Size
 
@@ -87,7 +88,7 @@ def test_all_three_generations_load_and_write(model_type, family, tmp_path):
 
 def test_stops_right_after_the_answer_although_the_model_would_go_on(overfit):
     assert overfit.reason(picture(), 'the red mug') == OVERFIT_ANSWER
-    inputs = overfit._encode([picture()], ['the red mug'])
+    inputs = overfit._encode([picture()], [overfit._prompt('the red mug')])
     unstopped = overfit._model.generate(**inputs, generation_config=overfit._generation)
     written = unstopped[0, inputs['input_ids'].shape[1] :]
     text = overfit._processor.tokenizer.decode(written, skip_special_tokens=True)
@@ -128,10 +129,11 @@ def test_a_batch_is_answered_as_one_by_one(overfit):
     queries = ['the red mug', 'a', 'the thing I could drink from, left of the green box']
     assert overfit.reason_batch(images, queries) == [OVERFIT_ANSWER] * 3
     # Nor does the padding change what the model thinks of each, to which greedy replies are blind.
+    prompts = [overfit._prompt(query) for query in queries]
     with torch.inference_mode():
-        together = overfit._model(**overfit._encode(images, queries)).logits[:, -1]
-        for row, image, query in zip(together, images, queries, strict=True):
-            alone = overfit._model(**overfit._encode([image], [query])).logits[0, -1]
+        together = overfit._model(**overfit._encode(images, prompts)).logits[:, -1]
+        for row, image, prompt in zip(together, images, prompts, strict=True):
+            alone = overfit._model(**overfit._encode([image], [prompt])).logits[0, -1]
             assert torch.allclose(row, alone, atol=1e-4)
 
 
@@ -155,12 +157,132 @@ def test_streaming_any_tokens_gives_what_decoding_them_at_once_gives(tokenizer, 
     written = [
         token for part in data.draw(st.lists(any_text | any_tokens, max_size=4)) for token in part
     ]
-    pieces: list[str] = []
-    reply = _Reply(tokenizer, len(prompt), pieces.append, cancel=None)
+    wanted = tokenizer.decode(written, skip_special_tokens=True)
+    text = TokenText(tokenizer)
+    assert ''.join([text.add(token) for token in written]) + text.rest() == wanted
+    reply = _Reply(tokenizer, len(prompt), start='')
     for count in range(1, len(written) + 1):
         reply.take(torch.tensor(prompt + written[:count]))
-    wanted = tokenizer.decode(written, skip_special_tokens=True)
-    assert reply.finish() == wanted == ''.join(pieces)
+    assert reply.finish() == wanted
+
+
+# --- nothing twice ----------------------------------------------------------------------------
+
+
+class Counted:
+    """Counts how many tokens a reasoner computes; a token of an image is one of them."""
+
+    def __init__(self, engine, monkeypatch):
+        decoder = engine._writer._decoder
+        self.tokens, self.images = 0, 0
+        start, go_on = decoder.start, decoder.go_on
+
+        def counted_start(inputs, room):
+            self.tokens += inputs['input_ids'].shape[1]
+            self.images += 1
+            return start(inputs, room)
+
+        def counted_go_on(tokens):
+            self.tokens += len(tokens)
+            return go_on(tokens)
+
+        monkeypatch.setattr(decoder, 'start', counted_start)
+        monkeypatch.setattr(decoder, 'go_on', counted_go_on)
+
+
+def written_by_generate(engine, image, query):
+    """What transformers' own loop writes, which computes everything anew."""
+    inputs = engine._encode([image], [engine._prompt(query)])
+    with torch.inference_mode():
+        found = engine._model.generate(**inputs, generation_config=engine._generation)
+    written = found[0, inputs['input_ids'].shape[1] :]
+    return engine._processor.tokenizer.decode(written, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize('model_type', ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl'])
+@pytest.mark.parametrize('penalty', [1.0, 1.3])
+def test_it_writes_what_generate_writes_however_much_is_reused(
+    model_type, penalty, tmp_path, monkeypatch
+):
+    # Small logits of a random model lie close together: a sign that much agrees if they agree.
+    build_tiny_reasoner(tmp_path, seed=3, model_type=model_type)
+    engine = TransformersReasoner(str(tmp_path), device='cpu', max_new_tokens=12, image_side=224)
+    engine._generation.repetition_penalty = penalty
+    engine._writer = Writer(engine._model, engine._processor.tokenizer, engine._generation)
+    counted = Counted(engine, monkeypatch)
+    other = 255 - picture()
+    asked = [
+        (picture(), 'the red mug'),
+        (picture(), 'the red mug'),
+        (picture(), 'something else'),
+        (other, 'something else'),
+        (picture(), 'the red mug'),
+    ]
+    for image, query in asked:
+        assert engine.reason(image, query) == written_by_generate(engine, image, query)
+    assert counted.images == 3  # the first, the other, and the first again
+
+
+def test_a_second_sentence_about_a_frame_computes_only_its_own_words(
+    tiny_reasoner_dir, monkeypatch
+):
+    engine = TransformersReasoner(str(tiny_reasoner_dir), device='cpu', max_new_tokens=2)
+    counted = Counted(engine, monkeypatch)
+    engine.reason(picture(), 'the red mug')
+    whole, counted.tokens = counted.tokens, 0
+    assert whole > 900  # of the image alone
+    engine.reason(picture(), 'the blue mug')
+    assert 0 < counted.tokens < whole - 900
+    counted.tokens = 0
+    engine.reason(picture(), 'the blue mug')
+    assert counted.tokens <= 2
+
+
+def test_a_cancelled_sentence_leaves_nothing_wrong_behind(overfit):
+    cancel, pieces = threading.Event(), []
+
+    def stop_soon(piece):
+        pieces.append(piece)
+        if len(pieces) == 9:
+            cancel.set()
+
+    with pytest.raises(CancelledError):
+        overfit.reason(picture(), 'the red mug', stop_soon, cancel)
+    assert overfit.reason(picture(), 'the red mug, please') == OVERFIT_ANSWER
+
+
+def test_an_image_that_cannot_be_encoded_leaves_nothing_wrong_behind(overfit, monkeypatch):
+    overfit.reason(picture(), 'the red mug')
+    with monkeypatch.context() as patch:
+        patch.setattr(overfit, '_encode', lambda *_: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            overfit.reason(255 - picture(), 'the red mug')
+    assert overfit.reason(picture(), 'the red mug') == OVERFIT_ANSWER
+
+
+# --- thinking ---------------------------------------------------------------------------------
+
+
+def test_thinking_can_be_left_out_and_cut_short(overfit_reasoner_dir, overfit):
+    for options, wanted in (
+        ({'thinking': 'prefilled'}, OVERFIT_ANSWER),
+        ({'thinking': 'none'}, '<think></think><answer>'),
+        ({'thinking': 'prefilled', 'max_think_tokens': 3}, '<think>The'),
+    ):
+        engine = TransformersReasoner(str(overfit_reasoner_dir), device='cpu', **options)
+        text = engine.reason(picture(), 'the red mug')
+        assert text.startswith(wanted)
+        assert engine.reason_batch([picture()], ['the red mug']) == [text]
+    thoughts = text.partition('</think>')[0].removeprefix('<think>')
+    assert OVERFIT_ANSWER.startswith('<think>' + thoughts)
+    assert len(engine._processor.tokenizer(thoughts).input_ids) == 3
+
+
+def test_a_smaller_image_is_fewer_tokens_and_answers_are_in_its_pixels(tiny_reasoner_dir):
+    engine = TransformersReasoner(str(tiny_reasoner_dir), device='cpu', image_side=448)
+    given = engine._encode([picture()], [engine._prompt('x')])
+    assert given['image_grid_thw'].tolist() == [[1, 32, 32]]
+    assert engine.family.answer_size(Size(128, 96)) == (448, 448)
 
 
 # --- cancel -----------------------------------------------------------------------------------
@@ -197,7 +319,7 @@ def test_cancelled_before_it_began(overfit):
 
 def test_the_image_is_stretched_bilinearly_to_the_size_of_the_family(tiny_reasoner_dir):
     engine = TransformersReasoner(str(tiny_reasoner_dir), device='cpu')
-    given = engine._encode([picture()], ['The red Mug.'])
+    given = engine._encode([picture()], [engine._prompt('The red Mug.')])
     assert given['image_grid_thw'].tolist() == [[1, 60, 60]]  # 840 / 14
     seen = Image.fromarray(picture()).resize((840, 840), Image.Resampling.BILINEAR)
     # The first patch: channel, two equal frames, 14 x 14 pixels, normalised.
@@ -274,6 +396,11 @@ def test_closing_frees_the_model(tiny_reasoner_dir):
         ({'device': 'quantum'}, EngineOptionError, "unknown device 'quantum'"),
         ({'family': 'seg-zero'}, UnknownNameError, "Did you mean 'seg_zero'"),
         ({'max_new_tokens': 0}, EngineOptionError, 'max_new_tokens must be at least 1, got 0'),
+        ({'thinking': 'hard'}, UnknownNameError, 'Available: free, none, prefilled'),
+        ({'max_think_tokens': -1}, EngineOptionError, 'max_think_tokens must be at least 0'),
+        ({'image_side': -1}, EngineOptionError, 'image_side must be at least 0, got -1'),
+        ({'image_side': 450}, ModelLoadError, 'shows images at 450 x 450'),
+        ({'quantization': '2bit'}, UnknownNameError, 'Available: 4bit, 8bit'),
     ],
 )
 def test_bad_options(tiny_reasoner_dir, options, error, message):
@@ -451,4 +578,6 @@ def test_sizes_that_suit_a_family_of_another_size(tmp_path):
     folder = build_tiny_reasoner(tmp_path, sizes=sizes)
     (folder / 'segzero.json').write_text('{"family": "json", "image_size": 112}')
     engine = TransformersReasoner(str(folder), device='cpu')
-    assert engine._encode([picture()], ['x'])['image_grid_thw'].tolist() == [[1, 8, 8]]
+    assert engine._encode([picture()], [engine._prompt('x')])['image_grid_thw'].tolist() == [
+        [1, 8, 8]
+    ]

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL checkpoints through vLLM's engine in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from PIL import Image as PilImage
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from segzero_core.checkpoint_notes import FAMILY_OF_MODEL_TYPE, checkpoint_task, choose_family
+from segzero_core.checkpoints import check_checkpoint, explained, find_checkpoint
+from segzero_core.errors import EngineOptionError, ModelLoadError, ServerError
+from segzero_core.reasoners.guide import pattern_after
+from segzero_core.reasoners.picture import model_picture
+from segzero_core.reasoners.qwen_processor import QwenProcessor
+from segzero_core.reasoners.reply import Reply
+from segzero_core.reasoners.thinking import Thinking
+from segzero_core.reasoners.transformers import check_image_size
+from segzero_core.types import Image, Size, image_size
+
+_POLL_S = 0.01  # how late a cancellation is noticed at most
+_PIXELS_PER_TOKEN = 28  # the side of an image token; Qwen3-VL's has 32
+_LONGEST_SENTENCE = 2048  # tokens: prompt and sentence without the image
+
+
+class VllmReasoner:
+    """A checkpoint in vLLM's asynchronous engine: paged, batched, greedy, streaming.
+
+    Sentences of several threads are decoded together. The image comes before the question, so the
+    second sentence about a frame begins where its own words do (prefix caching). In bfloat16 with
+    CUDA graphs on a GPU; in float32 on the CPU, with vLLM's CPU build.
+
+    Attributes:
+        family: Prompt, image size and coordinate space of the checkpoint.
+        task: What the checkpoint was trained to answer.
+    """
+
+    def __init__(
+        self,
+        model: str = 'Ricky06662/Seg-Zero-7B',
+        family: str = '',
+        max_new_tokens: int = 1024,
+        thinking: str = 'free',
+        max_think_tokens: int = 0,
+        guided: bool = False,
+        memory_share: float = 0.8,
+        eager: bool = False,
+    ) -> None:
+        """Load a checkpoint and start the engine's process.
+
+        Args:
+            model: A folder, or a hub id.
+            family: Prompt family; '' = the checkpoint's own.
+            max_new_tokens: Longest reply.
+            thinking: See ``Thinking.mode``.
+            max_think_tokens: See ``Thinking.limit``.
+            guided: Let the model write nothing but the contract's format.
+            memory_share: Of the GPU's memory, for weights and cache; the segmenter needs the rest.
+            eager: No CUDA graphs and no compilation: starts sooner, answers later.
+
+        Raises:
+            EngineOptionError: An option has a value that cannot be used.
+            UnknownNameError: There is no such family or way of thinking.
+            ModelLoadError: The model cannot be loaded.
+        """
+        if max_new_tokens < 1:
+            raise EngineOptionError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
+        if not 0 < memory_share <= 1:
+            raise EngineOptionError(f'memory_share must be in 0 to 1, got {memory_share}')
+        self._thinking = Thinking(thinking, max_think_tokens)
+        self._max_new_tokens, self._guided = max_new_tokens, guided
+        folder = find_checkpoint(model)
+        model_type = check_checkpoint(folder, FAMILY_OF_MODEL_TYPE)
+        self.task = checkpoint_task(folder)
+        self.family = self.task.family(choose_family(folder, model_type, family))
+        with explained(folder):
+            self._processor = QwenProcessor.from_pretrained(folder)
+        check_image_size(self.family, self._processor, folder)
+        size = self.family.input_size(Size(1, 1))
+        image_tokens = size.width * size.height // _PIXELS_PER_TOKEN**2
+        settings = AsyncEngineArgs(
+            model=str(folder),
+            enable_prefix_caching=True,
+            # One image of the size that really comes: otherwise memory for the largest possible
+            # one is set aside.
+            limit_mm_per_prompt={
+                'image': {'count': 1, 'width': size.width, 'height': size.height},
+                'video': 0,
+            },
+            max_model_len=image_tokens + _LONGEST_SENTENCE + max_new_tokens,
+            # 'auto' would make a float32 checkpoint bfloat16 on a CPU too.
+            dtype='bfloat16' if torch.cuda.is_available() else 'float32',
+            gpu_memory_utilization=memory_share,
+            enforce_eager=eager,
+            generation_config='vllm',
+            disable_log_stats=True,
+        )
+        self._numbers = itertools.count()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        try:
+            with explained(folder):
+                self._engine: Any = self._call(_start(settings))
+        except ModelLoadError:
+            self._stop_loop()
+            raise
+
+    def reason(
+        self,
+        image: Image,
+        query: str,
+        on_text: Callable[[str], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> str:
+        """Write the answer to ``query`` about ``image``; see ``Reasoner.reason``.
+
+        ``cancel`` ends the request in the engine within a token.
+
+        Raises:
+            CancelledError: ``cancel`` was set.
+            ServerError: The engine died.
+        """
+        reply = Reply(on_text, cancel)
+        reply.check_cancel()
+        prompt, picture = self._prompt(query), self._picture(image)
+
+        def ask(written: str, tokens: int) -> Iterator[str]:
+            inputs = {'prompt': prompt + written, 'multi_modal_data': {'image': picture}}
+            return self._pieces(inputs, self._sampling(written, tokens), reply)
+
+        self._thinking.write(reply, ask, self._max_new_tokens)
+        return reply.text
+
+    def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
+        """Write several answers side by side; see ``BatchReasoner.reason_batch``."""
+        with ThreadPoolExecutor(max_workers=max(len(queries), 1)) as threads:
+            return list(threads.map(self.reason, images, queries))
+
+    def close(self) -> None:
+        """End the engine's process and free its memory."""
+        self._call(_stop(self._engine))
+        self._engine = None
+        self._stop_loop()
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _prompt(self, query: str) -> str:
+        return self._processor.apply_chat_template(
+            self.family.conversation(query), add_generation_prompt=True
+        )
+
+    def _picture(self, image: Image) -> PilImage.Image:
+        return model_picture(image, self.family.input_size(image_size(image)))
+
+    def _call(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _sampling(self, written: str, tokens: int) -> SamplingParams:
+        guide = None
+        if self._guided:
+            guide = StructuredOutputsParams(regex=pattern_after(written))
+        return SamplingParams(
+            temperature=0,
+            max_tokens=tokens,
+            output_kind=RequestOutputKind.DELTA,
+            structured_outputs=guide,
+        )
+
+    def _pieces(self, inputs: Any, sampling: SamplingParams, reply: Reply) -> Iterator[str]:
+        """Yield what the engine writes; closing the iterator ends the request."""
+        received: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
+        task = asyncio.run_coroutine_threadsafe(
+            self._write(inputs, sampling, received), self._loop
+        )
+        try:
+            while True:
+                reply.check_cancel()
+                with contextlib.suppress(queue.Empty):
+                    item = received.get(timeout=_POLL_S)
+                    if item is None:
+                        return
+                    if isinstance(item, Exception):
+                        raise ServerError(
+                            'server_broken',
+                            f'the vLLM engine failed: {type(item).__name__}: {item}. See its log; '
+                            'load the reasoner anew (the node: cleanup, then configure).',
+                        ) from item
+                    yield item
+        finally:
+            task.cancel()
+
+    async def _write(
+        self,
+        inputs: Any,
+        sampling: SamplingParams,
+        received: queue.SimpleQueue[str | Exception | None],
+    ) -> None:
+        """Run in the engine's thread. Being cancelled takes the request out of the engine."""
+        try:
+            name = f'segzero-{next(self._numbers)}'
+            async for output in self._engine.generate(inputs, sampling, name):
+                if text := output.outputs[0].text:
+                    received.put(text)
+            received.put(None)
+        except Exception as error:  # noqa: BLE001 (handed to the thread that asked)
+            received.put(error)
+
+
+async def _start(settings: AsyncEngineArgs) -> AsyncLLM:
+    return AsyncLLM.from_engine_args(settings)
+
+
+async def _stop(engine: AsyncLLM) -> None:
+    engine.shutdown()
+    rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
