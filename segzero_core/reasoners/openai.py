@@ -190,10 +190,10 @@ class OpenAIReasoner:
         return request
 
     def _image_url(self, image: Image) -> str:
-        key = frame_key(image)
+        size = self.family.input_size(image_size(image))
+        key = frame_key(image, size)
         known, url = self._encoded
         if key != known:
-            size = self.family.input_size(image_size(image))
             url = data_url(model_picture(image, size), self._format)
             self._encoded = key, url
         return url

@@ -35,9 +35,12 @@ def data_url(picture: PilImage.Image, kind: ImageFormat) -> str:
     return f'data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}'
 
 
-def frame_key(image: Image) -> bytes:
-    """Return what two images have in common only if they are equal, bit for bit."""
+def frame_key(image: Image, size: Size) -> bytes:
+    """Return what two images have in common only if they are equal, bit for bit.
+
+    ``size``, at which the model sees it, counts too.
+    """
     pixels = np.ascontiguousarray(image)
     digest = hashlib.blake2b(pixels.data, digest_size=16)
-    digest.update(repr(pixels.shape).encode())
+    digest.update(repr((pixels.shape, size)).encode())
     return digest.digest()

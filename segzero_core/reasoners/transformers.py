@@ -117,7 +117,8 @@ class TransformersReasoner:
         """
         reply = Reply(on_text, cancel)
         reply.check_cancel()
-        frame, prompt = frame_key(image), self._prompt(query)
+        frame = frame_key(image, self.family.input_size(image_size(image)))
+        prompt = self._prompt(query)
 
         def ask(written: str, tokens: int) -> Iterator[str]:
             def encode() -> Any:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,16 @@ def test_a_second_sentence_about_a_frame_computes_only_its_own_words(
     counted.tokens = 0
     engine.reason(picture(), 'the blue mug')
     assert counted.tokens <= 2
+
+
+def test_a_frame_at_another_size_is_another_frame(tiny_reasoner_dir, monkeypatch):
+    engine = TransformersReasoner(str(tiny_reasoner_dir), device='cpu', max_new_tokens=2)
+    counted = Counted(engine, monkeypatch)
+    engine.family = replace(engine.family, image_size=224)
+    engine.reason(picture(), 'the red mug')
+    engine.family = replace(engine.family, image_size=112)
+    engine.reason(picture(), 'the red mug')
+    assert counted.images == 2
 
 
 def test_a_cancelled_sentence_leaves_nothing_wrong_behind(overfit):
