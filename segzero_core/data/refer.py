@@ -151,6 +151,8 @@ def _annotation_ids(ref: dict[str, Any]) -> list[Any]:
     """Return the objects a reference means; none where gRefCOCO has -1."""
     found = ref.get('ann_id')
     ids = found if isinstance(found, list) else [found]
+    if not ids:
+        raise DataError(f"'ann_id' is empty: it must name objects, or be [{_NO_TARGET}] for none")
     return [] if ids == [_NO_TARGET] else ids
 
 

@@ -166,7 +166,10 @@ def test_texts_of_python_2(root: Root) -> None:
 
 
 def test_several_targets_and_none(root: Root) -> None:
-    refs = [make_ref(1, [1, 2], 'both'), make_ref(2, [-1], 'the elephant', category_id=[-1])]
+    refs = [
+        make_ref(1, [1, 2], 'both'),
+        make_ref(2, [-1], 'the elephant', category_id=[-1], no_target=True),
+    ]
     both, none = root.read(*refs, name='grefcoco')
     assert isinstance(both, Sample)
     assert isinstance(none, Sample)
@@ -209,6 +212,7 @@ def test_every_bad_row_keeps_its_place_and_says_why(root: Root) -> None:
         make_ref(14, {'a': 1}, 'no id'),
         make_ref(15, 8, 'no segmentation'),
         make_ref(16, 1, 'no image id', image_id=[7]),
+        make_ref(17, [], 'no list of objects'),
     ]
     samples = root.read(*refs)
     assert len(samples) == len(refs)
@@ -232,6 +236,7 @@ def test_every_bad_row_keeps_its_place_and_says_why(root: Root) -> None:
         '14': "no annotation {'a': 1}",
         '15': 'must be a list of x, y',
         '16': 'no image [7]',
+        '17': "'ann_id' is empty",
     }.items():
         assert words in reasons.pop(name), name
     assert reasons == {}
