@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.exceptions import InvalidHandle
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.task import Future
 
 
 class AsideExecutor(SingleThreadedExecutor):
@@ -16,6 +18,9 @@ class AsideExecutor(SingleThreadedExecutor):
 
     A transition that loads models would else keep the node from answering anything; and rclpy's
     multi-threaded executor wakes up three times for each image.
+
+    Those of the group may destroy what the executor is just waiting for, or responding with.
+    rclpy then raises ``InvalidHandle``, which ends the executors it brings.
     """
 
     def __init__(self, aside: CallbackGroup) -> None:
@@ -23,13 +28,24 @@ class AsideExecutor(SingleThreadedExecutor):
         super().__init__()
         self._aside = aside
 
+    def spin_once(self, timeout_sec: float | None = None) -> None:
+        """Run one callback; see rclpy."""
+        with contextlib.suppress(InvalidHandle):
+            super().spin_once(timeout_sec)
+
+    def spin_until_future_complete(
+        self, future: Future[Any], timeout_sec: float | None = None
+    ) -> None:
+        """Run callbacks until ``future`` is done; see rclpy."""
+        while True:
+            with contextlib.suppress(InvalidHandle):
+                super().spin_until_future_complete(future, timeout_sec)
+                return
+
     def wait_for_ready_callbacks(self, *args: Any, **kwargs: Any) -> Any:
         """Return the next callback to run here; see rclpy."""
         while True:
-            try:
-                ready = super().wait_for_ready_callbacks(*args, **kwargs)
-            except InvalidHandle:
-                continue  # one of ``aside`` destroyed what is just being waited for
+            ready = super().wait_for_ready_callbacks(*args, **kwargs)
             handler, entity, _ = ready
             if entity is None or entity.callback_group is not self._aside:
                 return ready

@@ -8,6 +8,7 @@ import rclpy
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.exceptions import InvalidHandle
 from rclpy.waitable import NumberOfEntities, Waitable
+from std_srvs.srv import Trigger
 
 from segzero_ros.executor import AsideExecutor
 
@@ -84,3 +85,19 @@ def test_what_is_destroyed_meanwhile_does_not_end_the_executor(node):
     node.add_waitable(waitable)
     spin_until(node, ReentrantCallbackGroup(), lambda: waitable.seen > 3)
     node.remove_waitable(waitable)
+
+
+def test_a_service_that_is_destroyed_before_it_responds_does_not_end_the_executor(node):
+    called = threading.Event()
+
+    def respond(request, response):
+        node.destroy_service(service)
+        called.set()
+        return response
+
+    service = node.create_service(Trigger, 'service', respond)
+    client = node.create_client(Trigger, 'service')
+    assert client.wait_for_service(LONG)
+    client.call_async(Trigger.Request())
+    spin_until(node, ReentrantCallbackGroup(), called.is_set)
+    node.destroy_client(client)
