@@ -50,20 +50,28 @@ class Outputs:
         self._overlay = create(Image, '~/overlay', RELIABLE)
 
     def answer(self, query: str, answer: Answer, repeat: int = 0) -> None:
-        """Publish an answer, ``~/result`` after what it ties together; see ``answer_document``."""
+        """Publish an answer, ``~/result`` after what it ties together; see ``answer_document``.
+
+        What cannot be made a message raises before anything is published.
+        """
         header, found, target = answer.header, answer.segmentation, answer.target
+        mask = mask_message(header, found.mask)
+        result = document_message(answer_document(answer, query, repeat))
         height, width = found.mask.shape
         self._shown = header, (height, width)
-        self._mask.publish(mask_message(header, found.mask))
+        self._mask.publish(mask)
         self._target_pixels.publish(pixels_message(header, found.points))
         if isinstance(target, Target):
             self._target_points.publish(poses_message(header, target.points))
             self._target_point.publish(point_message(header, target.point))
         self._reasoning.publish(text_message(found.reasoning))
-        self._result.publish(document_message(answer_document(answer, query, repeat)))
-        if self._overlay.get_subscription_count():  # drawing is slow, and only for people
-            picture = draw_overlay(answer.image, found, query)
-            self._overlay.publish(array_to_image(picture, 'rgb8', header))
+        self._result.publish(result)
+
+    def overlay(self, query: str, answer: Answer) -> None:
+        """Draw an answer for people, if there are any: it takes time."""
+        if self._overlay.get_subscription_count():
+            picture = draw_overlay(answer.image, answer.segmentation, query)
+            self._overlay.publish(array_to_image(picture, 'rgb8', answer.header))
 
     def failure(
         self,

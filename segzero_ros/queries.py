@@ -134,10 +134,15 @@ class Queries:
             status = 'ok' if error is None else 'nothing_found' if nothing else 'error'
         if job.repeat and status in ('cancelled', 'replaced'):
             return  # nobody asked for this one
+        if answer is not None:
+            try:
+                self._outputs.answer(job.query, answer, job.repeat)
+            except Exception as broken:  # noqa: BLE001 (logged; even this has a result)
+                answer, error, status = None, broken, 'error'
         self._health.ended(status, error)
         if answer is not None:
             self._health.answered(job.query, answer)
-            self._outputs.answer(job.query, answer, job.repeat)
+            self._outputs.overlay(job.query, answer)
             return
         if job.repeat:
             self._outputs.clear(job.header)  # what was shown is no longer there

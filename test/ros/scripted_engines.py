@@ -89,8 +89,8 @@ class ScriptedReasoner:
 class BoxSegmenter:
     """Its mask is the box.
 
-    ``model`` 'broken' raises in ``segment``, 'empty' finds nothing, 'stuck' does not return from
-    ``embed``.
+    ``model`` 'broken' raises in ``segment``, 'empty' finds nothing, 'flat' makes no image, 'stuck'
+    does not return from ``embed``.
     """
 
     def __init__(self, model=''):
@@ -111,6 +111,8 @@ class BoxSegmenter:
                 slice(round(box.x1), round(box.x2)),
             )
             mask[rows, columns] = True
+        if self.model == 'flat':
+            mask = mask.ravel()
         return MaskResult(mask, 0.75)
 
     def close(self):

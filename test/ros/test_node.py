@@ -278,6 +278,14 @@ def test_a_segmenter_that_fails(graph):
     assert graph.client.messages['mask'] == []
 
 
+def test_an_answer_that_cannot_be_published_is_an_error(graph):
+    node = graph.active_node('image', segmenter__model='flat')
+    picture_shown(graph, node)
+    result = graph.client.ask('the red mug')
+    assert (result['status'], result['error']['kind']) == ('error', 'internal')
+    assert graph.client.messages['mask'] == []
+
+
 def test_an_empty_mask_is_nothing_found(graph):
     node = graph.active_node('image', segmenter__model='empty')
     picture_shown(graph, node)
