@@ -60,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     add('--segmenter-device', default='', help="'cuda', 'cpu'")
     add('--val-share', type=float, default=0.0, help='share of the images to hold out')
     add('--seed', type=int, default=0, help='chooses the images to hold out')
-    add('--workers', type=int, default=os.cpu_count() or 1, help='processes')
+    add('--workers', type=int, default=0, help='processes; a core each, 2 with --min-iou')
     add('--part', type=int, default=64, help='sentences after which work is safe')
     return parser
 
@@ -88,11 +88,13 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         part=options.part,
     )
+    # With a segmenter each process holds a model: as many as cores would not fit on a GPU.
+    workers = options.workers or (2 if segmenter else len(os.sched_getaffinity(0)))
     with claim(options.output, settings):
         notes: dict[int, Note] = {}
         every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
         with tqdm(total=len(samples), unit='sentence', mininterval=every) as bar:
-            for number, note in prepare(samples, settings, options.output, options.workers):
+            for number, note in prepare(samples, settings, options.output, workers):
                 notes[number] = note
                 bar.update(sum(note.kept.values()) + len(note.dropped))
         print(write_report(options.output, notes))
@@ -107,7 +109,7 @@ def _check(options: argparse.Namespace) -> None:
         ('min_iou', 0, 1),
         ('val_share', 0, 0.9),
         ('limit', 0, 10**9),
-        ('workers', 1, 1024),
+        ('workers', 0, 1024),
         ('part', 1, 10**6),
     ):
         value = getattr(options, name)

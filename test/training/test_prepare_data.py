@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ pytest.importorskip('datasets', reason='needs datasets: requirements/train.txt')
 
 ROOT = Path(__file__).parents[2]
 SIZE = Size(64, 48)
+SMALL = ['--workers', '2', '--size', '112']
 FOREIGN = '\u00c9tag\u00e8re \u5de6'
 
 
@@ -167,8 +169,7 @@ def refcoco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepare(refcoco: Path, output: Path, *options: str) -> int:
     places = ['--root', str(refcoco), '--output', str(output)]
-    small = ['--workers', '2', '--size', '112', '--part', '3']
-    return prepare_data.main(['refcoco:train', *places, *small, *options])
+    return prepare_data.main(['refcoco:train', *places, *SMALL, '--part', '3', *options])
 
 
 @pytest.fixture(scope='module')
@@ -307,7 +308,7 @@ def test_folder_of_something_else(tmp_path: Path) -> None:
     ('option', 'words'),
     [
         (('--min-iou', '1.5'), '--min-iou is 1.5; it must be 0 to 1'),
-        (('--workers', '0'), '--workers is 0'),
+        (('--workers', '-1'), '--workers is -1'),
         (
             ('--min-iou', '1', '--segmenter', 'grabcut', '--segmenter-model', 'x'),
             "no option 'model'",
@@ -326,31 +327,27 @@ def test_bad_options(
     assert not (tmp_path / 'out').exists()
 
 
-LIMIT = 24
-
-
 class Command:
-    """``prepare_data.py`` as a process of its own, at work for seconds."""
+    """``prepare_data.py`` as a process of its own, a part for every sentence."""
 
-    def __init__(self, refcoco: Path, output: Path) -> None:
+    def __init__(self, root: Path, output: Path) -> None:
         self.output = output
         self.log = output.with_suffix('.log')
+        script = str(ROOT / 'training/prepare_data.py')
+        places = ['--root', str(root), '--output', str(output)]
         with self.log.open('a') as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / 'training/prepare_data.py'), 'refcoco:train',
-                 '--root', str(refcoco), '--output', str(output), '--workers', '2',
-                 '--level', 'expression', '--part', '1', '--limit', str(LIMIT)],
+                [sys.executable, script, 'refcoco:train', *places, *SMALL, '--part', '1'],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, 'OMP_NUM_THREADS': '1'},
-            )  # fmt: skip
+            )
 
-    def wait_for_part(self, number: int) -> None:
-        while read_note(self.output, number) is None:
+    def wait_for_parts(self, count: int) -> list[int]:
+        """Wait for the first ``count`` parts; return the working processes."""
+        while any(read_note(self.output, number) is None for number in range(count)):
             assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.002)
-
-    def workers(self) -> list[int]:
+            time.sleep(0.01)
         pids = (int(path.name) for path in Path('/proc').iterdir() if path.name.isdigit())
         return [pid for pid in pids if parent_of(pid) == self.process.pid and is_worker(pid)]
 
@@ -373,30 +370,61 @@ def is_worker(pid: int) -> bool:
         return False
 
 
-@pytest.mark.timeout(120)
-def test_killed_and_started_again(refcoco: Path, tmp_path: Path) -> None:
-    samples = read_samples('refcoco:train', refcoco, 'expression', LIMIT)
-    output = tmp_path / 'out'
+def wait_until_gone(workers: list[int]) -> None:
+    while any(is_worker(pid) for pid in workers):
+        time.sleep(0.01)
 
-    first = Command(refcoco, output)
-    first.wait_for_part(2)
-    os.kill(first.workers()[0], signal.SIGKILL)
+
+class Gate:
+    """An image that nobody gets beyond: the command waits there to be killed."""
+
+    def __init__(self, image: Path) -> None:
+        self.image = image
+        self.content = image.read_bytes()
+        image.unlink()
+        os.mkfifo(image)
+
+    def let_through(self) -> None:
+        """Let the one that waits go on, as if the image were damaged."""
+        self.image.open('wb').close()
+
+    def remove(self) -> None:
+        self.image.unlink()
+        self.image.write_bytes(self.content)
+
+
+def test_killed_and_started_again(refcoco: Path, tmp_path: Path) -> None:
+    root, output = tmp_path / 'refer', tmp_path / 'out'
+    shutil.copytree(refcoco, root)
+    samples = read_samples('refcoco:train', root)
+    pictures = root / 'images/mscoco/images/train2014'
+    parts = [samples.image_ids.index(name) for name in dict.fromkeys(samples.image_ids)]
+    files = {number: pictures / f'COCO_train2014_{samples.image_ids[number]:0>12}.jpg'
+             for number in parts}  # fmt: skip
+
+    gate = Gate(files[parts[2]])
+    first = Command(root, output)
+    workers = first.wait_for_parts(parts[2])
+    os.kill(workers[0], signal.SIGKILL)
+    wait_until_gone(workers)
+    gate.let_through()
     assert 'a working process died' in first.end()
     assert first.process.returncode == 1
+    gate.remove()
 
-    second = Command(refcoco, output)
-    second.wait_for_part(6)
-    workers = second.workers()
-    assert len(workers) == 2
+    gate = Gate(files[parts[5]])
+    second = Command(root, output)
+    workers = second.wait_for_parts(parts[5])
+    assert workers
     second.process.kill()
     second.process.wait()
-    while any(is_worker(pid) for pid in workers):
-        time.sleep(0.01)  # they end by themselves
+    wait_until_gone(workers)  # they end by themselves
+    gate.remove()
 
     (output / 'train/part-00099.unfinished').write_bytes(b'half a row')
     finished = {path: path.stat().st_mtime_ns for path in (output / 'parts').glob('*.json')}
-    assert 6 < len(finished) < len(samples)
-    third = Command(refcoco, output)
+    assert len(finished) == parts[5] < len(samples)
+    third = Command(root, output)
     assert f'{len(samples)} annotations' in third.end()
     assert third.process.returncode == 0
 
