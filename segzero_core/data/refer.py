@@ -66,7 +66,7 @@ def refer_samples(
     if not isinstance(instances, dict):
         raise DataError(f'{folder / "instances.json"} is not in the format of COCO')
     source = _Source(
-        next((root / place for place in _IMAGES if (root / place).is_dir()), root / _IMAGES[0]),
+        _image_folder(root),
         _by_id(instances, 'images', folder),
         _by_id(instances, 'annotations', folder),
         raw,
@@ -74,6 +74,15 @@ def refer_samples(
     chosen = (ref for ref in refs if ref.get('split') == split)
     rows = (row for number, ref in enumerate(chosen) for row in _rows(source, ref, number, level))
     return Samples(name, split, level, rows)
+
+
+def _image_folder(root: Path) -> Path:
+    for place in _IMAGES:
+        if (root / place).is_dir():
+            return root / place
+    raise DataError(
+        f"there is no {root / _IMAGES[1]}: unpack (or link) COCO's train2014 images there"
+    )
 
 
 def _load_refs(name: str, folder: Path) -> list[dict[str, Any]]:

@@ -316,6 +316,16 @@ def test_missing_files(root: Root) -> None:
         read_samples('refcoco:val', root.path)
 
 
+def test_missing_images(root: Root) -> None:
+    samples = root.read(make_ref(5, 1, 'cup'))
+    assert isinstance(samples[0], Sample)
+    root.images.rename(root.path / 'train2014')
+    assert isinstance(read_samples('refcoco:val', root.path)[0], Sample)
+    (root.path / 'train2014').rename(root.path / 'elsewhere')
+    with pytest.raises(DataError, match=r"no .*images/train2014: unpack \(or link\) COCO's"):
+        read_samples('refcoco:val', root.path)
+
+
 class Harmful:
     def __init__(self, target: Path) -> None:
         self.target = target
