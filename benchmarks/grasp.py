@@ -12,7 +12,6 @@ and with all of it gone (there must be no target).
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 import time
@@ -24,12 +23,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from targets import find, off_surface, on_object, parse_arguments, seeds
+
 from segzero_core.synthetic import Scene, SceneObject, make_scene, noisy_depth
 from segzero_core.synthetic.camera import Camera, look_at_table
 from segzero_core.synthetic.render import Lighting, cast, compose
 from segzero_core.synthetic.solids import Ball
-from segzero_core.types import Mask, image_size
-from segzero_ros.grasp import Depth, Target, TargetError, find_target
+from segzero_core.types import image_size
+from segzero_ros.grasp import Depth, Target
 
 VISIBLE = 0.55  # share of an object that others must leave in sight
 NEAREST = 0.15  # metres from the camera
@@ -113,19 +114,6 @@ def in_image(camera: Camera, item: SceneObject) -> bool:
     return bool((pixels >= 1).all() and (pixels < np.array(camera.size) - 2).all())
 
 
-def find(scene: Scene, mask: Mask, depth: Depth) -> Target | None:
-    """Return the target, without a reasoner's help."""
-    try:
-        return find_target(mask, depth, scene.intrinsics, [])
-    except TargetError:
-        return None
-
-
-def off_surface(scene: Scene, i: int, target: Target | None) -> float | None:
-    """Return the millimetres from a target to the surface of ``scene.objects[i]``."""
-    return None if target is None else 1000 * scene.surface_distance(i, target.point)
-
-
 def ask(
     scene: Scene, i: int, depth: Depth, smeared: Depth, distance: float, rng: np.random.Generator
 ) -> Outcome:
@@ -146,7 +134,7 @@ def ask(
         item.shape,
         distance,
         float((depth[mask] > 0).mean()),
-        None if target is None else bool(mask[int(target.pixel.y), int(target.pixel.x)]),
+        on_object(scene, i, target),
         off_surface(scene, i, target),
         off_surface(scene, i, find(scene, mask, smeared)),
         None if target is None else ball_width(item, target),
@@ -215,13 +203,9 @@ def report(outcomes: list[Outcome]) -> bool:
 
 def main() -> int:
     """Run; exit code 1 with ``--check`` when something that must be reached is not."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--scenes', type=int, default=500)
-    parser.add_argument('--seed-start', type=int, default=2_000_000)
-    parser.add_argument('--check', action='store_true', help='fail when a goal is missed')
-    options = parser.parse_args()
+    options = parse_arguments(__doc__.splitlines()[0], scenes=500, seed_start=2_000_000)
     outcomes = []
-    for seed in range(options.seed_start, options.seed_start + options.scenes):
+    for seed in seeds(options):
         rng = np.random.Generator(np.random.PCG64(seed))
         scene, distance = move_camera(make_scene(seed), rng)
         depth = noisy_depth(scene, rng, noise=0.01, invalid=0.05)

@@ -10,7 +10,6 @@ target comes from the answer's mask and a sensor-like depth image.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from targets import find, off_surface, on_object, parse_arguments, seeds
+
 from segzero_core import SegZero
 from segzero_core.errors import AnswerError
 from segzero_core.metrics import image_ious, overlap
 from segzero_core.reasoners import load_reasoner
 from segzero_core.segmenters import load_segmenter
 from segzero_core.synthetic import KINDS, Query, Scene, make_scene, noisy_depth
-from segzero_ros.grasp import TargetError, find_target
 
 # What must be reached: share of right masks, share of targets on the object, median millimetres.
 ATTRIBUTE, ALL, ON_OBJECT, MILLIMETRES = 0.95, 0.80, 0.98, 10.0
@@ -56,18 +56,13 @@ def ask(segzero: SegZero, scene: Scene, query: Query, rng: np.random.Generator) 
         found = segzero(scene.image, query.text)
     except AnswerError:
         return Outcome(query.kind, 0.0)
-    truth = scene.mask(query.target)
-    iou = float(image_ious([overlap(found.mask, truth)])[0])
-    try:
-        depth = noisy_depth(scene, rng)
-        target = find_target(found.mask, depth, scene.intrinsics, found.points)
-    except TargetError:
-        return Outcome(query.kind, iou, seconds=found.timings['total'])
+    iou = float(image_ious([overlap(found.mask, scene.mask(query.target))])[0])
+    target = find(scene, found.mask, noisy_depth(scene, rng), found.points)
     return Outcome(
         query.kind,
         iou,
-        bool(truth[int(target.pixel.y), int(target.pixel.x)]),
-        1000 * scene.surface_distance(query.target, target.point),
+        on_object(scene, query.target, target),
+        off_surface(scene, query.target, target),
         found.timings['total'],
     )
 
@@ -112,14 +107,10 @@ def report(outcomes: list[Outcome]) -> bool:
 
 def main() -> int:
     """Run; exit code 1 with ``--check`` when something that must be reached is not."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--scenes', type=int, default=300)
-    parser.add_argument('--seed-start', type=int, default=1_000_000)
-    parser.add_argument('--check', action='store_true', help='fail when a goal is missed')
-    options = parser.parse_args()
+    options = parse_arguments(__doc__.splitlines()[0], scenes=300, seed_start=1_000_000)
     outcomes, visible = [], []
     with SegZero(load_reasoner('rules'), load_segmenter('grabcut')) as segzero:
-        for seed in range(options.seed_start, options.seed_start + options.scenes):
+        for seed in seeds(options):
             scene, rng = make_scene(seed), np.random.Generator(np.random.PCG64(seed))
             visible += [item.visible for item in scene.objects]
             outcomes += [ask(segzero, scene, query, rng) for query in sample(scene, rng)]

@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from segzero_core.types import Image, Mask
 
+Floats = npt.NDArray[np.float64]
+Typical = Floats  # (2, shapes, measures): medians and spreads
+
 
 class Measures(NamedTuple):
     """What is measured on one region; all are ratios, so the scale of the picture is irrelevant.
@@ -44,8 +47,9 @@ class Measures(NamedTuple):
     edges: float
 
 
-# Median and spread of each measure, by shape, over a few hundred pictures.
-_TYPICAL = {
+# Median and spread of each measure, by shape, over a few hundred pictures: of things in full view,
+# and of things that others partly hide.
+_IN_VIEW = {
     'ball': (
         (0.00, -0.01, 1.01, 0.99, 0.44, 0.44, 0.74, 0.61, 0.01, -0.07, 0.76, 0.08),
         (0.02, 0.10, 0.01, 0.01, 0.04, 0.04, 0.06, 0.02, 0.01, 0.08, 0.27, 0.81),
@@ -79,35 +83,72 @@ _TYPICAL = {
         (0.06, 0.19, 0.01, 0.01, 0.04, 0.04, 0.04, 0.02, 0.01, 0.05, 0.29, 4.73),
     ),
 }
-SHAPES = tuple(_TYPICAL)
+_PARTLY_HIDDEN = {
+    'ball': (
+        (0.00, 0.06, 0.98, 0.88, 0.47, 0.41, 0.84, 0.67, 0.06, -0.05, 0.61, 0.16),
+        (0.02, 0.27, 0.04, 0.05, 0.06, 0.06, 0.06, 0.03, 0.02, 0.08, 0.28, 0.81),
+    ),
+    'bottle': (
+        (0.00, 0.67, 0.90, 0.82, 0.48, 0.51, 0.89, 0.70, 0.24, 0.00, 0.34, 1.51),
+        (0.02, 0.25, 0.03, 0.03, 0.05, 0.08, 0.06, 0.04, 0.07, 0.05, 0.29, 0.65),
+    ),
+    'bowl': (
+        (0.00, -0.30, 0.97, 0.87, 0.51, 0.41, 0.85, 0.68, 0.09, 0.00, 0.00, 4.49),
+        (0.02, 0.23, 0.04, 0.05, 0.08, 0.08, 0.03, 0.03, 0.05, 0.05, 0.43, 1.36),
+    ),
+    'box': (
+        (0.00, 0.00, 0.97, 0.85, 0.47, 0.41, 0.95, 0.66, 0.10, 0.00, 0.91, 4.14),
+        (0.02, 0.34, 0.03, 0.05, 0.10, 0.10, 0.03, 0.05, 0.03, 0.05, 0.30, 1.03),
+    ),
+    'can': (
+        (0.00, 0.57, 0.96, 0.84, 0.63, 0.49, 0.91, 0.66, 0.10, -0.42, 0.81, 2.35),
+        (0.02, 0.32, 0.04, 0.04, 0.07, 0.09, 0.03, 0.06, 0.06, 0.18, 0.35, 1.35),
+    ),
+    'cone': (
+        (0.00, 0.28, 0.98, 0.76, 0.40, 0.51, 0.92, 0.84, 0.18, 0.00, 0.11, 0.03),
+        (0.02, 0.21, 0.03, 0.06, 0.04, 0.11, 0.03, 0.07, 0.05, 0.05, 0.20, 0.26),
+    ),
+    'mug': (
+        (0.00, 0.24, 0.97, 0.86, 0.59, 0.45, 0.89, 0.65, 0.11, 0.00, -0.06, 7.16),
+        (0.02, 0.27, 0.03, 0.02, 0.06, 0.08, 0.03, 0.05, 0.05, 0.05, 0.20, 2.90),
+    ),
+    'ring': (
+        (0.15, -0.30, 0.99, 0.93, 0.49, 0.45, 0.84, 0.65, 0.04, 0.01, -0.20, 7.42),
+        (0.07, 0.19, 0.03, 0.04, 0.04, 0.09, 0.04, 0.02, 0.03, 0.05, 0.41, 4.73),
+    ),
+}
+SHAPES = tuple(_IN_VIEW)
+_WHOLE: Typical = np.array(list(_IN_VIEW.values())).transpose(1, 0, 2)
+_HIDDEN: Typical = np.array(list(_PARTLY_HIDDEN.values())).transpose(1, 0, 2)
 _EDGE = 0.06  # log brightness per pixel
-_CAP = 12.0  # squared deviations count no more than this: a part may be hidden
-_TRUST = 0.35  # the measures are not independent
-_SURE, _DOUBT = -6.0, 24.0  # likeness of a whole thing, and how much less leaves no certainty
+_CAP = 12.0  # squared deviations count no more than this
+_TRUST = 0.5  # the measures are not independent
+_OFTEN_HIDDEN = 0.2  # of the things on a table
 
 
 def shape_scores(measures: Measures) -> dict[str, float]:
-    """Say how well each shape name fits; the scores add up to 1.
-
-    The less it looks like any shape (it is half hidden), the more any name may fit.
-    """
-    spreads = np.array([spread for _, spread in _TYPICAL.values()])
-    agreement = _agreement(measures)
-    logs = agreement - np.log(spreads).sum(axis=1)
-    scores = np.exp(_TRUST * (logs - logs.max()))
-    doubt = float(np.clip((_SURE - agreement.max()) / _DOUBT, 0, 0.6))
-    scores = (1 - doubt) * scores / scores.sum() + doubt / len(scores)
-    return dict(zip(_TYPICAL, scores.tolist(), strict=True))
+    """Say how well each shape name fits; the scores add up to 1."""
+    logs = np.logaddexp(
+        np.log(1 - _OFTEN_HIDDEN) + _TRUST * _log_likelihood(measures, _WHOLE),
+        np.log(_OFTEN_HIDDEN) + _TRUST * _log_likelihood(measures, _HIDDEN),
+    )
+    scores = np.exp(logs - logs.max())
+    return dict(zip(SHAPES, (scores / scores.sum()).tolist(), strict=True))
 
 
 def likeness(measures: Measures) -> float:
-    """Say how much it looks like any everyday shape; 0 is perfect, less is worse."""
-    return float(_agreement(measures).max())
+    """Say how much it looks like any everyday shape in full view; 0 is perfect, less is worse."""
+    return float(_agreement(measures, _WHOLE).max())
 
 
-def _agreement(measures: Measures) -> npt.NDArray[np.float64]:
-    """Log likelihood of the measures under each shape, up to the spreads."""
-    middles, spreads = np.array(list(_TYPICAL.values())).transpose(1, 0, 2)
+def _log_likelihood(measures: Measures, typical: Typical) -> Floats:
+    """Log likelihood of the measures under each shape, up to a constant."""
+    return _agreement(measures, typical) - np.log(typical[1]).sum(axis=1)
+
+
+def _agreement(measures: Measures, typical: Typical) -> Floats:
+    """How near the measures come to each shape: 0 at its medians, less further away."""
+    middles, spreads = typical
     deviations = ((np.array(measures) - middles) / spreads) ** 2
     return np.asarray(-0.5 * np.minimum(deviations, _CAP).sum(axis=1))
 
