@@ -3,34 +3,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
-from segzero_core.answer import parse_answer
-from segzero_core.errors import CancelledError
+import numpy as np
+
+from segzero_core.answer import Answer, parse_answer
+from segzero_core.errors import AnswerError, CancelledError
 from segzero_core.geometry import rescale_box, rescale_point
 from segzero_core.prompts import check_query
-from segzero_core.reasoners.base import Reasoner
-from segzero_core.segmenters.base import Segmenter
-from segzero_core.types import Image, Segmentation, check_image, image_size
+from segzero_core.reasoners.base import BatchReasoner, Reasoner
+from segzero_core.reasoners.picture import frame_key
+from segzero_core.reasoners.reply import answer_end
+from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
+from segzero_core.threads import half_the_cores
+from segzero_core.types import Box, Image, Point, Segmentation, Size, check_image, image_size
+
+_VGA = Size(640, 480)
+
+
+class _Prompt(NamedTuple):
+    """What the segmenter is told, in pixels of the original image."""
+
+    box: Box
+    points: tuple[Point, Point]
 
 
 class SegZero:
     """Reasoner and segmenter joined (Seg-Zero, arXiv 2503.06520, section 3.2).
 
     The segmenter's image embedding needs only the image, so it is made in a second thread while
-    the reasoner thinks. One query at a time: calls must not overlap.
+    the reasoner thinks, and kept for the next sentence about the same frame. The mask is made as
+    soon as box and points are written, while the reasoner still closes its answer. One query at a
+    time: calls must not overlap.
     """
 
     def __init__(self, reasoner: Reasoner, segmenter: Segmenter) -> None:
         """Join two engines; ``close`` frees both."""
         self.reasoner = reasoner
         self.segmenter = segmenter
-        self._embedder = ThreadPoolExecutor(max_workers=1, thread_name_prefix='segzero-embed')
+        self._second = ThreadPoolExecutor(max_workers=1, thread_name_prefix='segzero-segment')
+        self._frame, self._embedding = b'', None  # of the newest frame; the second thread's
 
     def __call__(
         self,
@@ -56,42 +75,102 @@ class SegZero:
         start = time.perf_counter()
         query = check_query(query)
         check_image(image)
-        embedding = self._embedder.submit(_timed, self.segmenter.embed, image)
+        embedding = self._second.submit(_timed, self._embed, image)
+        listener = _Listener(on_text, lambda text: self._decode_early(image, text))
         try:
-            text, reason_s = _timed(self.reasoner.reason, image, query, on_text, cancel)
-            size = image_size(image)
-            space = self.reasoner.family.answer_size(size)
-            answer = parse_answer(text, space)
-            embedded, embed_s = embedding.result()
+            text, reason_s = _timed(self.reasoner.reason, image, query, listener, cancel)
+            answer = parse_answer(text, self._space(image))
+            _, embed_s = embedding.result()
+            if cancel is not None and cancel.is_set():
+                raise CancelledError('cancelled before the mask was made')
+            prompt = self._prompt(image, answer)
+            (found,), decode_s = listener.decoded(prompt) or _timed(self._decode, [prompt])
         finally:
             embedding.cancel()
-        if cancel is not None and cancel.is_set():
-            raise CancelledError('cancelled before the mask was made')
-        box = rescale_box(answer.box, space, size)
-        points = (
-            rescale_point(answer.points[0], space, size),
-            rescale_point(answer.points[1], space, size),
-        )
-        found, decode_s = _timed(self.segmenter.segment, embedded, box, points)
-        return Segmentation(
-            mask=found.mask,
-            score=found.score,
-            box=box,
-            points=points,
-            reasoning=answer.reasoning,
-            text=text,
-            repairs=answer.repairs,
-            timings={
-                'reason': reason_s,
-                'embed': embed_s,
-                'decode': decode_s,
-                'total': time.perf_counter() - start,
-            },
-        )
+            listener.stop()
+        timings = {
+            'reason': reason_s,
+            'first_text': (listener.first or time.perf_counter()) - start,
+            'embed': embed_s,
+            'decode': decode_s,
+            'total': time.perf_counter() - start,
+        }
+        return _segmentation(found, prompt, answer, text, timings)
+
+    def answer_all(self, image: Image, queries: Sequence[str]) -> list[Segmentation | AnswerError]:
+        """Find what each of several sentences asks for in one image.
+
+        One embedding, one batch of replies where the reasoner can write several at a time, and
+        one decoding of all masks.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            queries: Plain sentences.
+
+        Returns:
+            For each query what a call would have returned, or the ``AnswerError`` it would have
+            raised. ``timings`` are those of all of them together.
+
+        Raises:
+            QueryError: One of the sentences is empty or too long.
+            ImageError: The image is not RGB uint8.
+        """
+        start = time.perf_counter()
+        queries = [check_query(query) for query in queries]
+        check_image(image)
+        embedding = self._second.submit(_timed, self._embed, image)
+        try:
+            texts, reason_s = _timed(self._reason_all, image, queries)
+            answers = [self._read(image, text) for text in texts]
+            _, embed_s = embedding.result()
+        finally:
+            embedding.cancel()
+        prompts = [self._prompt(image, each) for each in answers if isinstance(each, Answer)]
+        masks, decode_s = _timed(self._decode, prompts)
+        timings = {
+            'reason': reason_s,
+            'embed': embed_s,
+            'decode': decode_s,
+            'total': time.perf_counter() - start,
+        }
+        found = zip(masks, prompts, strict=True)
+        return [
+            _segmentation(*next(found), answer, text, dict(timings))
+            if isinstance(answer, Answer)
+            else answer
+            for answer, text in zip(answers, texts, strict=True)
+        ]
+
+    def warm_up(self, size: Size = _VGA) -> float:
+        """Run the models once, so that the first sentence is answered as fast as the tenth.
+
+        The first run of a model allocates its memory and chooses its kernels. Engines for which
+        this matters say so with an attribute ``needs_warm_up``; the others are left alone.
+
+        Args:
+            size: Of the images to come, if known.
+
+        Returns:
+            How many seconds it took.
+        """
+        start = time.perf_counter()
+        image = np.zeros((size.height, size.width, 3), np.uint8)
+        if getattr(self.reasoner, 'needs_warm_up', False):
+            enough = threading.Event()
+            # The first piece of text is as good as a whole answer.
+            with contextlib.suppress(CancelledError):
+                self.reasoner.reason(image, 'the thing', lambda _: enough.set(), enough)
+        if getattr(self.segmenter, 'needs_warm_up', False):
+            middle = Box(size.width / 4, size.height / 4, size.width / 2, size.height / 2)
+            point = Point(size.width / 3, size.height / 3)
+            self._second.submit(self._embed, image).result()
+            self._decode([_Prompt(middle, (point, point))])
+        return time.perf_counter() - start
 
     def close(self) -> None:
         """Free both engines."""
-        self._embedder.shutdown(wait=True, cancel_futures=True)
+        self._second.shutdown(wait=True, cancel_futures=True)
+        self._frame, self._embedding = b'', None
         self.reasoner.close()
         self.segmenter.close()
 
@@ -105,6 +184,111 @@ class SegZero:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _space(self, image: Image) -> Size:
+        return self.reasoner.family.answer_size(image_size(image))
+
+    def _read(self, image: Image, text: str) -> Answer | AnswerError:
+        try:
+            return parse_answer(text, self._space(image))
+        except AnswerError as error:
+            return error
+
+    def _prompt(self, image: Image, answer: Answer) -> _Prompt:
+        space, size = self._space(image), image_size(image)
+        first, second = (rescale_point(point, space, size) for point in answer.points)
+        return _Prompt(rescale_box(answer.box, space, size), (first, second))
+
+    def _reason_all(self, image: Image, queries: list[str]) -> list[str]:
+        if isinstance(self.reasoner, BatchReasoner):
+            return self.reasoner.reason_batch([image] * len(queries), queries)
+        return [self.reasoner.reason(image, query) for query in queries]
+
+    def _embed(self, image: Image) -> None:
+        """Have ``image`` embedded; run in the second thread."""
+        key = frame_key(image, image_size(image))
+        if key == self._frame:
+            return
+        self._frame, self._embedding = b'', None  # the old one's memory first
+        with half_the_cores():
+            self._embedding = self.segmenter.embed(image)
+        self._frame = key
+
+    def _decode(self, prompts: Sequence[_Prompt]) -> list[MaskResult]:
+        """Return the masks of the newest frame, in whichever thread has time."""
+        if isinstance(self.segmenter, BatchSegmenter):
+            return self.segmenter.segment_all(self._embedding, prompts)
+        return [self.segmenter.segment(self._embedding, *prompt) for prompt in prompts]
+
+    def _decode_early(self, image: Image, text: str) -> _Early | None:
+        """Begin with the mask if ``text`` says all that is needed, though it has no end yet."""
+        if answer_end(text + '</answer>') < 0 or '<answer>' not in text:
+            return None
+        answer = self._read(image, text + '</answer>')
+        if not isinstance(answer, Answer):
+            return None
+        prompt = self._prompt(image, answer)
+        # Behind the embedding, in the same thread.
+        return _Early(prompt, self._second.submit(_timed, self._decode, [prompt]))
+
+
+@dataclass(frozen=True)
+class _Early:
+    """A mask that was begun before the answer ended."""
+
+    prompt: _Prompt
+    result: Future[tuple[list[MaskResult], float]]
+
+
+class _Listener:
+    """Passes the reasoner's text on, and calls ``ready`` where an object in it is complete.
+
+    Attributes:
+        first: When the first text came.
+    """
+
+    def __init__(
+        self, on_text: Callable[[str], None] | None, ready: Callable[[str], _Early | None]
+    ) -> None:
+        self._on_text, self._ready = on_text, ready
+        self._text = ''
+        self._early: _Early | None = None
+        self.first: float | None = None
+
+    def __call__(self, piece: str) -> None:
+        self.first = self.first or time.perf_counter()
+        self._text += piece
+        if self._on_text is not None:
+            self._on_text(piece)
+        # The whole answer in one piece leaves nothing to be done beside.
+        if self._early is None and '}' in piece and not self._text.endswith('</answer>'):
+            self._early = self._ready(self._text)
+
+    def decoded(self, prompt: _Prompt) -> tuple[list[MaskResult], float] | None:
+        """Return the mask if it was begun for just this prompt."""
+        if self._early is None or self._early.prompt != prompt:
+            return None
+        return self._early.result.result()
+
+    def stop(self) -> None:
+        """Let a mask that nobody has begun on be."""
+        if self._early is not None:
+            self._early.result.cancel()
+
+
+def _segmentation(
+    found: MaskResult, prompt: _Prompt, answer: Answer, text: str, timings: dict[str, float]
+) -> Segmentation:
+    return Segmentation(
+        mask=found.mask,
+        score=found.score,
+        box=prompt.box,
+        points=prompt.points,
+        reasoning=answer.reasoning,
+        text=text,
+        repairs=answer.repairs,
+        timings=timings,
+    )
 
 
 def _timed(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:

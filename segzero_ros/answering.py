@@ -65,7 +65,17 @@ class Answerer:
             reasoner.close()
             raise
         self._segzero = SegZero(reasoner, segmenter)
+        progress('the first run of both')
+        self._warm_up()
         progress('')
+
+    def _warm_up(self) -> None:
+        try:
+            self._segzero.warm_up()
+        except Exception as error:
+            if not is_out_of_memory(error):  # for that there is a remedy, with the image at hand
+                self._segzero.close()
+                raise
 
     def answer(self, job: Job, cancel: threading.Event) -> Answer:
         """Answer a sentence with the frame that is the newest now.

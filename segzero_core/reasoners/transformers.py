@@ -46,6 +46,8 @@ class TransformersReasoner:
         device: Where the model is.
     """
 
+    needs_warm_up = True
+
     def __init__(
         self,
         model: str = 'Ricky06662/Seg-Zero-7B',

@@ -46,6 +46,8 @@ class VllmReasoner:
         task: What the checkpoint was trained to answer.
     """
 
+    needs_warm_up = True
+
     def __init__(
         self,
         model: str = 'Ricky06662/Seg-Zero-7B',

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from segzero_core.registry import Engine, create_engine
-from segzero_core.segmenters.base import MaskResult, Segmenter
+from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
 
 SEGMENTERS = {
     'grabcut': Engine('segzero_core.segmenters.grabcut:GrabCutSegmenter', 'core'),
@@ -20,4 +20,4 @@ def load_segmenter(engine: str, **options: Any) -> Segmenter:
     return cast(Segmenter, create_engine('segmenter', SEGMENTERS, engine, options))
 
 
-__all__ = ['SEGMENTERS', 'MaskResult', 'Segmenter', 'load_segmenter']
+__all__ = ['SEGMENTERS', 'BatchSegmenter', 'MaskResult', 'Segmenter', 'load_segmenter']

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from segzero_core.types import Box, Image, Mask, Point
 
@@ -48,4 +48,23 @@ class Segmenter(Protocol):
 
     def close(self) -> None:
         """Free the model's memory. The segmenter cannot be used afterwards."""
+        ...
+
+
+@runtime_checkable
+class BatchSegmenter(Segmenter, Protocol):
+    """A segmenter that makes several masks of one image in less time than one by one."""
+
+    def segment_all(
+        self, embedding: Any, prompts: Sequence[tuple[Box | None, Sequence[Point]]]
+    ) -> list[MaskResult]:
+        """Find the object of each prompt.
+
+        Args:
+            embedding: What ``embed`` returned.
+            prompts: Box and points each, as for ``segment``.
+
+        Returns:
+            What ``segment`` would have returned for each.
+        """
         ...

@@ -6,13 +6,15 @@ the model's square bilinearly *with antialiasing* (the default of torchvision's 
 normalised with the ImageNet statistics; coordinates scaled by square over side; box corners and
 points in one prompt; three masks; upsampled bilinearly, thresholded at 0. Only the order of two
 steps differs: the best mask is chosen before upsampling, so two thirds of that work, and a
-float copy of three full-size masks to the host, never happen. The result is the same.
+float copy of three full-size masks to the host, never happen; one bool per pixel is copied. The
+result is the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +58,8 @@ class Sam2Segmenter:
     In bfloat16 autocast on CUDA, in float32 elsewhere.
     """
 
+    needs_warm_up = True
+
     def __init__(self, model: str = 'facebook/sam2.1-hiera-large', device: str = '') -> None:
         """Load ``model``, a folder or hub id, onto ``device`` ('' = CUDA when there is one).
 
@@ -69,6 +73,7 @@ class Sam2Segmenter:
         self._model: Any = load_weights(
             transformers.AutoModelForMaskGeneration, folder, self.device, dtype=torch.float32
         )
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == 'cuda' else None
         self._side = int(self._model.config.prompt_encoder_config.image_size)
         self._mean = torch.tensor(_MEAN, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(_STD, device=self.device).view(1, 3, 1, 1)
@@ -76,20 +81,49 @@ class Sam2Segmenter:
     @torch.inference_mode()
     def embed(self, image: Image) -> Sam2Embedding:
         """Run the image encoder on ``image``, (H, W, 3) uint8 RGB."""
-        with self._autocast():
+        with self._beside(), self._autocast():
             features = self._model.get_image_embeddings(self._preprocess(image))
         return Sam2Embedding(features, image_size(image))
 
-    @torch.inference_mode()
     def segment(
         self, embedding: Sam2Embedding, box: Box | None, points: Sequence[Point]
     ) -> MaskResult:
         """Return the best of three masks at the image's own size, with its predicted IoU."""
-        logits, scores = self._decode(embedding, box, points)
-        best = int(scores.argmax())
+        return self.segment_all(embedding, [(box, points)])[0]
+
+    @torch.inference_mode()
+    def segment_all(
+        self,
+        embedding: Sam2Embedding,
+        prompts: Sequence[tuple[Box | None, Sequence[Point]]],
+    ) -> list[MaskResult]:
+        """Return the best of three masks for each prompt; see ``BatchSegmenter``.
+
+        Prompts of the same form, with or without a box and with as many points, are decoded
+        together.
+        """
+        found: dict[int, MaskResult] = {}
+        forms: dict[tuple[bool, int], list[int]] = {}
+        for index, (box, points) in enumerate(prompts):
+            forms.setdefault((box is not None, len(points)), []).append(index)
+        with self._beside():
+            for indices in forms.values():
+                masks = self._masks(embedding, [prompts[index] for index in indices])
+                found.update(zip(indices, masks, strict=True))
+        return [found[index] for index in range(len(prompts))]
+
+    def _masks(
+        self,
+        embedding: Sam2Embedding,
+        prompts: Sequence[tuple[Box | None, Sequence[Point]]],
+    ) -> list[MaskResult]:
+        logits, scores = self._decode(embedding, prompts)
+        rows = torch.arange(len(prompts), device=logits.device)
+        best = scores.argmax(dim=1)
         size = (embedding.size.height, embedding.size.width)
-        mask = _upsample(logits[best : best + 1], size)[0] > 0
-        return MaskResult(mask.cpu().numpy(), float(scores[best]))
+        masks = (_upsample(logits[rows, best], size) > 0).cpu().numpy()
+        kept = scores[rows, best].tolist()
+        return [MaskResult(mask, score) for mask, score in zip(masks, kept, strict=True)]
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -97,6 +131,16 @@ class Sam2Segmenter:
         gc.collect()
         if self.device.type == 'cuda':
             torch.cuda.empty_cache()
+
+    @contextlib.contextmanager
+    def _beside(self) -> Iterator[None]:
+        """Work beside what the reasoner has the GPU do, in a stream of its own."""
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            yield
+            self._stream.synchronize()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == 'cuda')
@@ -112,24 +156,30 @@ class Sam2Segmenter:
         return (square - self._mean) / self._std
 
     def _decode(
-        self, embedding: Sam2Embedding, box: Box | None, points: Sequence[Point]
+        self,
+        embedding: Sam2Embedding,
+        prompts: Sequence[tuple[Box | None, Sequence[Point]]],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mask logits (3, h, w) at the decoder's resolution and predicted IoUs (3,)."""
+        """Return mask logits (N, 3, h, w) at the decoder's resolution and predicted IoUs (N, 3).
+
+        The N ``prompts`` are all of one form.
+        """
         scale = torch.tensor(
             [self._side / embedding.size.width, self._side / embedding.size.height]
         )
+        count = len(prompts)
         prompt: dict[str, torch.Tensor] = {}
-        if box is not None:
-            corners = torch.tensor(box).view(2, 2) * scale
-            prompt['input_boxes'] = corners.view(1, 1, 4).to(self.device)
-        if points:
-            positive = (torch.tensor(points) * scale).view(1, 1, -1, 2)
-            prompt['input_points'] = positive.to(self.device)
+        if prompts[0][0] is not None:
+            corners = torch.tensor([box for box, _ in prompts]).view(count, 2, 2) * scale
+            prompt['input_boxes'] = corners.view(1, count, 4).to(self.device)
+        if prompts[0][1]:
+            positive = torch.tensor([list(points) for _, points in prompts]) * scale
+            prompt['input_points'] = positive.view(1, count, -1, 2).to(self.device)
         with self._autocast():
             found = self._model(
                 image_embeddings=embedding.features, multimask_output=True, **prompt
             )
-        return found.pred_masks[0, 0].float(), found.iou_scores[0, 0].float()
+        return found.pred_masks[0].float(), found.iou_scores[0].float()
 
 
 def _upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -34,6 +34,8 @@ class OfficialSam2Segmenter:
     exist only as ``.pt`` files, and to compare with.
     """
 
+    needs_warm_up = True
+
     def __init__(self, model: str = '', device: str = '', config: str = '') -> None:
         """Load a checkpoint.
 

@@ -32,16 +32,35 @@ class Scripted:
         self.closed = True
 
 
+class Streaming(Scripted):
+    """A reasoner that writes piece by piece, and runs a function before each."""
+
+    def __init__(self, text, before=lambda written: None):
+        super().__init__(None)
+        self.pieces = [text[i : i + 5] for i in range(0, len(text), 5)]
+        self.before = before
+
+    def reason(self, image, query, on_text=None, cancel=None):
+        written = ''
+        for piece in self.pieces:
+            self.before(written)
+            written += piece
+            on_text(piece)
+        return written
+
+
 class BoxFiller:
     """A segmenter whose mask is the box: what reaches it is what can be read off the mask."""
 
     def __init__(self, on_embed=lambda: None):
         self.on_embed = on_embed
+        self.embedded = []
         self.prompts = []
         self.closed = False
 
     def embed(self, image):
         self.on_embed()
+        self.embedded.append(image.copy())
         return image.shape[:2]
 
     def segment(self, embedding, box, points):
@@ -70,7 +89,7 @@ def test_real_engines_find_what_the_sentence_asks_for():
     assert iou > 0.5
     assert found.reasoning
     assert found.reasoning in found.text
-    assert set(found.timings) == {'reason', 'embed', 'decode', 'total'}
+    assert set(found.timings) == {'reason', 'first_text', 'embed', 'decode', 'total'}
     assert found.timings['total'] >= found.timings['reason']
 
 
@@ -133,21 +152,23 @@ def test_unusable_images_are_refused(image):
 
 def test_an_error_in_either_engine_reaches_the_caller_and_the_next_query_works():
     text = answer_text((84, 140, 420, 700), (210, 280), (315, 420))
-    steps = iter([RuntimeError('reasoner broke'), text, text])
-    embeds = iter([None, RuntimeError('segmenter broke'), None])
+    outcomes = iter([RuntimeError('reasoner broke'), text, text])
 
-    def step(outcomes):
+    def write():
         outcome = next(outcomes)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    with SegZero(Scripted(lambda: step(steps)), BoxFiller(lambda: step(embeds))) as segzero:
+    segmenter = BoxFiller()
+    with SegZero(Scripted(write), segmenter) as segzero:
         with pytest.raises(RuntimeError, match='reasoner broke'):
             segzero(IMAGE, 'it')
+        segmenter.on_embed = lambda: (_ for _ in ()).throw(RuntimeError('segmenter broke'))
         with pytest.raises(RuntimeError, match='segmenter broke'):
-            segzero(IMAGE, 'it')
-        assert segzero(IMAGE, 'it').mask.any()
+            segzero(255 - IMAGE, 'it')
+        segmenter.on_embed = lambda: None
+        assert segzero(255 - IMAGE, 'it').mask.any()
 
 
 def test_cancelling_after_the_reasoner_finished_still_makes_no_mask():
@@ -157,6 +178,112 @@ def test_cancelling_after_the_reasoner_finished_still_makes_no_mask():
     with SegZero(Scripted(lambda: text), segmenter) as segzero, pytest.raises(CancelledError):
         segzero(IMAGE, 'it', cancel=cancel)
     assert not segmenter.prompts
+
+
+def test_a_frame_is_embedded_once_however_many_sentences_are_about_it():
+    text = answer_text((84, 140, 420, 700), (210, 280), (315, 420))
+    other = IMAGE.copy()
+    other[3, 4, 1] += 1
+    segmenter = BoxFiller()
+    with SegZero(Scripted(lambda: text), segmenter) as segzero:
+        for image in (IMAGE, IMAGE.copy(), other, other, IMAGE[:, ::-1], IMAGE.reshape(80, 60, 3)):
+            assert segzero(image, 'it').mask.shape == image.shape[:2]
+    frames = [IMAGE, other, IMAGE, IMAGE.reshape(80, 60, 3)]
+    assert [each.shape for each in segmenter.embedded] == [each.shape for each in frames]
+    assert all(map(np.array_equal, segmenter.embedded, frames))
+
+
+def test_a_frame_that_could_not_be_embedded_is_tried_again():
+    text = answer_text((84, 140, 420, 700), (210, 280), (315, 420))
+    outcomes = iter([None, RuntimeError('out of memory'), None])
+
+    def step():
+        if (outcome := next(outcomes)) is not None:
+            raise outcome
+
+    other = 255 - IMAGE
+    with SegZero(Scripted(lambda: text), BoxFiller(step)) as segzero:
+        assert segzero(IMAGE, 'it').mask.any()
+        with pytest.raises(RuntimeError):
+            segzero(other, 'it')
+        assert segzero(other, 'it').mask.any()
+
+
+def test_the_mask_is_made_before_the_answer_has_ended():
+    text = answer_text((84, 140, 420, 700), (210, 280), (315, 420))
+    segmenter = BoxFiller()
+    made = threading.Event()
+    inner = segmenter.segment
+    segmenter.segment = lambda *prompt: (inner(*prompt), made.set())[0]
+
+    def before(written):
+        if '}' in written:  # the closing tag is still to be written
+            assert made.wait(30)
+
+    pieces = []
+    with SegZero(Streaming(text, before), segmenter) as segzero:
+        found = segzero(IMAGE, 'it', pieces.append)
+    assert made.is_set()
+    assert ''.join(pieces) == text
+    assert len(segmenter.prompts) == 1
+    assert found.mask.sum() == 33 * 41
+
+
+def test_a_mask_begun_for_what_was_not_the_answer_after_all_is_thrown_away():
+    # The first object lacks its second point; the answer is the second one.
+    first = '<think>a</think><answer>{"bbox": [0, 0, 84, 140], "points": [[1, 2], [3, 4]]}'
+    last = answer_text((84, 140, 420, 700), (210, 280), (315, 420)).partition('<answer>')[2]
+    text = first + '<answer>' + last
+    wanted = Streaming(text)
+    segmenter = BoxFiller()
+    with SegZero(wanted, segmenter) as segzero:
+        found = segzero(IMAGE, 'it')
+    assert found.box == pytest.approx((8, 10, 40, 50))
+    assert found.mask.sum() == 33 * 41
+
+
+def test_several_sentences_about_one_image_are_answered_like_one_by_one():
+    texts = {
+        'a': answer_text((84, 140, 420, 700), (210, 280), (315, 420), reasoning='left'),
+        'b': 'I cannot say.',
+        'c': answer_text((420, 140, 700, 280), (500, 200), (600, 210), reasoning='right'),
+    }
+
+    class Known(Scripted):
+        def reason(self, image, query, on_text=None, cancel=None):
+            return texts[query]
+
+    segmenter = BoxFiller()
+    with SegZero(Known(None), segmenter) as segzero:
+        first, second, third = segzero.answer_all(IMAGE, ['a', 'b', 'c'])
+        assert len(segmenter.embedded) == 1
+        assert isinstance(second, AnswerError)
+        assert second.kind == 'no_json'
+        for found, query in ((first, 'a'), (third, 'c')):
+            alone = segzero(IMAGE, query)
+            assert np.array_equal(found.mask, alone.mask)
+            assert (found.box, found.points) == (alone.box, alone.points)
+            assert found.reasoning == alone.reasoning
+        assert first.reasoning == 'left'
+        assert segzero.answer_all(IMAGE, []) == []
+        with pytest.raises(QueryError):
+            segzero.answer_all(IMAGE, ['a', ' '])
+
+
+def test_warming_up_runs_the_engines_that_need_it_and_leaves_no_trace():
+    text = answer_text((84, 140, 420, 700), (210, 280), (315, 420))
+    reasoner, segmenter = Streaming(text), BoxFiller()
+    with SegZero(reasoner, segmenter) as segzero:
+        segzero.warm_up()
+        assert not segmenter.embedded
+        reasoner.needs_warm_up = segmenter.needs_warm_up = True
+        written = []
+        reasoner.before = written.append
+        assert segzero.warm_up(Size(80, 60)) > 0
+        assert written
+        assert [each.shape for each in segmenter.embedded] == [(60, 80, 3)]
+        assert len(segmenter.prompts) == 1
+        assert segzero(IMAGE, 'it').mask.sum() == 33 * 41
 
 
 def test_closing_frees_both_engines():

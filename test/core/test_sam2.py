@@ -93,6 +93,24 @@ def test_choosing_before_upsampling_gives_the_mask_of_choosing_after(segmenter):
     assert len({tuple(mask.flatten().tolist()) for mask in masks[0] > 0}) == 3
 
 
+def test_masks_made_together_are_those_made_one_by_one(segmenter):
+    embedding = segmenter.embed(picture())
+    prompts = [
+        (BOX, POINTS),
+        (Box(1, 1, 50, 50), POINTS),
+        (BOX, ()),
+        (None, POINTS),
+        (Box(5, 60, 160, 110), POINTS[::-1]),
+    ]
+    together = segmenter.segment_all(embedding, prompts)
+    for found, (box, points) in zip(together, prompts, strict=True):
+        alone = segmenter.segment(embedding, box, points)
+        assert np.array_equal(found.mask, alone.mask)
+        assert found.score == pytest.approx(alone.score, abs=1e-6)
+    assert len({found.mask.tobytes() for found in together}) == len(prompts)
+    assert segmenter.segment_all(embedding, []) == []
+
+
 def test_preprocessing_is_an_antialiased_stretch_to_the_square_then_imagenet_statistics(segmenter):
     # Stripes one pixel wide, four times as many as the square has columns: with antialiasing
     # they become an even grey; without it, aliased stripes.
