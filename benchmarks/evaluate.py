@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What evaluation costs, beside the way Seg-Zero's released evaluation goes about it.
+
+``python benchmarks/evaluate.py metrics``: pixel counts of 1080p masks, from run lengths and the way
+of the released code (numpy's ``logical_and`` and ``logical_or``), on the same masks, in turn.
+
+``python benchmarks/evaluate.py memory --samples 5000``: peak memory of ``training/evaluate.py``
+with ``rules`` and ``grabcut`` on images of 1920 x 1080, beside a tenth of them.
+
+``python benchmarks/evaluate.py throughput``: samples per second of ``training/evaluate.py`` and of
+the released way (one process, everything read first, static batches without a stop at the end of
+the answer, an image embedding per sentence, three float masks at full resolution each), on the
+same tiny models and images, in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+WIDTH, HEIGHT = 1920, 1080
+SIDE = 112  # pixels of the square the tiny reasoner sees
+BATCH = 42
+ANSWER = (
+    '<think>The picture shows several things on a table. The one that is meant stands in the '
+    'middle, in front of the others, and fits the words best.</think>'
+    '<answer>{"bbox": [28, 30, 84, 90], "points_1": [50, 56], "points_2": [62, 60]}</answer>'
+)
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest='command', required=True)
+    commands.add_parser('metrics')
+    memory = commands.add_parser('memory')
+    memory.add_argument('--samples', type=int, default=500)
+    throughput = commands.add_parser('throughput')
+    throughput.add_argument('--images', type=int, default=6)
+    throughput.add_argument('--sentences', type=int, default=7, help='about each image')
+    throughput.add_argument('--rounds', type=int, default=3)
+    for name in ('ours', 'released'):  # of one round, in a process of its own
+        one = commands.add_parser(name)
+        one.add_argument('folders', nargs=3, type=Path)
+    options = parser.parse_args()
+    if options.command in ('ours', 'released'):
+        seconds, counts = (ours if options.command == 'ours' else released)(*options.folders)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps({'seconds': seconds, 'counts': counts, 'peak': peak}))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if options.command == 'metrics':
+            measure_metrics()
+        elif options.command == 'memory':
+            measure_memory(folder, options.samples)
+        else:
+            measure_throughput(folder, options.images, options.sentences, options.rounds)
+
+
+def measure_metrics(pairs: int = 40, rounds: int = 15) -> None:
+    """Print the time for one pair of masks, from run lengths and the released way."""
+    from segzero_core.data.rle import encode_mask
+    from segzero_core.metrics import overlap, overlap_rle
+
+    masks = [(blob(2 * seed), blob(2 * seed + 1)) for seed in range(pairs)]
+    runs = [tuple(encode_mask(mask) for mask in pair) for pair in masks]
+
+    def released(predicted: Any, truth: Any) -> tuple[int, int]:
+        intersection = np.logical_and(predicted, truth).sum()
+        return int(intersection), int(np.logical_or(predicted, truth).sum())
+
+    ways: dict[str, tuple[Callable[..., Any], list[Any]]] = {
+        'released': (released, masks),
+        'run lengths': (overlap_rle, runs),
+        'pixels': (overlap, masks),
+    }
+    counts = {name: [way(*pair) for pair in data] for name, (way, data) in ways.items()}
+    for (common, either), of_runs, of_pixels in zip(*counts.values(), strict=True):
+        assert of_runs == of_pixels
+        assert (common, either) == (of_runs[0], of_runs[1] + of_runs[2] - of_runs[0])
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, (way, data) in ways.items():
+            start = time.perf_counter()
+            for pair in data:
+                way(*pair)
+            times[name].append((time.perf_counter() - start) / pairs)
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    for name, seconds in medians.items():
+        ratio = medians['released'] / seconds
+        print(f'{name:12} {1e3 * seconds:.4f} ms a pair, {ratio:.1f} x as fast as released')
+    start = time.perf_counter()
+    for pair in masks:
+        encode_mask(pair[0])
+    print(f'encoding     {1e3 * (time.perf_counter() - start) / pairs:.4f} ms a mask, once')
+
+
+def blob(seed: int) -> Any:
+    """Return a mask of 1920 x 1080 with a ragged object in it, as segmenters make them."""
+    rng = np.random.default_rng(seed)
+    noise = cv2.resize(rng.normal(0, 1, (27, 48)), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    centre, radius = rng.uniform((500, 300), (1400, 780)), rng.uniform(80, 400)
+    return np.hypot(x - centre[0], y - centre[1]) + 40 * noise < radius
+
+
+def measure_memory(folder: Path, samples: int) -> None:
+    """Print peak memory for a tenth of the samples and for all."""
+    data = write_scenes(folder / 'scenes', 12)
+    for count in (samples // 10, samples):
+        multiply(data, folder / f'data{count}', count)
+        start = time.perf_counter()
+        peak = evaluate(folder / f'data{count}', folder / f'run{count}')
+        seconds = time.perf_counter() - start
+        rows = json.loads((folder / f'run{count}' / 'summary.json').read_text())['rows']
+        assert rows == count
+        print(
+            f'{rows} samples: peak {peak / 2**20:.0f} MiB, {rows / seconds:.2f} a second',
+            flush=True,
+        )
+
+
+def evaluate(data: Path, output: Path, *flags: str) -> int:
+    """Run ``training/evaluate.py``; return its peak memory in bytes."""
+    command = [sys.executable, str(ROOT / 'training' / 'evaluate.py'), '--dataset', str(data)]
+    with (output.parent / 'log.txt').open('w') as log:
+        process = subprocess.Popen(
+            [*command, '--output', str(output), *flags], stdout=log, stderr=log
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit((output.parent / 'log.txt').read_text())
+    return usage.ru_maxrss * 1024
+
+
+def write_scenes(folder: Path, count: int, sentences: int = 0) -> Path:
+    """Write synthetic scenes of 1920 x 1080, with one sentence each or ``sentences`` each."""
+    from segzero_core.geometry import largest_inscribed_circles, mask_to_box
+    from segzero_core.synthetic import make_scene
+    from segzero_core.types import Size
+
+    folder.mkdir()
+    rows = []
+    for seed in range(count):
+        scene = make_scene(seed, Size(WIDTH, HEIGHT))
+        cv2.imwrite(str(folder / f'{seed}.jpg'), scene.image[:, :, ::-1])
+        asked = scene.queries()
+        for i in range(sentences or 1):
+            query = asked[i % len(asked)]
+            mask = scene.mask(query.target)
+            cv2.imwrite(str(folder / f'{seed}_{query.target}.png'), 255 * mask.astype(np.uint8))
+            circles = largest_inscribed_circles(mask)
+            rows.append(
+                {
+                    'id': f'{seed}/{i}',
+                    'image': f'{seed}.jpg',
+                    'mask': f'{seed}_{query.target}.png',
+                    'query': query.text,
+                    'box': list(mask_to_box(mask)),
+                    'points': [list(circle.center) for circle in circles],
+                }
+            )
+    (folder / 'records.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    return folder
+
+
+def multiply(source: Path, folder: Path, count: int) -> None:
+    """Make ``count`` samples of a few: each image is a file of its own, read and embedded anew."""
+    folder.mkdir()
+    rows = [json.loads(line) for line in (source / 'records.jsonl').read_text().splitlines()]
+    for file in source.glob('*.png'):
+        os.link(file, folder / file.name)
+    lines = []
+    for i in range(count):
+        row = rows[i % len(rows)]
+        os.link(source / row['image'], folder / f'copy{i}.jpg')
+        lines.append(json.dumps(row | {'id': i, 'image': f'copy{i}.jpg'}))
+    (folder / 'records.jsonl').write_text('\n'.join(lines))
+
+
+def measure_throughput(folder: Path, images: int, sentences: int, rounds: int) -> None:
+    """Print samples per second of both ways, and whether they answered the same."""
+    from segzero_core.tiny import build_tiny_segmenter
+
+    data = write_scenes(folder / 'scenes', images, sentences)
+    segmenter = build_tiny_segmenter(folder / 'segmenter')
+    model = teach(folder / 'model')
+    found: dict[str, list[dict[str, Any]]] = {'ours': [], 'released': []}
+    for _ in range(rounds):
+        for name, results in found.items():
+            command = [sys.executable, __file__, name, str(data), str(model), str(segmenter)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                sys.exit(done.stderr)
+            results.append(json.loads(done.stdout.splitlines()[-1]))
+    speed = {
+        name: statistics.median(len(result['counts']) / result['seconds'] for result in results)
+        for name, results in found.items()
+    }
+    peak = {name: max(r['peak'] for r in results) / 2**10 for name, results in found.items()}
+    for name in found:
+        print(f'{name:9} {speed[name]:.2f} samples a second, peak {peak[name]:.0f} MiB')
+    print(f'ratio     {speed["ours"] / speed["released"]:.2f}')
+    same = found['ours'][0]['counts'] == found['released'][0]['counts']
+    print(f'the same intersections and unions: {same}')
+
+
+def teach(folder: Path, steps: int = 160) -> Path:
+    """Write a tiny reasoner that answers ``ANSWER`` to anything, and then stops."""
+    import torch
+    from PIL import Image
+    from transformers import AutoModelForImageTextToText
+
+    from segzero_core.prompts import get_family
+    from segzero_core.reasoners.qwen_processor import QwenProcessor
+    from segzero_core.tiny import build_tiny_reasoner
+
+    build_tiny_reasoner(folder)
+    notes = {'family': 'seg_zero', 'image_size': SIDE}
+    (folder / 'segzero.json').write_text(json.dumps(notes))
+    processor = QwenProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    reply = ANSWER + '<|im_end|>'
+    length = len(processor.tokenizer(reply).input_ids)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        words = ''.join(rng.choice(list('abcdefghijklm nopqrstuvwxyz '), rng.integers(3, 60)))
+        prompt = processor.apply_chat_template(
+            get_family('seg_zero').conversation(words), add_generation_prompt=True
+        )
+        picture = Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+        inputs = processor(text=[prompt + reply], images=[picture], return_tensors='pt')
+        labels = inputs['input_ids'].clone()
+        labels[:, :-length] = -100
+        model(**inputs, labels=labels).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    return folder
+
+
+def ours(data: Path, model: Path, segmenter: Path) -> tuple[float, list[list[int]]]:
+    """Evaluate as ``training/evaluate.py`` does; return seconds, intersections and unions."""
+    from segzero_core.data import read_samples
+    from training.evaluate import run_settings
+    from training.evaluating.config import make_config
+    from training.evaluating.engines import Engines
+    from training.evaluating.loading import load_batches
+    from training.evaluating.scoring import summarise
+    from training.evaluating.shards import Place, Shard, merge, open_run
+
+    with tempfile.TemporaryDirectory() as name:
+        flags = {'dataset': str(data), 'output': name, 'model': str(model), 'device': 'cpu'}
+        flags |= {'segmenter_model': str(segmenter), 'protocol': 'released'}
+        config = make_config(None, flags | {'batch_size': BATCH})
+        with Engines(config, '', Place()) as engines:
+            start = time.perf_counter()
+            samples = read_samples(config.dataset)
+            run = open_run(Path(name), run_settings(config, samples, Place()))
+            shard = Shard(Path(name), run, Place())
+            for batch in load_batches(samples, range(len(samples)), BATCH):
+                for row in engines.examiner.examine(batch):
+                    shard.add(row)
+            shard.close()
+            rows = merge(Path(name), run, 1, len(samples)) or []
+            summarise(rows)
+            seconds = time.perf_counter() - start
+    return seconds, [[row['intersection'], row['union']] for row in rows]
+
+
+def released(data: Path, model: Path, segmenter: Path) -> tuple[float, list[list[int]]]:
+    """Evaluate as Seg-Zero's code at 77f9ea5 does; return seconds, intersections and unions.
+
+    Its masks come as nested lists, which alone take longer than all the rest: here as files.
+    """
+    import torch
+    from PIL import Image
+
+    from segzero_core.answer_released import parse_released
+    from segzero_core.reasoners.transformers import TransformersReasoner
+    from segzero_core.segmenters.sam2 import Sam2Segmenter, _upsample
+    from segzero_core.types import Size
+
+    reasoner = TransformersReasoner(str(model), 'cpu', max_new_tokens=1024)
+    promptable = Sam2Segmenter(str(segmenter), 'cpu')
+    processor, network = reasoner._processor, reasoner._model
+    counts = []
+    start = time.perf_counter()
+    rows = [json.loads(line) for line in (data / 'records.jsonl').read_text().splitlines()]
+    images = [np.asarray(Image.open(data / row['image']).convert('RGB')) for row in rows]
+    masks = [np.asarray(Image.open(data / row['mask'])) > 0 for row in rows]
+    for first in range(0, len(rows), BATCH):
+        part = range(first, min(first + BATCH, len(rows)))
+        inputs = reasoner._encode([images[i] for i in part], [rows[i]['query'] for i in part])
+        with torch.inference_mode():
+            written = network.generate(**inputs, do_sample=False, max_new_tokens=1024)
+        texts = processor.batch_decode(
+            written[:, inputs['input_ids'].shape[1] :], skip_special_tokens=True
+        )
+        for i, text in zip(part, texts, strict=True):
+            height, width = masks[i].shape
+            answer = parse_released(text, Size(SIDE, SIDE), Size(width, height))
+            with torch.inference_mode():
+                embedding = promptable.embed(images[i])
+                logits, scores = promptable._decode(embedding, answer.box, answer.points)
+                full = (_upsample(logits, (height, width)) > 0).float().numpy()
+            best = full[np.argsort(scores.numpy())[::-1]][0].astype(bool)
+            common = np.logical_and(best, masks[i]).sum()
+            counts.append([int(common), int(np.logical_or(best, masks[i]).sum())])
+    return time.perf_counter() - start, counts
+
+
+if __name__ == '__main__':
+    main()
