@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What evaluation costs, beside the way Seg-Zero's released evaluation goes about it.
 
-``python benchmarks/evaluate.py metrics``: pixel counts of 1080p masks, from run lengths and the way
-of the released code (numpy's ``logical_and`` and ``logical_or``), on the same masks, in turn.
+``python benchmarks/evaluate.py metrics``: pixel counts of 1080p masks, from run lengths and as the
+released code does it (numpy's ``logical_and`` and ``logical_or``), on the same masks, in turn.
 
 ``python benchmarks/evaluate.py memory --samples 5000``: peak memory of ``training/evaluate.py``
 with ``rules`` and ``grabcut`` on images of 1920 x 1080, beside a tenth of them.

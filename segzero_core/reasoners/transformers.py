@@ -26,11 +26,13 @@ from segzero_core.errors import EngineOptionError, ModelLoadError
 from segzero_core.prompts import PromptFamily
 from segzero_core.reasoners.picture import frame_key, model_picture
 from segzero_core.reasoners.qwen_processor import QwenProcessor
-from segzero_core.reasoners.reply import Reply
+from segzero_core.reasoners.reply import Reply, answer_end
 from segzero_core.reasoners.thinking import Thinking
-from segzero_core.reasoners.writer import TokenText, Writer
+from segzero_core.reasoners.writer import Writer
 from segzero_core.registry import look_up
 from segzero_core.types import Image, Size, image_size
+
+_LOOK_EVERY = 8  # tokens; between looks at the replies of a batch for their ends
 
 
 class TransformersReasoner:
@@ -139,14 +141,21 @@ class TransformersReasoner:
         prompts = [self._prompt(query) + start for query in queries]
         inputs = self._encode(images, prompts).to(self.device)
         length = inputs['input_ids'].shape[1]
-        replies = [_Reply(self._processor.tokenizer, length, start) for _ in queries]
+
+        def read(tokens: torch.Tensor) -> list[str]:
+            replies = self._processor.tokenizer.batch_decode(
+                tokens[:, length:], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            return [start + reply for reply in replies]
+
         with torch.inference_mode():
-            self._model.generate(
+            written = self._model.generate(
                 **inputs,
                 generation_config=self._generation,
-                stopping_criteria=transformers.StoppingCriteriaList([_Follower(replies)]),
+                stopping_criteria=transformers.StoppingCriteriaList([_Follower(read)]),
             )
-        return [reply.finish() for reply in replies]
+        ends = ((text, answer_end(text)) for text in read(written))
+        return [text if end < 0 else text[:end] for text, end in ends]
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -162,47 +171,35 @@ class TransformersReasoner:
 
     def _encode(self, images: Sequence[Image], prompts: Sequence[str]) -> Any:
         """Return prompts and images as the model's input, on the CPU, padded on the left."""
-        pictures = [
-            model_picture(image, self.family.input_size(image_size(image))) for image in images
-        ]
+        # Several sentences of a batch may be about one image: it is resized once.
+        pictures = {
+            key: model_picture(image, self.family.input_size(image_size(image)))
+            for key, image in {id(image): image for image in images}.items()
+        }
         return self._processor(
-            text=list(prompts), images=pictures, padding=True, return_tensors='pt'
+            text=list(prompts),
+            images=[pictures[id(image)] for image in images],
+            padding=True,
+            return_tensors='pt',
         )
 
 
 class _Follower(transformers.StoppingCriteria):
-    """Follows the replies of a batch as they are written, and stops each where it is complete."""
+    """Stops each reply of a batch where it is complete, or a few tokens later."""
 
-    def __init__(self, replies: Sequence[_Reply]) -> None:
-        self._replies = replies
+    def __init__(self, read: Callable[[torch.Tensor], list[str]]) -> None:
+        """Read (rows, n) tokens with ``read``."""
+        self._read = read
+        self._steps = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Take in the newest token of (rows, n) ``input_ids``; return (rows,) which to stop."""
-        done = [reply.take(ids) for reply, ids in zip(self._replies, input_ids, strict=True)]
-        return torch.tensor(done, device=input_ids.device)
-
-
-class _Reply:
-    """One reply of a batch as its tokens come."""
-
-    def __init__(self, tokenizer: Any, prompt_tokens: int, start: str) -> None:
-        self._text = TokenText(tokenizer)
-        self._seen = prompt_tokens  # tokens whose text is in the reply, or before it
-        self._reply = Reply(None, None)
-        self._reply.add(start)
-
-    def take(self, ids: torch.Tensor) -> bool:
-        """Take in the newest of (n,) prompt and reply tokens; return whether that was the end."""
-        if self._reply.complete:
-            return True
-        pieces = [self._text.add(token) for token in ids[self._seen :].tolist()]
-        self._seen = len(ids)
-        return self._reply.add(''.join(pieces))
-
-    def finish(self) -> str:
-        """Return the whole reply, with what was still waiting."""
-        self._reply.add(self._text.rest())
-        return self._reply.text
+        """Return (rows,) which of the (rows, n) ``input_ids`` to stop."""
+        self._steps += 1
+        done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        if self._steps % _LOOK_EVERY == 0:
+            for row, text in enumerate(self._read(input_ids)):
+                done[row] = answer_end(text) >= 0
+        return done
 
 
 def _best_attention(device: torch.device) -> str:
