@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
+
 from segzero_core.data import Sample, Samples, Skipped
 from segzero_core.errors import ConfigError, DataError
 from segzero_core.segmenters import Segmenter, load_segmenter
@@ -206,6 +208,7 @@ _worker: dict[str, Any] = {}
 
 def _start_worker(settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too and ends the work
+    cv2.setNumThreads(1)  # there is a process for each core
     threading.Thread(target=_end_with_parent, daemon=True).start()
     segmenter: Segmenter | None = None
     if settings.segmenter:
