@@ -54,7 +54,7 @@ def test_an_answer_and_all_that_belongs_to_it(graph):
     assert result['reasoning'] == 'I see the red mug.'
     assert result['repairs'] == []
     assert set(result['timings']) == {
-        'reason', 'embed', 'decode', 'total', 'frame_age', 'convert', 'locate'
+        'reason', 'first_text', 'embed', 'decode', 'total', 'frame_age', 'convert', 'locate'
     }  # fmt: skip
     np.testing.assert_allclose(result['box'], BOX, atol=0.5)
     np.testing.assert_allclose(result['points'], [[39.6, 29.6], [29.6, 29.6]], atol=0.5)
