@@ -46,7 +46,7 @@ def write_report(folder: Path, notes: Mapping[int, Note]) -> str:
     lines = [f'{total} annotations: {kept["train"]} rows to train on, {kept["val"]} held out']
     for kind, count in kinds.most_common():
         example = next(row for row in dropped if row.kind == kind)
-        lines.append(f'{count} left out, {KINDS[kind]}; {example.id}: {example.reason}')
+        lines.append(f'{count} left out: {KINDS[kind]}. {example.id}, for one: {example.reason}')
     sheet = draw_sheet(folder, notes)
     if sheet is not None:
         PilImage.fromarray(sheet).save(folder / SHEET)
