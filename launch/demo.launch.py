@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A simulated camera, the segzero node, and one sentence: no GPU, no model, no camera.
 
-    ros2 launch segzero_ros demo.launch.py query:='something to hang on a peg'
+    ros2 launch segzero_ros demo.launch.py query:='the cone behind the blue tin'
 
 Camera and node go on running. ``ros2 run segzero_ros segzero_ask the tallest thing`` asks again,
 ``ros2 param set /sim_camera seed 12`` changes the scene.
@@ -32,7 +32,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             DeclareLaunchArgument(
                 'query',
-                default_value='the orange thing to the right of the green cone',
+                default_value='the purple thing left of the orange tin',
                 description='What to ask.',
             ),
             DeclareLaunchArgument(

@@ -28,7 +28,7 @@ import rclpy
 from geometry_msgs.msg import PointStamped
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
 from segzero_core.metrics import giou, overlap
@@ -139,6 +139,17 @@ class Client(Node):
             )
 
         self._wait(connected, START_S, 'the segzero node')
+
+    def wait_for_camera(self) -> None:
+        """Wait until the camera has rendered its scene and publishes.
+
+        Raises:
+            DemoError: It does not.
+        """
+        seen: list[CameraInfo] = []
+        camera = self.create_subscription(CameraInfo, 'camera_info', seen.append, 1)
+        self._wait(lambda: bool(seen), START_S, 'a frame of the camera')
+        self.destroy_subscription(camera)
 
     def _wait(self, ready: Callable[[], bool], seconds: float, what: str) -> None:
         deadline = time.monotonic() + seconds
@@ -256,6 +267,7 @@ def main() -> int:
         rclpy.init(args=[])
         client = Client(processes)
         try:
+            client.wait_for_camera()
             client.wait_for_node()
             rows = ask_all(client, scene, queries, options.output)
         except DemoError as error:

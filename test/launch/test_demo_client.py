@@ -13,7 +13,7 @@ import pytest
 rclpy = pytest.importorskip('rclpy', reason='needs rclpy: make test installs it, or source ROS 2')
 
 from geometry_msgs.msg import PointStamped  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from std_msgs.msg import Header, String  # noqa: E402
 
 from segzero_ros import demo  # noqa: E402
@@ -47,9 +47,12 @@ def test_two_sentences_about_one_frame_get_a_mask_and_a_text_each(
             stream.publish(String(data=piece))
 
     peer.node.create_subscription(String, 'segzero/query', answer, 10)
+    camera = peer.node.create_publisher(CameraInfo, 'camera_info', 10)
+    peer.node.create_timer(0.1, lambda: camera.publish(CameraInfo()))
     rclpy.init()
     client = demo.Client([])
     try:
+        client.wait_for_camera()
         client.wait_for_node()
         answers = [client.ask('7')]
         assert capsys.readouterr().out == '<think>about 7</think><answer></answer>'
