@@ -30,7 +30,8 @@ from segzero_core.synthetic.camera import Camera, look_at_table
 from segzero_core.synthetic.render import Lighting, cast, compose
 from segzero_core.synthetic.solids import Ball
 from segzero_core.types import image_size
-from segzero_ros.grasp import Depth, Target
+from segzero_ros.grasp import Target
+from segzero_ros.view import Depth
 
 VISIBLE = 0.55  # share of an object that others must leave in sight
 NEAREST = 0.15  # metres from the camera

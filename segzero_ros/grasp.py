@@ -18,8 +18,8 @@ from segzero_core.errors import SegZeroError
 from segzero_core.types import Intrinsics, Mask, Point
 from segzero_ros.extent import Pixel, narrowest, principal_axis
 from segzero_ros.lens import Distortion, check_lens, rays
+from segzero_ros.view import Depth, View, look_at
 
-Depth = npt.NDArray[np.float32]
 Metres = tuple[float, float, float]
 
 MIN_PIXELS = 12  # with usable depth; fewer say nothing about a surface
@@ -117,21 +117,17 @@ def find_target(
     """
     check_lens(intrinsics, distortion)
     _check(mask, depth)
-    # All work is done in a window around the object; the image's border stays its border.
-    rows, columns = _window(mask)
-    mask, depth = mask[rows, columns], depth[rows, columns]
-    left, top = columns.start, rows.start
-    lens = intrinsics._replace(cx=intrinsics.cx - left, cy=intrinsics.cy - top)
-    valid = np.isfinite(depth) & (depth >= depth_range[0]) & (depth <= depth_range[1])
-    body = _find_body(mask, np.where(valid, depth, np.float32(0)), valid, min_valid)
-    pixels = [_nearest(body.surface, point.x - left, point.y - top) for point in points]
+    view = look_at(mask, depth, depth_range, min_valid)
+    lens = view.lens(intrinsics)
+    body = _find_body(view, min_valid)
+    pixels = [_nearest(body.surface, *view.to_blocks(point)) for point in points]
     best = _best(pixels, body)
     chosen = [best, *pixels]
     lines = rays([pixel[::-1] for pixel in chosen], lens, distortion)
     depths = [_local_depth(pixel, body) for pixel in chosen]
     places = [(float(x * z), float(y * z), z) for (x, y), z in zip(lines, depths, strict=True)]
     width, closing = narrowest(best, body.region, body.level, lens, distortion)
-    named = [Point(float(column + left), float(row + top)) for row, column in chosen]
+    named = [view.to_image(pixel) for pixel in chosen]
     return Target(
         point=places[0],
         points=tuple(places[1:]),
@@ -175,20 +171,13 @@ def _check(mask: Mask, depth: Depth) -> None:
         raise TargetError('empty_mask', 'the mask has no pixel')
 
 
-def _window(mask: Mask) -> tuple[slice, slice]:
-    """Return the rows and columns that hold the mask and, inside the image, a pixel around."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return (
-        slice(max(int(rows[0]) - 1, 0), int(rows[-1]) + 2),
-        slice(max(int(columns[0]) - 1, 0), int(columns[-1]) + 2),
-    )
-
-
-def _find_body(mask: Mask, depth: Depth, valid: Mask, min_valid: float) -> _Body:
+def _find_body(view: View, min_valid: float) -> _Body:
     """Tell the object's surface from gaps, outliers and what a leaking mask adds."""
+    mask, depth = view.mask, view.depth
     inside = _distance_inside(mask)
-    inner = inside > min(EDGE, float(inside.max()) / 2)  # thin things keep their middle
-    usable = inner & valid
+    # Thin things keep their middle.
+    inner = inside > min(EDGE / view.step, float(inside.max()) / 2)
+    usable = inner & view.valid
     _check_coverage(inner, usable, min_valid)
     level = _smooth(depth, usable)
     steps = inner & _steps(level, usable)

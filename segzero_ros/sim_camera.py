@@ -19,10 +19,10 @@ from std_msgs.msg import Header
 
 from segzero_core.synthetic import Scene, make_scene, noisy_depth
 from segzero_core.types import Intrinsics, Size, image_size
-from segzero_ros.grasp import Depth
 from segzero_ros.images import array_to_image
 from segzero_ros.parameters import ParameterError, Spec, declare_parameters, read_parameters
 from segzero_ros.signals import spin, stop_event
+from segzero_ros.view import Depth
 
 SEED = 4020  # the tabletop of the demonstrations
 PARAMETERS = {

@@ -286,6 +286,9 @@ class Worker(Generic[Job, Answer]):
                 ticket.settled = True
             if not decided:
                 self._tell([ticket], outcome)
+        if outcome.error is not None:
+            # It holds what every caller worked on, images too, and this frame holds the error.
+            outcome.error.__traceback__ = None
         return engine
 
     def _watch(

@@ -394,3 +394,67 @@ def test_whatever_comes_there_is_a_point_on_the_mask_or_a_reason(seed):
             assert np.isfinite(point).all()
             assert 0.1 <= point[2] <= 10
         assert target.width is None or target.width > 0
+
+
+# -- objects that fill a large image --------------------------------------------------------------
+
+HD = Intrinsics(900.0, 900.0, 639.5, 359.5)
+HD_ROWS, HD_COLUMNS = np.mgrid[:720, :1280]
+
+
+def measured_plane(rng):
+    """Depth of a plane that is farther on the right, with noise and gaps."""
+    depth = 1 / (1 / 0.8 - 0.0003 * (HD_COLUMNS - 639.5)) * rng.normal(1, 0.01, (720, 1280))
+    depth[rng.random(depth.shape) < 0.05] = 0
+    return depth.astype(np.float32)
+
+
+def plane_error(target):
+    """Return how far off the plane of ``measured_plane`` the target is, metres along its ray."""
+    return abs(target.point[2] - 1 / (1 / 0.8 - 0.0003 * (target.pixel.x - 639.5)))
+
+
+@pytest.mark.parametrize('inner', [0, 150])
+def test_a_large_object_is_measured_as_well_as_a_small_one(inner):
+    far = np.hypot(HD_ROWS - 360, HD_COLUMNS - 640)
+    mask = (far < 330) & (far >= inner)
+    wanted = [Point(640.0, 360.0), Point(500.0, 200.0)]
+    target = find_target(mask, measured_plane(np.random.default_rng(0)), HD, wanted)
+    assert on(mask, target.pixel)
+    assert np.hypot(target.pixels[1].x - 500, target.pixels[1].y - 200) < 3
+    assert plane_error(target) < 0.005
+    ray = (target.point[0] / target.point[2], target.point[1] / target.point[2])
+    assert ray == pytest.approx(
+        ((target.pixel.x - 639.5) / 900, (target.pixel.y - 359.5) / 900), abs=1e-9
+    )
+
+
+@pytest.mark.parametrize('cut', [False, True])
+def test_the_width_of_a_large_object_is_known_unless_the_border_cuts_it(cut):
+    mask = np.zeros((720, 1280), bool)
+    mask[3 * (not cut) : 720 - 3 * (not cut), 3 * (not cut) : 1280 - 3 * (not cut)] = True
+    depth = np.full((720, 1280), 0.8, np.float32)
+    target = find_target(mask, depth, HD, [Point(640.0, 360.0)])
+    if cut:
+        assert target.width is None
+    else:
+        assert target.width == pytest.approx(714 * 0.8 / 900, rel=0.01)
+        assert abs(target.closing.y) > 0.99
+
+
+@pytest.mark.parametrize('period', [2, 3, 4, 5])
+def test_a_grid_of_depth_is_seen_in_any_block_size(period):
+    """Depth that was registered to a larger image measures only every second, third, ... pixel."""
+    mask = np.zeros((720, 1280), bool)
+    mask[50:670, 100:1180] = True
+    depth = np.zeros((720, 1280), np.float32)
+    depth[1::period, 1::period] = 0.8
+    target = find_target(mask, depth, HD, [Point(640.0, 360.0)], min_valid=0.02)
+    assert target.point[2] == pytest.approx(0.8)
+
+
+def test_a_long_thin_object_keeps_its_width_in_a_large_image():
+    mask = np.abs(HD_ROWS - 360 - 0.3 * (HD_COLUMNS - 640)) < 6
+    depth = np.full((720, 1280), 0.8, np.float32)
+    target = find_target(mask, depth, HD, [Point(640.0, 360.0)])
+    assert target.width == pytest.approx(12 / np.hypot(1, 0.3) * 0.8 / 900, rel=0.15)
