@@ -127,6 +127,10 @@ class Sam2Segmenter:
 
     def close(self) -> None:
         """Free the model's memory."""
+        if self._model is not None:
+            # The class remembers its last result, on the device, for good: give it a small one.
+            remember = self._model.vision_encoder.neck.position_encoding
+            remember((1, 1, 1, 1), torch.device('cpu'), torch.float32)
         self._model = None
         gc.collect()
         if self.device.type == 'cuda':
