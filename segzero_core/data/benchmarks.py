@@ -3,11 +3,13 @@
 
 ================================== ============================================================
 ``synthetic:val``                  scenes made on the fly, see ``scenes``
-``refcoco:testA``, ``refcoco+:val``, ``refcocog:test``, ``grefcoco:val``  see ``refer``
+``refcoco:testA``, ``refcoco+``,   referring expressions, see ``refer``
+``refcocog``, ``grefcoco``
 ``reasonseg:val``                  as LISA published it, see ``reasonseg``
-``chartqa:test``, ``textvqa:val``  see ``vqa``
+``chartqa:test``, ``textvqa:val``  questions answered in words, see ``vqa``
+a hub id                           ``Ricky06662/ReasonSeg_val`` and its kin, see ``masked``
 a folder                           with ``records.jsonl`` (see ``folder``), or parquet or arrow
-a hub id                           ``Ricky06662/ReasonSeg_val``, see ``masked``
+                                   files (see ``masked``)
 ================================== ============================================================
 
 A dataset that is known by name is read from ``root``. A later reader is one more line in

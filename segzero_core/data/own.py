@@ -10,7 +10,7 @@ from pathlib import Path
 from segzero_core.data.folder import FILE, read_folder
 from segzero_core.data.records import Record, Skipped
 from segzero_core.data.rle import encode_mask
-from segzero_core.data.samples import Level, Row, Sample, Samples
+from segzero_core.data.samples import Row, Sample, Samples
 from segzero_core.data.scenes import SceneRecords, read_scenes
 from segzero_core.errors import DataError
 
@@ -30,13 +30,13 @@ def scene_samples(name: str, limit: int = 0) -> Samples:
     return Samples('synthetic', split, 'expression', rows)
 
 
-def folder_samples(folder: Path, level: Level = 'expression') -> Samples:
+def folder_samples(folder: Path) -> Samples:
     """Return the samples of a folder with ``records.jsonl`` whose rows have a ``mask``.
 
     Raises:
         DataError: The file cannot be read or has no row.
     """
-    return Samples(folder.name, 'all', level, _folder_rows(folder))
+    return Samples(folder.name, 'all', 'expression', _folder_rows(folder))
 
 
 def _folder_rows(folder: Path) -> Iterator[Row]:
