@@ -60,9 +60,9 @@ def main() -> None:
         one.add_argument('folders', nargs=3, type=Path)
     options = parser.parse_args()
     if options.command in ('ours', 'released'):
-        seconds, counts = (ours if options.command == 'ours' else released)(*options.folders)
+        result = (ours if options.command == 'ours' else released)(*options.folders)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps({'seconds': seconds, 'counts': counts, 'peak': peak}))
+        print(json.dumps({**result, 'peak': peak}))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -197,30 +197,52 @@ def multiply(source: Path, folder: Path, count: int) -> None:
 
 
 def measure_throughput(folder: Path, images: int, sentences: int, rounds: int) -> None:
-    """Print samples per second of both ways, and whether they answered the same."""
+    """Print samples per second of both ways; check that both count the same pixels."""
     from segzero_core.tiny import build_tiny_segmenter
 
     data = write_scenes(folder / 'scenes', images, sentences)
     segmenter = build_tiny_segmenter(folder / 'segmenter')
-    model = teach(folder / 'model')
-    found: dict[str, list[dict[str, Any]]] = {'ours': [], 'released': []}
+    paths = [str(data), str(teach(folder / 'model')), str(segmenter)]
+    ways = {'released': ('released', 1), 'ours': ('ours', 1), 'ours, two processes': ('ours', 2)}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     for _ in range(rounds):
-        for name, results in found.items():
-            command = [sys.executable, __file__, name, str(data), str(model), str(segmenter)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                sys.exit(done.stderr)
-            results.append(json.loads(done.stdout.splitlines()[-1]))
-    speed = {
-        name: statistics.median(len(result['counts']) / result['seconds'] for result in results)
+        for name, (way, processes) in ways.items():
+            found[name].append(one_round(way, processes, paths))
+    released_counts = found['released'][0]['counts']
+    medians = {
+        name: {key: statistics.median(r[key] for r in results) for key in ('seconds', 'cpu')}
         for name, results in found.items()
     }
-    peak = {name: max(r['peak'] for r in results) / 2**10 for name, results in found.items()}
-    for name in found:
-        print(f'{name:9} {speed[name]:.2f} samples a second, peak {peak[name]:.0f} MiB')
-    print(f'ratio     {speed["ours"] / speed["released"]:.2f}')
-    same = found['ours'][0]['counts'] == found['released'][0]['counts']
-    print(f'the same intersections and unions: {same}')
+    for name, median in medians.items():
+        assert sorted(found[name][0]['counts']) == sorted(released_counts), 'other masks'
+        speed = len(released_counts) / median['seconds']
+        ratio = medians['released']['seconds'] / median['seconds']
+        work = medians['released']['cpu'] / median['cpu']
+        peak = max(result['peak'] for result in found[name]) / 2**10
+        print(
+            f'{name:20} {speed:.2f} samples a second, {ratio:.2f} x released; per CPU second '
+            f'{work:.2f} x; peak {peak:.0f} MiB'
+        )
+
+
+def one_round(way: str, processes: int, paths: list[str]) -> dict[str, Any]:
+    """Run one way in so many processes at a time; return its time, CPU time, peak and counts."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, __file__, way, *paths],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {'RANK': str(rank), 'WORLD_SIZE': str(processes)},
+        )
+        for rank in range(processes)
+    ]
+    results = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+    return {
+        'seconds': max(result['seconds'] for result in results),
+        'cpu': sum(result['cpu'] for result in results),
+        'peak': sum(result['peak'] for result in results),
+        'counts': [counts for result in results for counts in result['counts']],
+    }
 
 
 def teach(folder: Path, steps: int = 160) -> Path:
@@ -261,37 +283,38 @@ def teach(folder: Path, steps: int = 160) -> Path:
     return folder
 
 
-def ours(data: Path, model: Path, segmenter: Path) -> tuple[float, list[list[int]]]:
-    """Evaluate as ``training/evaluate.py`` does; return seconds, intersections and unions."""
+def ours(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
+    """Evaluate as ``training/evaluate.py`` does; return time, CPU time and pixel counts."""
     from segzero_core.data import read_samples
-    from training.evaluate import run_settings
+    from training.evaluate import own_rows, run_settings
     from training.evaluating.config import make_config
     from training.evaluating.engines import Engines
     from training.evaluating.loading import load_batches
-    from training.evaluating.scoring import summarise
     from training.evaluating.shards import Place, Shard, merge, open_run
 
+    place = Place.of_environment()
     with tempfile.TemporaryDirectory() as name:
         flags = {'dataset': str(data), 'output': name, 'model': str(model), 'device': 'cpu'}
         flags |= {'segmenter_model': str(segmenter), 'protocol': 'released'}
         config = make_config(None, flags | {'batch_size': BATCH})
-        with Engines(config, '', Place()) as engines:
-            start = time.perf_counter()
+        with Engines(config, '', place) as engines:
+            start, worked = time.perf_counter(), time.process_time()
             samples = read_samples(config.dataset)
-            run = open_run(Path(name), run_settings(config, samples, Place()))
-            shard = Shard(Path(name), run, Place())
-            for batch in load_batches(samples, range(len(samples)), BATCH):
+            run = open_run(Path(name), run_settings(config, samples, place))
+            rows: list[dict[str, Any]] = []
+            shard = Shard(Path(name), run, place, rows.append)
+            for batch in load_batches(samples, own_rows(samples, place), BATCH):
                 for row in engines.examiner.examine(batch):
                     shard.add(row)
             shard.close()
-            rows = merge(Path(name), run, 1, len(samples)) or []
-            summarise(rows)
-            seconds = time.perf_counter() - start
-    return seconds, [[row['intersection'], row['union']] for row in rows]
+            merge(Path(name), run, place.world, len(samples))
+            seconds, cpu = time.perf_counter() - start, time.process_time() - worked
+    counts = [[row['intersection'], row['union']] for row in rows]
+    return {'seconds': seconds, 'cpu': cpu, 'counts': counts}
 
 
-def released(data: Path, model: Path, segmenter: Path) -> tuple[float, list[list[int]]]:
-    """Evaluate as Seg-Zero's code at 77f9ea5 does; return seconds, intersections and unions.
+def released(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
+    """Evaluate as Seg-Zero's code at 77f9ea5 does; return time, CPU time and pixel counts.
 
     Its masks come as nested lists, which alone take longer than all the rest: here as files.
     """
@@ -307,13 +330,14 @@ def released(data: Path, model: Path, segmenter: Path) -> tuple[float, list[list
     promptable = Sam2Segmenter(str(segmenter), 'cpu')
     processor, network = reasoner._processor, reasoner._model
     counts = []
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     rows = [json.loads(line) for line in (data / 'records.jsonl').read_text().splitlines()]
     images = [np.asarray(Image.open(data / row['image']).convert('RGB')) for row in rows]
     masks = [np.asarray(Image.open(data / row['mask'])) > 0 for row in rows]
     for first in range(0, len(rows), BATCH):
         part = range(first, min(first + BATCH, len(rows)))
-        inputs = reasoner._encode([images[i] for i in part], [rows[i]['query'] for i in part])
+        prompts = [reasoner._prompt(rows[i]['query']) for i in part]
+        inputs = reasoner._encode([images[i] for i in part], prompts)
         with torch.inference_mode():
             written = network.generate(**inputs, do_sample=False, max_new_tokens=1024)
         texts = processor.batch_decode(
@@ -324,12 +348,13 @@ def released(data: Path, model: Path, segmenter: Path) -> tuple[float, list[list
             answer = parse_released(text, Size(SIDE, SIDE), Size(width, height))
             with torch.inference_mode():
                 embedding = promptable.embed(images[i])
-                logits, scores = promptable._decode(embedding, answer.box, answer.points)
-                full = (_upsample(logits, (height, width)) > 0).float().numpy()
-            best = full[np.argsort(scores.numpy())[::-1]][0].astype(bool)
+                logits, scores = promptable._decode(embedding, [(answer.box, answer.points)])
+                full = (_upsample(logits[0], (height, width)) > 0).float().numpy()
+            best = full[np.argsort(scores[0].numpy())[::-1]][0].astype(bool)
             common = np.logical_and(best, masks[i]).sum()
             counts.append([int(common), int(np.logical_or(best, masks[i]).sum())])
-    return time.perf_counter() - start, counts
+    seconds, cpu = time.perf_counter() - start, time.process_time() - worked
+    return {'seconds': seconds, 'cpu': cpu, 'counts': counts}
 
 
 if __name__ == '__main__':

@@ -152,6 +152,24 @@ def test_batches_go_to_a_reasoner_that_takes_them() -> None:
     assert [row['intersection'] for row in rows] == [41 * 84] * 7
 
 
+def test_the_masks_of_an_image_are_made_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Together(Filler):
+        def segment_all(self, embedding: Any, prompts: Any) -> list[MaskResult]:
+            sizes.append(len(prompts))
+            return [self.segment(embedding, box, points) for box, points in prompts]
+
+    sizes: list[int] = []
+    samples = [sample(answer() if i != 3 else '?', half(), 'aaaaabb'[i]) for i in range(7)]
+    rows = examined(*samples, segmenter=Together(), size=7)
+    assert sizes == [4, 2]
+    assert [row['intersection'] for row in rows] == [41 * 84] * 3 + [0] + [41 * 84] * 3
+    monkeypatch.setattr('training.evaluating.answering._MOST_VALUES', 3 * 84 * 84 * 3)
+    assert [row['mask'] for row in examined(*samples, segmenter=Together(), size=7)] == [
+        row['mask'] for row in rows
+    ]
+    assert sizes == [4, 2, 3, 1, 2]
+
+
 def test_huge_images_make_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('training.evaluating.loading._MOST_PIXELS', 3 * 84 * 84)
     data = dataset(*[sample(answer(), half(), image) for image in 'aabcdefgh'])

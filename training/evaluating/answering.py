@@ -3,22 +3,26 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
-from segzero_core.data.rle import encode_mask, unite
+from segzero_core.data.rle import Rle, encode_mask, unite
 from segzero_core.data.samples import Sample
 from segzero_core.errors import AnswerError, MetricError
 from segzero_core.geometry import box_iou
 from segzero_core.metrics import Overlap, overlap_rle, points_on_mask
 from segzero_core.reasoners import BatchReasoner, Reasoner
-from segzero_core.segmenters import Segmenter
-from segzero_core.types import Image
+from segzero_core.segmenters import BatchSegmenter, MaskResult, Segmenter
+from segzero_core.types import Box, Image, Point
 from segzero_core.vqa import consensus_accuracy, relaxed_accuracy, written_answer
 from training.evaluating.loading import Loaded
 from training.evaluating.reading import Prompt, Reader
+
+_MOST_VALUES = 96 * 2**20  # of the images of the masks made together: 32 M pixels of masks
+_Asked: TypeAlias = tuple[int, Prompt]
 
 
 class Examiner:
@@ -51,19 +55,28 @@ class Examiner:
         texts = self._ask(usable)
         seconds = (time.perf_counter() - start) / max(len(usable), 1)
         written = dict(zip((loaded.row for loaded in usable), texts, strict=True))
+        prompts = {} if self._words else self._read(usable, written)
+        masks = self._segment(usable, prompts, embeddings)
         for loaded in batch:
-            row = {'row': loaded.row, 'id': loaded.id, 'image': loaded.image_id}
+            row: dict[str, Any] = {
+                'row': loaded.row,
+                'id': loaded.id,
+                'image': loaded.image_id,
+            }
             if loaded.row not in written:
                 yield row | _unusable(loaded)
                 continue
             assert loaded.sample is not None  # it has an image
-            text = written[loaded.row]
-            row |= {'query': loaded.sample.query, 'group': loaded.sample.group, 'text': text}
+            sample, text = loaded.sample, written[loaded.row]
+            row |= {'query': sample.query, 'group': sample.group, 'text': text}
             if self._words:
-                yield row | self._judge_words(loaded.sample, text, seconds)
+                row |= self._judge_words(sample, text)
+            elif loaded.row in masks:
+                row |= _judge_mask(sample, prompts[loaded.row], masks[loaded.row])
             else:
-                embedding = embeddings[loaded.image_id]
-                yield row | self._judge_mask(loaded.sample, text, embedding, seconds)
+                row |= _unread(sample, prompts[loaded.row])
+            row['timings'] = {'reason': seconds, **row.get('timings', {})}
+            yield row
 
     def close(self) -> None:
         """End the second thread; the engines stay."""
@@ -75,7 +88,7 @@ class Examiner:
             for loaded in batch
             if loaded.image is not None and loaded.sample is not None
         ]
-        if isinstance(self._reasoner, BatchReasoner) and pairs:
+        if isinstance(self._reasoner, BatchReasoner) and len(pairs) > 1:
             images, queries = zip(*pairs, strict=True)
             return self._reasoner.reason_batch(images, queries)
         return [self._reasoner.reason(image, query) for image, query in pairs]
@@ -96,7 +109,54 @@ class Examiner:
         start = time.perf_counter()
         return self._segmenter.embed(image), time.perf_counter() - start
 
-    def _judge_words(self, sample: Sample, text: str, seconds: float) -> dict[str, Any]:
+    def _read(
+        self, batch: Sequence[Loaded], written: dict[int, str]
+    ) -> dict[int, Prompt | AnswerError]:
+        """Return what each text means, or why that cannot be told."""
+        found: dict[int, Prompt | AnswerError] = {}
+        for loaded in batch:
+            assert loaded.sample is not None  # it has an image
+            try:
+                found[loaded.row] = self._reader.read(written[loaded.row], loaded.sample.size)
+            except AnswerError as error:
+                found[loaded.row] = error
+        return found
+
+    def _segment(
+        self,
+        batch: Sequence[Loaded],
+        prompts: dict[int, Prompt | AnswerError],
+        embeddings: dict[str, Future[Any]],
+    ) -> dict[int, _Found]:
+        """Return the mask of each prompt; those of one image are made together."""
+        found: dict[int, _Found] = {}
+        sizes = {
+            loaded.image_id: loaded.image.size for loaded in batch if loaded.image is not None
+        }
+        for image_id, group in itertools.groupby(batch, key=lambda loaded: loaded.image_id):
+            asked = [
+                (loaded.row, prompt)
+                for loaded in group
+                if isinstance(prompt := prompts.get(loaded.row), Prompt)
+            ]
+            for part in _in_parts(asked, sizes[image_id]):
+                embedded, embed_s = embeddings[image_id].result()
+                start = time.perf_counter()
+                shown = [(prompt.box, prompt.points) for _, prompt in part]
+                results = self._masks(embedded, shown)
+                seconds = {'embed': embed_s, 'decode': (time.perf_counter() - start) / len(part)}
+                for (row, _), result in zip(part, results, strict=True):
+                    found[row] = _Found(encode_mask(result.mask), float(result.score), seconds)
+        return found
+
+    def _masks(
+        self, embedded: Any, shown: list[tuple[Box | None, tuple[Point, ...]]]
+    ) -> list[MaskResult]:
+        if isinstance(self._segmenter, BatchSegmenter):
+            return self._segmenter.segment_all(embedded, shown)
+        return [self._segmenter.segment(embedded, box, points) for box, points in shown]
+
+    def _judge_words(self, sample: Sample, text: str) -> dict[str, Any]:
         answer = written_answer(text)
         if self._words == 'textvqa':
             correct = consensus_accuracy(answer, sample.answers)
@@ -107,46 +167,56 @@ class Examiner:
             'answer': answer,
             'correct': correct,
             'error': None,
-            'timings': {'reason': seconds},
         }
 
-    def _judge_mask(
-        self, sample: Sample, text: str, embedding: Future[Any], seconds: float
-    ) -> dict[str, Any]:
-        assert sample.truth is not None
-        try:
-            prompt = self._reader.read(text, sample.size)
-        except AnswerError as error:
-            nothing = error.kind == 'nothing_found'
-            return {
-                'status': 'nothing_found' if nothing else 'failed',
-                'error': {'kind': error.kind, 'message': str(error)},
-                **_counts(sample, Overlap(0, 0, _area(sample)), _released_miss(sample)),
-                'mask': None,
-                'timings': {'reason': seconds},
-            }
-        embedded, embed_s = embedding.result()
-        start = time.perf_counter()
-        found = self._segmenter.segment(embedded, prompt.box, prompt.points)
-        decode_s = time.perf_counter() - start
-        mask = encode_mask(found.mask)
-        try:
-            counts = _counts(
-                sample,
-                overlap_rle(mask, sample.truth, sample.ignore),
-                overlap_rle(mask, _with_ignored(sample)),
-            )
-        except MetricError as error:
-            return _wrong_size(sample, str(error))
-        return {
-            'status': 'repaired' if prompt.repairs else 'ok',
-            'error': None,
-            **_described(prompt, sample),
-            'score': float(found.score),
-            **counts,
-            'mask': {'size': [mask.size.height, mask.size.width], 'counts': mask.counts},
-            'timings': {'reason': seconds, 'embed': embed_s, 'decode': decode_s},
-        }
+
+def _in_parts(asked: list[_Asked], values: int) -> Iterator[list[_Asked]]:
+    """Split the prompts of an image with so many values so that their masks fit into memory."""
+    size = max(1, _MOST_VALUES // values)
+    for start in range(0, len(asked), size):
+        yield asked[start : start + size]
+
+
+class _Found(NamedTuple):
+    """A mask, the segmenter's score of it, and the seconds it took."""
+
+    mask: Rle
+    score: float
+    seconds: dict[str, float]
+
+
+def _judge_mask(sample: Sample, prompt: Prompt | AnswerError, found: _Found) -> dict[str, Any]:
+    assert isinstance(prompt, Prompt)  # there is a mask
+    assert sample.truth is not None
+    mask = found.mask
+    try:
+        counts = _counts(
+            sample,
+            overlap_rle(mask, sample.truth, sample.ignore),
+            overlap_rle(mask, _with_ignored(sample)),
+        )
+    except MetricError as error:
+        return _wrong_size(sample, str(error))
+    return {
+        'status': 'repaired' if prompt.repairs else 'ok',
+        'error': None,
+        **_described(prompt, sample),
+        'score': found.score,
+        **counts,
+        'mask': {'size': [mask.size.height, mask.size.width], 'counts': mask.counts},
+        'timings': found.seconds,
+    }
+
+
+def _unread(sample: Sample, error: Prompt | AnswerError) -> dict[str, Any]:
+    """What an answer without a prompt ends as; "nothing matches" is one."""
+    assert isinstance(error, AnswerError)  # else there were a mask
+    return {
+        'status': 'nothing_found' if error.kind == 'nothing_found' else 'failed',
+        'error': {'kind': error.kind, 'message': str(error)},
+        **_counts(sample, Overlap(0, 0, _area(sample)), _released_miss(sample)),
+        'mask': None,
+    }
 
 
 def _unusable(loaded: Loaded) -> dict[str, Any]:
