@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from segzero_ros.grasp import Target, TargetError, find_target
 from segzero_ros.images import load_codec
 from segzero_ros.messages import Answer, read_lens
 from segzero_ros.parameters import Settings
+
+_MEMORY_REMEDY = 'end what else runs on the device, or take smaller models'
 
 
 @dataclass
@@ -53,29 +56,18 @@ class Answerer:
             progress: Called with the name of each model before it is loaded, at last with ''.
 
         Raises:
+            OutOfMemoryError: The models do not fit.
             SegZeroError: The codec or a model cannot be used; the message says what to do.
         """
         self._codec = load_codec(settings.codec)
-        progress(f'the reasoner {settings.reasoner.name}')
-        reasoner = load_reasoner(settings.reasoner.engine, **settings.reasoner.options)
         try:
-            progress(f'the segmenter {settings.segmenter.name}')
-            segmenter = load_segmenter(settings.segmenter.engine, **settings.segmenter.options)
-        except BaseException:
-            reasoner.close()
-            raise
-        self._segzero = SegZero(reasoner, segmenter)
-        progress('the first run of both')
-        self._warm_up()
-        progress('')
-
-    def _warm_up(self) -> None:
-        try:
-            self._segzero.warm_up()
+            self._segzero = _load(settings, progress)
         except Exception as error:
-            if not is_out_of_memory(error):  # for that there is a remedy, with the image at hand
-                self._segzero.close()
+            if not is_out_of_memory(error):
                 raise
+            message = f'the models do not fit: {_MEMORY_REMEDY} ({error})'
+            raise OutOfMemoryError(message) from None
+        progress('')
 
     def answer(self, job: Job, cancel: threading.Event) -> Answer:
         """Answer a sentence with the frame that is the newest now.
@@ -149,10 +141,8 @@ class Answerer:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemoryError(
-                'not enough GPU memory, even with a smaller image: end what else runs there, or '
-                f'take smaller models ({error})'
-            ) from None
+            message = f'no memory for even a smaller image: {_MEMORY_REMEDY} ({error})'
+            raise OutOfMemoryError(message) from None
         finally:
             reasoner.family = family
 
@@ -187,6 +177,26 @@ class Answerer:
             )
         except SegZeroError as error:
             return error
+
+
+def _load(settings: Settings, progress: Callable[[str], None]) -> SegZero:
+    with contextlib.ExitStack() as undo:
+        progress(f'the reasoner {settings.reasoner.name}')
+        reasoner = load_reasoner(settings.reasoner.engine, **settings.reasoner.options)
+        undo.callback(reasoner.close)
+        progress(f'the segmenter {settings.segmenter.name}')
+        segmenter = load_segmenter(settings.segmenter.engine, **settings.segmenter.options)
+        undo.pop_all()
+        segzero = SegZero(reasoner, segmenter)
+        undo.callback(segzero.close)
+        progress('the first run of both')
+        try:
+            segzero.warm_up()
+        except Exception as error:
+            if not is_out_of_memory(error):  # for that there is a remedy, with the image at hand
+                raise
+        undo.pop_all()
+        return segzero
 
 
 def _not_empty(found: Segmentation) -> Segmentation:

@@ -25,10 +25,17 @@ LONG = 60.0  # seconds; only a broken node takes so long
 BOX, POINTS = Box(210, 210, 630, 630), (Point(420, 420), Point(315, 420))
 
 
+def out_of_memory():
+    """Return what torch raises."""
+    import torch  # loaded by nothing else here
+
+    return torch.cuda.OutOfMemoryError('Tried to allocate 2 GiB')
+
+
 class ScriptedReasoner:
     """Obeys its sentence.
 
-    ``model`` 'broken' cannot be loaded, 'endless' loads until released.
+    ``model`` 'broken' cannot be loaded, 'huge' does not fit, 'endless' loads until released.
     """
 
     loaded = 0
@@ -40,6 +47,8 @@ class ScriptedReasoner:
     def __init__(self, model=''):
         if model == 'broken':
             raise ValueError('the weights are corrupt')
+        if model == 'huge':
+            raise out_of_memory()
         if model == 'endless':
             print('scripted loads', flush=True)
             self.started.set()
@@ -56,9 +65,7 @@ class ScriptedReasoner:
         if query == 'nothing' or (query == 'something bright' and image.mean() < 50):
             return '<think>There is none.</think><answer>{}</answer>'
         if query == 'no memory' or (query == 'little memory' and self.family.image_size > 420):
-            import torch  # loaded by nothing else here
-
-            raise torch.cuda.OutOfMemoryError('Tried to allocate 2 GiB')
+            raise out_of_memory()
         if query in ('wait', 'ignore'):
             on_text('I start. ')
         self.asked[query] += 1

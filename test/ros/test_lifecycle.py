@@ -141,6 +141,27 @@ def test_why_loading_failed_is_in_the_diagnostics_and_another_model_loads(graph,
     graph.client.diagnostics(lambda v: v['state'] == 'inactive' and not v['last_error'])
 
 
+def test_nothing_is_left_of_a_model_that_failed_to_load(graph, engines):
+    node = graph.node(reasoner__model='broken')
+    assert configure(node) == 'FAILURE'
+
+    def nothing_left():
+        gc.collect()
+        return not any(type(o) is engines.ScriptedReasoner for o in gc.get_objects())
+
+    graph.client.wait_for(nothing_left, 'the end of the model')
+
+
+def test_models_that_do_not_fit_are_said_to_be_too_large(graph, monkeypatch):
+    pytest.importorskip('torch')
+    monkeypatch.setattr('segzero_ros.node.DIAGNOSTICS_S', 0.02)
+    node = graph.node(reasoner__model='huge')
+    assert configure(node) == 'FAILURE'
+    status, values = graph.client.diagnostics(lambda v: v['last_error'])
+    assert values['last_error'].startswith('OutOfMemoryError: the models do not fit: end what')
+    assert status.level == b'\x02'
+
+
 def tensor_bytes():
     import torch
 

@@ -186,5 +186,5 @@ def test_out_of_memory_with_any_image_is_an_error(graph):
     result = graph.client.ask('no memory')
     assert result['status'] == 'error'
     assert result['error']['kind'] == 'out_of_memory'
-    assert 'take smaller models (Tried to allocate 2 GiB)' in result['error']['message']
+    assert 'or take smaller models (Tried to allocate 2 GiB)' in result['error']['message']
     assert graph.client.ask('the red mug')['status'] == 'ok'
