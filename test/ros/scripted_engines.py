@@ -78,10 +78,8 @@ class ScriptedReasoner:
             self.started.set()
             self.release.wait(LONG)
         scale = self.family.image_size / 840
-        box, points = (
-            Box(*(scale * v for v in BOX)),
-            [Point(*(scale * v for v in p)) for p in POINTS],
-        )
+        box = Box(*(scale * value for value in BOX))
+        points = tuple(Point(scale * x, scale * y) for x, y in POINTS)
         text = format_answer(Answer(box, points, f'I see {query}.', ()))
         if query == 'open end':
             text = text.removesuffix('</answer>')
