@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+from sensor_msgs.msg import CameraInfo
 
 from segzero_core.synthetic import make_scene
 from segzero_ros.images import image_to_array
@@ -28,7 +29,10 @@ def test_camera_and_node_answer_with_mask_and_metric_target(processes, client):
         '-p', f'seed:={SCENE}',
     )  # fmt: skip
     node_process(processes, client.namespace, 'depth.enabled:=true')
+    camera = f'{client.namespace}/camera_info'
+    client.listen(camera, CameraInfo)
     client.wait_for_node()
+    client.wait_for(lambda: client.messages[camera], 'a frame of the camera')
     scene = make_scene(SCENE)
     query = next(q for q in scene.queries() if q.kind == 'attribute')
     result = client.ask(query.text)

@@ -124,9 +124,5 @@ def test_the_demonstrations_show_one_scene_and_ask_about_it():
     assert tuple(query.kind for query in queries) == KINDS
     launch_file = (root / 'launch' / 'demo.launch.py').read_text(encoding='utf-8')
     assert any(f"default_value='{query.text}'" in launch_file for query in queries)
-    assert (
-        'seed'
-        not in yaml.safe_load((root / 'config' / 'demo.yaml').read_text())['/**/sim_camera'][
-            'ros__parameters'
-        ]
-    )
+    config = yaml.safe_load((root / 'config' / 'demo.yaml').read_text(encoding='utf-8'))
+    assert config['/**/sim_camera']['ros__parameters']['seed'] == SEED
