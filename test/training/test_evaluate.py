@@ -331,6 +331,20 @@ def test_settings_that_cannot_be_used(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ('model', 'folder'),
+    [
+        ('', 'refcoco_testA-rules'),
+        ('Ricky06662/Seg-Zero-7B', 'refcoco_testA-Seg-Zero-7B'),
+        ('runs/rl_soft_3b/model', 'refcoco_testA-rl_soft_3b-model'),
+        ('runs/rl_soft_3b/checkpoint-50', 'refcoco_testA-rl_soft_3b-checkpoint-50'),
+    ],
+)
+def test_each_checkpoint_has_a_folder_of_its_own(model: str, folder: str) -> None:
+    config = make_config(None, {'dataset': 'refcoco:testA', 'model': model})
+    assert config.output == str(Path('runs', 'eval', folder))
+
+
 @pytest.mark.parametrize('preset', sorted((ROOT / 'config' / 'evaluation').glob('*.yaml')))
 def test_presets_can_be_read(preset: Path) -> None:
     config = make_config(preset, {'dataset': SCENES})

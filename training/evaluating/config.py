@@ -121,7 +121,9 @@ def _completed(config: EvalConfig) -> EvalConfig:
         )
     reasoner = config.reasoner or ('transformers' if config.model else 'rules')
     segmenter = config.segmenter or ('grabcut' if reasoner == 'rules' else 'sam2')
-    model = Path(config.model).name or reasoner
+    path = Path(config.model)
+    of_training = path.name == 'model' or path.name.startswith('checkpoint-')
+    model = '-'.join(path.parts[-2:] if of_training else path.parts[-1:]) or reasoner
     name = re.sub(r'[^\w.+-]+', '_', f'{config.dataset}-{model}')
     return dataclasses.replace(
         config,
