@@ -48,8 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='settings to change')
     options = parser.parse_args(arguments)
     try:
-        if is_warm_up(options.config):
-            warm_up(options.config, options.overrides)
+        if is_from_scratch(options.config):
+            train_from_scratch(options.config, options.overrides)
         else:
             train(load_config(options.config, options.overrides))
     except SegZeroError as error:
@@ -61,20 +61,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def is_warm_up(file: Path) -> bool:
-    """Return whether a file asks for ``method: warm_up``, which has settings of its own."""
+def is_from_scratch(file: Path) -> bool:
+    """Return whether a file asks for ``warm_up`` or ``masks``, which have their own settings."""
     try:
         values = yaml.safe_load(file.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return False  # load_config says what is wrong
-    return isinstance(values, dict) and values.get('method') == 'warm_up'
+    return isinstance(values, dict) and values.get('method') in ('warm_up', 'masks')
 
 
-def warm_up(file: Path, overrides: list[str]) -> None:
-    """Teach a tiny model from random weights; raises like ``run_warm_up``."""
-    from training.grounding.command import run_warm_up  # needs torch
+def train_from_scratch(file: Path, overrides: list[str]) -> None:
+    """Teach a tiny model from random weights; raises like ``run_from_scratch``."""
+    from training.grounding.command import run_from_scratch  # needs torch
 
-    run_warm_up(file, overrides)
+    run_from_scratch(file, overrides)
 
 
 def train(config: TrainConfig) -> None:

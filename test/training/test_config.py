@@ -9,7 +9,7 @@ import pytest
 
 from segzero_core.errors import ConfigError
 from training.config import TrainConfig, load_config, save_config
-from training.train import is_warm_up
+from training.train import is_from_scratch
 
 PRESETS = Path(__file__).parents[2] / 'config' / 'training'
 
@@ -24,7 +24,7 @@ def preset(name: str) -> TrainConfig:
     return load_config(PRESETS / f'{name}.yaml')
 
 
-OURS = [path for path in sorted(PRESETS.glob('*.yaml')) if not is_warm_up(path)]
+OURS = [path for path in sorted(PRESETS.glob('*.yaml')) if not is_from_scratch(path)]
 
 
 @pytest.mark.parametrize('path', OURS, ids=lambda path: path.stem)

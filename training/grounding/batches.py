@@ -8,7 +8,7 @@ such that every segment sees what it would see alone, so the image is paid for o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from segzero_core.prompts import PromptFamily
 from segzero_core.synthetic import COLOURS, KINDS, SHAPES, SIZES, Query
 from segzero_core.types import Box, Point
 from training.grounding.scenes import Item, Scenes
-from training.grounding.texts import mirror_sentence, write_reply
+from training.grounding.texts import ANSWER_START, find_named, mirror_sentence, write_reply
 
 NO_LABEL = -100
 _COLOURS, _SIZES = tuple(COLOURS), tuple(SIZES)
@@ -34,11 +34,13 @@ class Segment(NamedTuple):
         prompt: From the end of the image to the start of the reply.
         reply: Thinking, answer and the end of the turn.
         target: The item meant.
+        named: The item the sentence names outright: the target, or what it stands beside; -1.
     """
 
     prompt: list[int]
     reply: list[int]
     target: int
+    named: int
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,14 @@ class Dense:
         colour: (B, N) int64 index of its colour; 0 where there is none.
         shape: (B, N) int64, likewise.
         size: (B, N) int64, likewise.
-        box: (B, N, 4) float32 its box in pixels of the model's square.
+        numbers: (B, N, 8) float32 its box and its two points, in pixels of the model's square.
     """
 
     owner: torch.Tensor
     colour: torch.Tensor
     shape: torch.Tensor
     size: torch.Tensor
-    box: torch.Tensor
+    numbers: torch.Tensor
 
     @property
     def owned(self) -> torch.Tensor:
@@ -73,13 +75,21 @@ class Packed:
         ids: (B, L) int64.
         labels: (B, L) int64, the token that follows, where it is part of a reply.
         targets: (B, L) int64, the item that is meant there.
+        named: (B, L) int64, the item the sentence names, where its prompt has been read to the
+            end; -1 elsewhere.
+        heard: (B, L) int64, the row of ``texts`` that is to be known there: from the end of a
+            sentence on that sentence, in the answer the thought before it; -1 elsewhere.
+        texts: (n, vocabulary) float32, for every sentence and thought the share of each token.
         positions: (3, B, L) int64, time, height and width, as the model counts them itself.
-        mask: (B, 1, L, L) bool, who may look at whom.
+        mask: (B, 1, L, L) float32, 0 where one may look at the other, else a very low number.
     """
 
     ids: torch.Tensor
     labels: torch.Tensor
     targets: torch.Tensor
+    named: torch.Tensor
+    heard: torch.Tensor
+    texts: torch.Tensor
     positions: torch.Tensor
     mask: torch.Tensor
 
@@ -102,8 +112,8 @@ class Batcher:
         self.scenes, self.patch, self.merge = scenes, patch, merge
         self.grid = scenes.side // (patch * merge)
         self._tokenizer, self._family = tokenizer, family
-        self._image, self._pad, self._end = tokenizer.convert_tokens_to_ids(
-            ['<|image_pad|>', '<|endoftext|>', '<|im_end|>']
+        self._image, self._pad, self._end, self._answer = tokenizer.convert_tokens_to_ids(
+            ['<|image_pad|>', '<|endoftext|>', '<|im_end|>', ANSWER_START]
         )
         self.head = self._ids(self._prompt('anything')[0])
 
@@ -117,15 +127,15 @@ class Batcher:
         count: int,
         sentences: int,
         rng: np.random.Generator,
-        kinds: Collection[str] = KINDS,
+        kinds: Sequence[str] = KINDS,
     ) -> tuple[torch.Tensor, Dense, Packed]:
-        """Draw scenes, half of them mirrored, and sentences about them, every kind as often.
+        """Draw scenes, half of them mirrored, and sentences about them.
 
         Args:
             count: Scenes.
             sentences: Per scene; 0 makes sequences that end with the image.
             rng: Where chance comes from.
-            kinds: Of sentences.
+            kinds: Of sentences, each as often as it is listed.
 
         Returns:
             (B, 3, S, S) uint8 images; what is on their tokens; the sequences.
@@ -152,26 +162,26 @@ class Batcher:
         items: list[Item],
         sentences: int,
         rng: np.random.Generator,
-        kinds: Collection[str],
+        kinds: Sequence[str],
     ) -> list[Segment]:
         found: dict[str, list[Query]] = {}
         for query in self.scenes.queries[index]:
-            if query.kind in kinds:
-                found.setdefault(query.kind, []).append(query)
+            found.setdefault(query.kind, []).append(query)
+        there = [kind for kind in kinds if kind in found]
         segments = []
-        for _ in range(sentences if found else 0):
-            of_kind = list(found.values())[int(rng.random() * len(found))]
+        for _ in range(sentences if there else 0):
+            of_kind = found[there[int(rng.random() * len(there))]]
             query = of_kind[int(rng.random() * len(of_kind))]
             text = mirror_sentence(query.text) if flip else query.text
-            segments.append(self.segment(text, items, query.target, rng))
+            segments.append(self.segment(query._replace(text=text), items))
         return segments
 
-    def segment(
-        self, sentence: str, items: Sequence[Item], target: int, rng: np.random.Generator
-    ) -> Segment:
-        """Return the tokens of a sentence and of a reply that finds ``items[target]``."""
-        reply = self._ids(write_reply(items[target], self.scenes.side, rng))
-        return Segment(self._ids(self._prompt(sentence)[1]), [*reply, self._end], target)
+    def segment(self, query: Query, items: Sequence[Item]) -> Segment:
+        """Return the tokens of a sentence and of a reply that finds ``items[query.target]``."""
+        reply = self._ids(write_reply(items[query.target], self.scenes.side))
+        named = find_named(query, items)
+        prompt = self._ids(self._prompt(query.text)[1])
+        return Segment(prompt, [*reply, self._end], query.target, named)
 
     def _prompt(self, sentence: str) -> tuple[str, str]:
         """Return the prompt before and after the image."""
@@ -193,7 +203,9 @@ class Batcher:
         most = max(map(len, items))
         counts = np.stack([(squares == i + 1).sum(-1) for i in range(most)], axis=-1)
         owner = np.where(counts.max(-1) >= _COVERS * cell**2, counts.argmax(-1), -1)
-        table = np.zeros((len(items), most + 1, 7), np.float32)  # the last row is "none": index -1
+        table = np.zeros(
+            (len(items), most + 1, 11), np.float32
+        )  # the last row is "none": index -1
         for b, there in enumerate(items):
             for i, item in enumerate(there):
                 x, y = (item.box.x1 + item.box.x2) / 2, (item.box.y1 + item.box.y2) / 2
@@ -203,7 +215,7 @@ class Batcher:
                     SHAPES.index(item.shape),
                     _SIZES.index(item.size),
                 )
-                table[b, i] = [*classes, *item.box]
+                table[b, i] = [*classes, *item.box, *item.points[0], *item.points[1]]
         found = torch.from_numpy(table[np.arange(len(items))[:, None], owner])
         classes = found[..., :3].long()
         return Dense(
@@ -220,7 +232,8 @@ class Batcher:
         rows, length = len(segments), start + max(lengths)
         ids = np.full((rows, length), self._pad)
         labels = np.full((rows, length), NO_LABEL)
-        targets = np.full((rows, length), -1)
+        targets, named, heard = np.full((3, rows, length), -1)
+        texts: list[list[int]] = []
         positions = np.zeros((3, rows, length), np.int64)
         part = np.full((rows, length), -1)  # 0 is what all share, -1 what nobody needs
         shared = len(self.head)
@@ -231,25 +244,40 @@ class Batcher:
             positions[axis, :, self.tokens] = shared + offset
         for b, row in enumerate(segments):
             at = start
-            for number, (prompt, reply, target) in enumerate(row, start=1):
+            for number, (prompt, reply, target, item) in enumerate(row, start=1):
                 end = at + len(prompt) + len(reply)
                 ids[b, at:end] = prompt + reply
                 # The image takes as many positions as its longer side has tokens.
                 positions[:, b, at:end] = shared + self.grid + np.arange(end - at)
                 foretells = slice(at + len(prompt) - 1, end - 1)
                 labels[b, foretells], targets[b, foretells] = reply, target
+                said = at + prompt.index(self._end)
+                answer = at + len(prompt) + reply.index(self._answer)
+                named[b, said : at + len(prompt)] = item
+                heard[b, said:answer], heard[b, answer:end] = len(texts), len(texts) + 1
+                texts += [prompt[1 : said - at], reply[: answer - at - len(prompt)]]
                 part[b, at:end] = number
                 at = end
         belongs = torch.from_numpy((part[:, None] == part[..., None]) | (part[:, None] == 0))
         mask = belongs & torch.ones(length, length, dtype=torch.bool).tril()
         mask |= torch.eye(length, dtype=torch.bool)  # softmax needs something to look at
+        hidden = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
         return Packed(
             torch.from_numpy(ids),
             torch.from_numpy(labels),
             torch.from_numpy(targets),
+            torch.from_numpy(named),
+            torch.from_numpy(heard),
+            _shares(texts, len(self._tokenizer)),
             torch.from_numpy(positions),
-            mask[:, None],
+            hidden[:, None],
         )
+
+
+def _shares(texts: Sequence[Sequence[int]], entries: int) -> torch.Tensor:
+    counts = [np.bincount(text, minlength=entries) for text in texts]
+    table = torch.from_numpy(np.array(counts, np.float32).reshape(-1, entries))
+    return table / table.sum(-1, keepdim=True)
 
 
 def mirror_item(item: Item, side: int) -> Item:

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``method: warm_up`` of the training command line."""
+"""``method: warm_up`` and ``method: masks`` of the training command line."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
 from segzero_core.errors import ConfigError, UnknownNameError
 from segzero_core.registry import look_up
 from training.grounding.loop import Phase, Settings, warm_up
+from training.grounding.masks import MaskSettings, train_masks
 from training.metrics import append_metrics
 
 
-def run_warm_up(file: Path, overrides: Sequence[str]) -> None:
+def run_from_scratch(file: Path, overrides: Sequence[str]) -> None:
     """Train as a configuration file and ``key=value`` overrides say; print and keep progress.
 
     Raises:
@@ -31,17 +32,21 @@ def run_warm_up(file: Path, overrides: Sequence[str]) -> None:
         append_metrics(settings.output, line)
         print(' '.join(f'{name} {value:.4g}' for name, value in line.items()), flush=True)
 
-    print(f'the model is in {warm_up(settings, report)}')
+    if isinstance(settings, MaskSettings):
+        model = train_masks(settings, report)
+    else:
+        model = warm_up(settings, report)
+    print(f'the model is in {model}')
 
 
-def read_settings(file: Path, overrides: Sequence[str]) -> Settings:
+def read_settings(file: Path, overrides: Sequence[str]) -> Settings | MaskSettings:
     """Return the settings in a YAML file, changed by ``key=value``, the value in YAML.
 
     Raises:
         ConfigError: A key does not exist or a value does not fit.
     """
     values = yaml.safe_load(file.read_text(encoding='utf-8'))
-    values.pop('method')
+    kind = {'warm_up': Settings, 'masks': MaskSettings}[values.pop('method')]
     values.setdefault('output', f'runs/{file.stem}')
     for override in overrides:
         key, equals, text = override.partition('=')
@@ -50,7 +55,8 @@ def read_settings(file: Path, overrides: Sequence[str]) -> Settings:
         values[key] = yaml.safe_load(text)
     if 'phases' in values:
         values['phases'] = [_make(Phase, phase) for phase in values['phases']]
-    return cast(Settings, _make(Settings, values))
+    settings: Settings | MaskSettings = _make(kind, values)
+    return settings
 
 
 def _make(kind: type[Any], values: Mapping[str, Any]) -> Any:

@@ -19,15 +19,24 @@ from segzero_core.prompts import get_family
 from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.synthetic import KINDS
 from segzero_core.tiny import ReasonerSizes, build_tiny_reasoner
-from training.grounding.batches import NO_LABEL, Batcher
+from training.grounding.batches import NO_LABEL, Batcher, Dense, Packed
 from training.grounding.losses import (
     DenseHeads,
-    Numbers,
+    Vocabulary,
+    copy_losses,
     dense_losses,
     gaze_losses,
+    recall_loss,
     reply_losses,
 )
-from training.grounding.network import parameters, read, see, start_local, start_ordered
+from training.grounding.network import (
+    parameters,
+    read,
+    read_image,
+    see,
+    start_local,
+    start_ordered,
+)
 from training.grounding.scenes import Scenes, load_scenes
 from training.grounding.texts import corpus, whole_tokens
 
@@ -35,7 +44,15 @@ FAMILY = 'tiny'
 _CORPUS_SCENES = 1000
 _REPORT_EVERY = 50
 # Of the losses of replies. Most words are the same in every reply; the few that are not count.
-_WEIGHTS = {'words': 4.0, 'numbers': 1.0, 'gaze': 2.0}
+_WEIGHTS = {
+    'words': 4.0,
+    'numbers': 1.0,
+    'recall': 1.0,
+    'named': 1.0,
+    'find': 2.0,
+    'gaze': 1.0,
+    'copy': 1.0,
+}
 
 Report = Callable[[dict[str, float]], None]
 
@@ -49,7 +66,7 @@ class Phase:
         scenes: Per step.
         sentences: Per scene; 0 trains the dense readings alone.
         learning_rate: At its highest.
-        kinds: Of sentences.
+        kinds: Of sentences, each as often as it is listed.
     """
 
     steps: int
@@ -80,9 +97,8 @@ class Settings:
     scenes: int = 12_000
     first_scene: int = 20_000
     phases: tuple[Phase, ...] = (
-        Phase(400, 48, 0, 2e-3),
-        Phase(1200, 16, 6, 1e-3, ('attribute',)),
-        Phase(2500, 16, 6, 1e-3),
+        Phase(600, 24, 0, 2e-3),
+        Phase(5000, 8, 4, 8e-4, ('attribute', *KINDS)),
     )
     dense_weight: float = 0.4
     middle: int = 2
@@ -129,14 +145,14 @@ def create(folder: Path, scenes: Scenes, seed: int) -> None:
     sizes = ReasonerSizes(
         vocabulary=900,
         patch=8,
-        vision_width=96,
+        vision_width=128,
         vision_layers=3,
-        vision_heads=3,
-        vision_mlp=192,
-        text_layers=4,
-        text_heads=2,
-        text_kv_heads=2,
-        text_mlp=384,
+        vision_heads=4,
+        vision_mlp=256,
+        text_layers=6,
+        text_heads=3,
+        text_kv_heads=3,
+        text_mlp=512,
         min_pixels=scenes.side**2,
         max_pixels=scenes.side**2,
         whole_image=True,
@@ -152,7 +168,7 @@ def create(folder: Path, scenes: Scenes, seed: int) -> None:
     model = _load(part)
     tokenizer = QwenProcessor.from_pretrained(part).tokenizer
     start_local(model)
-    start_ordered(model, _number_tokens(tokenizer, scenes.side))
+    start_ordered(model, Vocabulary.of(tokenizer, scenes.side).numbers.tolist())
     model.save_pretrained(part)
     part.rename(folder)
 
@@ -178,7 +194,7 @@ class _Run:
         self._std = torch.tensor(processor.image_processor.image_std)
         width = self._model.config.text_config.hidden_size
         self._heads = DenseHeads(width, self._batcher.grid)
-        self._numbers = Numbers.of(_number_tokens(processor.tokenizer, scenes.side))
+        self._vocabulary = Vocabulary.of(processor.tokenizer, scenes.side)
         self._optimizer = torch.optim.AdamW(
             parameters(self._model, self._heads), betas=(0.9, 0.95), weight_decay=0.05, fused=True
         )
@@ -211,26 +227,19 @@ class _Run:
         images, dense, packed = self._batcher.draw(
             phase.scenes, phase.sentences, self._rng, phase.kinds
         )
-        images = _vary_light(images, self._rng)
-        seen = see(self._model, images, self._mean, self._std)
-        reading = read(self._model, seen, packed, self._batcher.tokens, self._settings.middle)
-        words = self._model.get_input_embeddings().weight
-        losses = dense_losses(
-            self._heads, seen, reading.middle, dense, self._numbers, words, self._cell
-        )
-        weight = self._settings.dense_weight if phase.sentences else 1.0
-        total = weight * sum(loss for name, loss in losses.items() if not name.startswith('hit'))
-        if phase.sentences:
-            replies = packed.labels != NO_LABEL
-            scores = self._model.lm_head(reading.final[replies])
-            answers = reply_losses(scores, packed.labels[replies], self._numbers)
-            owner = dense.owner[replies.nonzero()[:, 0]]
-            answers |= gaze_losses(reading.gaze[replies], packed.targets[replies], owner)
-            total = total + sum(_WEIGHTS[name] * answers[name] for name in _WEIGHTS)
-            losses |= answers
+        with torch.autocast('cpu', torch.bfloat16):
+            losses = self._losses(_vary_light(images, self._rng), dense, packed)
+        dense_weight = self._settings.dense_weight if phase.sentences else 1.0
+        total = torch.stack(
+            [
+                _WEIGHTS.get(name, dense_weight) * loss
+                for name, loss in losses.items()
+                if not name.startswith('hit')
+            ]
+        ).sum()
         if not torch.isfinite(total):
             raise TrainingError(
-                f'the loss at step {self._step} is {float(total)}: lower the learning rate. '
+                f'the loss at step {self._step} is {float(total.detach())}: lower the learning rate. '
                 f'The last good state is in {self._file}'
             )
         self._optimizer.zero_grad()
@@ -238,6 +247,35 @@ class _Run:
         torch.nn.utils.clip_grad_norm_([*self._model.parameters(), *self._heads.parameters()], 1.0)
         self._optimizer.step()
         return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _losses(self, images: torch.Tensor, dense: Dense, packed: Packed) -> dict[str, Any]:
+        middle, where, words = self._settings.middle, self._batcher.tokens, self._vocabulary
+        table = self._model.get_input_embeddings().weight
+        seen = see(self._model, images, self._mean, self._std)
+        if packed.ids.shape[1] == where.stop:
+            state = read_image(self._model, seen, packed, where, middle)
+            return dense_losses(self._heads, seen, state, dense, words, table, self._cell)
+        reading = read(self._model, seen, packed, where, middle)
+        state = reading.middle[:, where]
+        losses = dense_losses(self._heads, seen, state, dense, words, table, self._cell)
+        replies = packed.labels != NO_LABEL
+        labels = packed.labels[replies]
+        losses |= reply_losses(self._model.lm_head(reading.final[replies]), labels, words)
+        losses |= copy_losses(self._heads, reading.looked[replies], labels, words, table)
+        heard = packed.heard >= 0
+        texts = packed.texts[packed.heard[heard]]
+        losses['recall'] = recall_loss(self._heads, reading.middle[heard], texts, table)
+        # To find what is meant is hard; once it is written, to go on looking there is not.
+        told = packed.targets >= 0
+        thinks = told & (packed.heard % 2 == 0)
+        for name, places, gaze, items in (
+            ('find', thinks, reading.gaze, packed.targets),
+            ('gaze', told & ~thinks, reading.gaze, packed.targets),
+            ('named', packed.named >= 0, reading.first_gaze, packed.named),
+        ):
+            owner = dense.owner[places.nonzero()[:, 0]]
+            losses[name], losses[f'hit/{name}'] = gaze_losses(gaze[places], items[places], owner)
+        return losses
 
     def resume(self) -> None:
         """Go back to the newest resume point, if there is one."""
@@ -279,13 +317,8 @@ class _Run:
 
 def _load(folder: Path) -> Any:
     return transformers.AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation='sdpa'
+        folder, dtype=torch.float32, attn_implementation='eager'
     )
-
-
-def _number_tokens(tokenizer: Any, count: int) -> list[int]:
-    ids: list[int] = tokenizer.convert_tokens_to_ids([str(number) for number in range(count)])
-    return ids
 
 
 def _vary_light(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -297,5 +330,5 @@ def _vary_light(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def _rate(phase: Phase, step: int, last: bool) -> float:
     """Return the learning rate: up for 100 steps, level, and down while replies settle."""
     rise = (step + 1) / min(100, max(1, phase.steps // 5))
-    fall = (phase.steps - step) / (0.25 * phase.steps) if last else 1.0
+    fall = (phase.steps - step) / (0.6 * phase.steps) if last else 1.0
     return phase.learning_rate * min(1.0, rise, fall)

@@ -47,14 +47,18 @@ class Read(NamedTuple):
     """What the language model made of packed sequences.
 
     Attributes:
-        middle: (B, N, width) hidden states of the image tokens after some layers.
-        gaze: (B, L, N) how much the next layer's first head is drawn to each image token, before
-            softmax.
+        middle: (B, L, width) hidden states after some layers.
+        first_gaze: (B, L, N) how much the next layer's first head is drawn to each image token,
+            before softmax.
+        gaze: (B, L, N) likewise in the layer after that.
+        looked: (B, L, width) hidden states after that layer.
         final: (B, L, width) hidden states at the end, normalised.
     """
 
     middle: torch.Tensor
+    first_gaze: torch.Tensor
     gaze: torch.Tensor
+    looked: torch.Tensor
     final: torch.Tensor
 
 
@@ -66,19 +70,43 @@ def read(model: Any, seen: torch.Tensor, packed: Packed, where: slice, middle: i
         seen: (B, N, width) image tokens.
         packed: The sequences.
         where: Where the image tokens are.
-        middle: After how many layers to look at the image tokens.
+        middle: After how many layers to look at the image tokens. Two more follow at least.
     """
+    layers = model.model.language_model.layers
+    hidden, rotary = _begin(model, seen, packed, where)
+
+    def run(hidden: torch.Tensor, part: slice) -> torch.Tensor:
+        for layer in layers[part]:
+            hidden = layer(hidden, attention_mask=packed.mask, position_embeddings=rotary)
+        return hidden
+
+    halfway = run(hidden, slice(middle))
+    first_gaze = _gaze(layers[middle], halfway, rotary, where)
+    hidden = run(halfway, slice(middle, middle + 1))
+    gaze = _gaze(layers[middle + 1], hidden, rotary, where)
+    looked = run(hidden, slice(middle + 1, middle + 2))
+    final = model.model.language_model.norm(run(looked, slice(middle + 2, None)))
+    return Read(halfway, first_gaze, gaze, looked, final)
+
+
+def read_image(
+    model: Any, seen: torch.Tensor, packed: Packed, where: slice, middle: int
+) -> torch.Tensor:
+    """Return only (B, N, width), ``Read.middle`` of the image: all that dense losses need."""
+    hidden, rotary = _begin(model, seen, packed, where)
+    for layer in model.model.language_model.layers[:middle]:
+        hidden = layer(hidden, attention_mask=packed.mask, position_embeddings=rotary)
+    return hidden[:, where]
+
+
+def _begin(
+    model: Any, seen: torch.Tensor, packed: Packed, where: slice
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Return what goes into the first layer, and the cosines and sines of all positions."""
     language = model.model.language_model
     words = language.embed_tokens(packed.ids)
     hidden = torch.cat([words[:, : where.start], seen, words[:, where.stop :]], dim=1)
-    rotary = language.rotary_emb(hidden, packed.positions)
-    for layer in language.layers[:middle]:
-        hidden = layer(hidden, attention_mask=packed.mask, position_embeddings=rotary)
-    halfway = hidden[:, where]
-    gaze = _gaze(language.layers[middle], hidden, rotary, where)
-    for layer in language.layers[middle:]:
-        hidden = layer(hidden, attention_mask=packed.mask, position_embeddings=rotary)
-    return Read(halfway, gaze, language.norm(hidden))
+    return hidden, language.rotary_emb(hidden, packed.positions)
 
 
 def _gaze(
@@ -119,7 +147,9 @@ def _attend(
     batch, count, width = hidden.shape
     parts = attention.qkv(hidden).view(batch, count, 3, attention.num_heads, -1)
     query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
-    mixed = functional.scaled_dot_product_attention(_turn(query, turn), _turn(key, turn), value)
+    # On a CPU the fused kernel's backward pass takes longer than these three steps.
+    scores = _turn(query, turn) @ _turn(key, turn).transpose(-1, -2) * query.shape[-1] ** -0.5
+    mixed = scores.softmax(-1).to(value.dtype) @ value
     out: torch.Tensor = attention.proj(mixed.transpose(1, 2).reshape(batch, count, width))
     return out
 

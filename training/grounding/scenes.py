@@ -23,7 +23,7 @@ from segzero_core.geometry import (
     rescale_point,
 )
 from segzero_core.synthetic import VERSION, Query, Scene, make_scene
-from segzero_core.types import Box, Point, Size
+from segzero_core.types import Box, Point, Size, image_size
 
 COUNT = (2, 5)  # objects per scene
 RENDERED = Size(256, 192)
@@ -73,7 +73,9 @@ class Scenes:
         return int(self.images.shape[1])
 
 
-def load_scenes(cache: Path, first: int, count: int, side: int) -> Scenes:
+def load_scenes(
+    cache: Path, first: int, count: int, side: int, rendered: Size = RENDERED
+) -> Scenes:
     """Return the scenes of seeds ``first`` to ``first + count - 1``, rendering what is missing.
 
     Args:
@@ -81,19 +83,20 @@ def load_scenes(cache: Path, first: int, count: int, side: int) -> Scenes:
         first: First seed.
         count: How many, at least 1.
         side: Of the square they are stretched to, in pixels.
+        rendered: Size they are rendered at.
     """
     cache.mkdir(parents=True, exist_ok=True)
     jobs = []
     for start in range(first, first + count, _CHUNK):
         seeds = range(start, min(start + _CHUNK, first + count))
-        jobs.append((seeds, side, cache / _name(seeds, side)))
+        jobs.append((seeds, side, rendered, cache / _name(seeds, side, rendered)))
     missing = [job for job in jobs if not job[-1].is_file()]
     if missing:
         # Fresh interpreters: forking after torch has started its threads can hang.
         processes = min(len(missing), os.cpu_count() or 1)
         with ProcessPoolExecutor(processes, mp_context=get_context('spawn')) as workers:
             deque(workers.map(_render_chunk, missing), maxlen=0)
-    chunks = [np.load(file) for _, _, file in jobs]
+    chunks = [np.load(job[-1]) for job in jobs]
     records = [record for chunk in chunks for record in json.loads(str(chunk['records']))]
     return Scenes(
         images=np.concatenate([chunk['images'] for chunk in chunks]),
@@ -103,17 +106,17 @@ def load_scenes(cache: Path, first: int, count: int, side: int) -> Scenes:
     )
 
 
-def _name(seeds: range, side: int) -> str:
+def _name(seeds: range, side: int, rendered: Size) -> str:
     """Name the file of a chunk after all that decides what is in it."""
-    return f'v{VERSION}-{side}px-{seeds.start:07}-{len(seeds)}.npz'
+    return f'v{VERSION}-{side}px-of-{rendered.width}-{seeds.start:07}-{len(seeds)}.npz'
 
 
-def _render_chunk(job: tuple[range, int, Path]) -> None:
-    seeds, side, file = job
+def _render_chunk(job: tuple[range, int, Size, Path]) -> None:
+    seeds, side, rendered, file = job
     square = Size(side, side)
     images, instances, records = [], [], []
     for seed in seeds:
-        scene = make_scene(seed, RENDERED, COUNT)
+        scene = make_scene(seed, rendered, COUNT)
         # Pillow's bilinear filter, as at inference.
         picture = PilImage.fromarray(scene.image)
         images.append(np.asarray(picture.resize(square, PilImage.Resampling.BILINEAR)))
@@ -134,15 +137,16 @@ def _render_chunk(job: tuple[range, int, Path]) -> None:
 
 def _describe(scene: Scene, i: int, square: Size) -> Item:
     item, mask = scene.objects[i], scene.mask(i)
+    rendered = image_size(scene.image)
     first, second = largest_inscribed_circles(mask)
     return Item(
         item.colour,
         item.shape,
         item.size,
-        rescale_box(mask_to_box(mask), RENDERED, square),
+        rescale_box(mask_to_box(mask), rendered, square),
         (
-            rescale_point(first.center, RENDERED, square),
-            rescale_point(second.center, RENDERED, square),
+            rescale_point(first.center, rendered, square),
+            rescale_point(second.center, rendered, square),
         ),
     )
 

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip('torch', reason='needs torch: pip install -r requirements/models.txt')
+pytest.importorskip('transformers', reason='needs transformers: see requirements/models.txt')
+
+import torch
+
+from segzero_core.checkpoints import transformers
+from segzero_core.errors import TrainingError
+from segzero_core.segmenters.sam2 import Sam2Segmenter
+from training.grounding import masks
+from training.grounding.command import read_settings
+from training.grounding.masks import MaskSettings, draw, mask_losses, train_masks
+from training.grounding.scenes import load_scenes
+
+PRESET = Path(__file__).parents[2] / 'config' / 'training' / 'tiny_segmenter.yaml'
+SIDE = 256
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp('scenes')
+
+
+@pytest.fixture(scope='module')
+def scenes(cache):
+    return load_scenes(cache, 7, 3, SIDE, masks.RENDERED)
+
+
+def settings(folder, cache, **changes):
+    base = MaskSettings(folder, cache, scenes=3, first_scene=7, steps=4, batch=2, save_every=2)
+    return dataclasses.replace(base, **changes)
+
+
+def test_exact_prompts_are_on_what_they_mean(scenes, cache, tmp_path):
+    exact = settings(tmp_path, cache, jitter=0.0, batch=6, prompts=5)
+    batch = draw(scenes, exact, np.random.default_rng(1))
+    assert batch.images.shape == (6, 3, SIDE, SIDE)
+    for image in range(6):
+        for prompt in range(5):
+            mask = batch.masks[image, prompt]
+            rows, columns = mask.nonzero().T
+            seen = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            assert torch.allclose(batch.boxes[image, prompt], seen.float(), atol=2.5)
+            for x, y in batch.points[image, prompt].round().long().tolist():
+                assert mask[y, x]
+
+
+def test_prompts_are_as_imprecise_as_asked_for(scenes, cache, tmp_path):
+    exact, jittered = (
+        draw(scenes, settings(tmp_path, cache, jitter=jitter, batch=40), np.random.default_rng(1))
+        for jitter in (0.0, 0.1)
+    )
+    extent = (exact.boxes[..., 2:] - exact.boxes[..., :2]).repeat(1, 1, 2)
+    off = (jittered.boxes - exact.boxes) / extent
+    assert float(off.std()) == pytest.approx(0.1, rel=0.2)
+    assert torch.equal(jittered.masks, exact.masks)
+
+
+def test_losses_prefer_the_mask_that_is_right_and_the_score_that_knows():
+    truth = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
+    truth[..., 16:48, 16:48] = True
+    right = (truth[..., ::4, ::4].float() - 0.5) * 20
+    logits = torch.stack([-right, right, torch.zeros_like(right)], dim=2)
+    sure = mask_losses(logits, torch.tensor([[[0.0, 1, 0]]]), truth)
+    assert float(sure['focal']) == pytest.approx(0, abs=1e-3)
+    assert float(sure['dice']) == pytest.approx(0, abs=1e-2)
+    assert float(sure['score']) == 0
+    assert float(sure['iou']) == 1
+    misled = mask_losses(logits, torch.tensor([[[1.0, 0, 0]]]), truth)
+    assert float(misled['score']) == pytest.approx(2 / 3)
+    assert float(misled['iou']) == 0
+
+
+def test_a_stopped_training_goes_on_as_if_nothing_had_happened(tmp_path, cache, scenes):
+    whole = train_masks(settings(tmp_path / 'whole', cache))
+    update, steps = masks._Run._update, []
+
+    def stop_at_fourth(run):
+        steps.append(run)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return update(run)
+
+    halves = settings(tmp_path / 'halves', cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks._Run, '_update', stop_at_fourth)
+        with pytest.raises(KeyboardInterrupt):
+            train_masks(halves)
+        resumed = train_masks(halves)
+        assert len(steps) == 4 + 2  # from step 2 on
+        assert train_masks(halves) == resumed  # is done
+        assert len(steps) == 4 + 2
+    first, second = (
+        transformers.Sam2Model.from_pretrained(folder).state_dict() for folder in (whole, resumed)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert sum(file.stat().st_size for file in resumed.iterdir()) < 10e6
+    image, item = scenes.images[0], scenes.items[0][0]
+    segmenter = Sam2Segmenter(str(resumed), device='cpu')
+    assert segmenter.segment(segmenter.embed(image), item.box, item.points).mask.shape == (
+        SIDE,
+        SIDE,
+    )
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tmp_path, cache):
+    with pytest.raises(TrainingError, match='the loss at step 1 is nan: lower the learning rate'):
+        train_masks(settings(tmp_path, cache, learning_rate=float('nan')))
+
+
+def test_the_preset_and_its_overrides_become_settings():
+    preset = read_settings(PRESET, [])
+    assert preset.output == Path('runs/tiny_segmenter')
+    changed = read_settings(PRESET, ['steps=3', 'output=elsewhere'])
+    assert changed == dataclasses.replace(preset, steps=3, output=Path('elsewhere'))

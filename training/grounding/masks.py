@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Teaches a tiny SAM 2 to cut out what a box and two points are on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from segzero_core.checkpoints import transformers
+from segzero_core.errors import TrainingError
+from segzero_core.tiny import SegmenterSizes, build_tiny_segmenter
+from segzero_core.types import Size
+from training.grounding.batches import mirror_item
+from training.grounding.network import parameters
+from training.grounding.scenes import Scenes, load_scenes
+
+RENDERED = Size(384, 288)
+_REPORT_EVERY = 50
+_FOCAL_WEIGHT = 20.0  # to dice, as SAM 2 was trained (arXiv 2408.00714, appendix D)
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """Everything that decides what comes out.
+
+    Attributes:
+        output: Folder of the run; the trained checkpoint is its ``model``.
+        cache: Folder for rendered scenes.
+        scenes: How many.
+        first_scene: Seed of the first.
+        steps: Of training.
+        batch: Scenes per step.
+        prompts: Per scene.
+        learning_rate: At its highest.
+        jitter: Standard deviation of a prompt's box sides, as a share of its width and height.
+        seed: Of the weights and the batches.
+        save_every: Steps between resume points.
+    """
+
+    output: Path
+    cache: Path
+    scenes: int = 2000
+    first_scene: int = 20_000
+    steps: int = 4000
+    batch: int = 8
+    prompts: int = 4
+    learning_rate: float = 1e-3
+    jitter: float = 0.08
+    seed: int = 0
+    save_every: int = 250
+
+
+@dataclass(frozen=True)
+class MaskBatch:
+    """P prompts on each of B images, S pixels square, and what they mean.
+
+    Attributes:
+        images: (B, 3, S, S) float32, normalised.
+        boxes: (B, P, 4) float32, in pixels of the square.
+        points: (B, P, 2, 2) float32.
+        masks: (B, P, S, S) bool.
+    """
+
+    images: torch.Tensor
+    boxes: torch.Tensor
+    points: torch.Tensor
+    masks: torch.Tensor
+
+
+def train_masks(
+    settings: MaskSettings, on_report: Callable[[dict[str, float]], None] = lambda _: None
+) -> Path:
+    """Train a tiny SAM 2 from random weights, or go on where a killed run stopped.
+
+    Args:
+        settings: What to do.
+        on_report: Called every 50 steps with the step, the learning rate, the speed and the mean
+            losses and mask IoU since the last call.
+
+    Returns:
+        The trained model, an ordinary checkpoint folder.
+
+    Raises:
+        TrainingError: A loss is not a number.
+    """
+    trained, start = settings.output / 'model', settings.output / 'start'
+    if trained.is_dir():
+        return trained
+    sizes = SegmenterSizes()
+    scenes = load_scenes(
+        settings.cache, settings.first_scene, settings.scenes, sizes.image_side, RENDERED
+    )
+    if not start.is_dir():
+        build_tiny_segmenter(start.with_suffix('.part'), settings.seed, sizes).rename(start)
+    run = _Run(settings, start, scenes, on_report)
+    run.resume()
+    run.train()
+    return run.save(trained)
+
+
+class _Run:
+    """What a training carries from step to step."""
+
+    def __init__(
+        self,
+        settings: MaskSettings,
+        start: Path,
+        scenes: Scenes,
+        on_report: Callable[[dict[str, float]], None],
+    ) -> None:
+        torch.manual_seed(settings.seed)
+        self._settings, self._scenes, self._on_report = settings, scenes, on_report
+        self._model = transformers.Sam2Model.from_pretrained(start).train()
+        self._optimizer = torch.optim.AdamW(
+            parameters(self._model), betas=(0.9, 0.95), weight_decay=0.01, fused=True
+        )
+        self._rng = np.random.Generator(np.random.PCG64(settings.seed))
+        self._step = 0
+        self._file = settings.output / 'resume.pt'
+
+    def train(self) -> None:
+        """Run all steps from the one it stands at."""
+        began, sums = time.perf_counter(), dict[str, list[float]]()
+        while self._step < self._settings.steps:
+            rate = self._rate()
+            for group in self._optimizer.param_groups:
+                group['lr'] = rate
+            for name, value in self._update().items():
+                sums.setdefault(name, []).append(value)
+            self._step += 1
+            if self._step % _REPORT_EVERY == 0:
+                means = {name: float(np.mean(values)) for name, values in sums.items()}
+                done = len(sums['iou']) * self._settings.batch
+                speed = done / (time.perf_counter() - began)
+                self._on_report({'step': self._step, 'rate': rate, 'scenes_per_s': speed, **means})
+                began, sums = time.perf_counter(), {}
+            if self._step % self._settings.save_every == 0:
+                self._checkpoint()
+
+    def _rate(self) -> float:
+        """Return the learning rate: up for 100 steps, then down on a half cosine."""
+        done = self._step / self._settings.steps
+        rise = (self._step + 1) / 100
+        return self._settings.learning_rate * min(1.0, rise, (1 + math.cos(math.pi * done)) / 2)
+
+    def _update(self) -> dict[str, float]:
+        batch = draw(self._scenes, self._settings, self._rng)
+        found = self._model(
+            pixel_values=batch.images,
+            input_boxes=batch.boxes,
+            input_points=batch.points,
+            multimask_output=True,
+        )
+        losses = mask_losses(found.pred_masks, found.iou_scores, batch.masks)
+        total = _FOCAL_WEIGHT * losses['focal'] + losses['dice'] + losses['score']
+        if not torch.isfinite(total):
+            raise TrainingError(
+                f'the loss at step {self._step} is {float(total.detach())}: lower the learning rate. '
+                f'The last good state is in {self._file}'
+            )
+        self._optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        self._optimizer.step()
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def resume(self) -> None:
+        """Go back to the newest resume point, if there is one."""
+        if not self._file.is_file():
+            return
+        state = torch.load(self._file, weights_only=True)
+        self._model.load_state_dict(state['model'])
+        self._optimizer.load_state_dict(state['optimizer'])
+        self._rng.bit_generator.state = state['rng']
+        self._step = state['step']
+
+    def _checkpoint(self) -> None:
+        part = self._file.with_suffix('.tmp')
+        torch.save(
+            {
+                'model': self._model.state_dict(),
+                'optimizer': self._optimizer.state_dict(),
+                'rng': self._rng.bit_generator.state,
+                'step': self._step,
+            },
+            part,
+        )
+        part.replace(self._file)
+
+    def save(self, folder: Path) -> Path:
+        """Write the trained checkpoint and remove what only a resume needs."""
+        part = folder.with_suffix('.part')
+        self._model.save_pretrained(part)
+        part.rename(folder)
+        self._file.unlink(missing_ok=True)
+        return folder
+
+
+def draw(scenes: Scenes, settings: MaskSettings, rng: np.random.Generator) -> MaskBatch:
+    """Draw scenes, half of them mirrored, and imprecise prompts on their objects."""
+    images, boxes, points, masks = [], [], [], []
+    for index in rng.integers(len(scenes), size=settings.batch):
+        flip = rng.random() < 0.5
+        step = -1 if flip else 1
+        images.append(scenes.images[index][:, ::step])
+        instances = scenes.instances[index][:, ::step]
+        for chosen in rng.integers(len(scenes.items[index]), size=settings.prompts):
+            item = scenes.items[index][chosen]
+            item = mirror_item(item, scenes.side) if flip else item
+            # A reasoner's boxes are off; its points less so, for they are far from any edge.
+            extent = np.tile([item.box.x2 - item.box.x1, item.box.y2 - item.box.y1], 2)
+            boxes.append(item.box + settings.jitter * extent * rng.standard_normal(4))
+            shift = settings.jitter / 2 * extent.reshape(2, 2) * rng.standard_normal((2, 2))
+            points.append(item.points + shift)
+            masks.append(instances == chosen + 1)
+    shape = (settings.batch, settings.prompts)
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    gain = torch.from_numpy(0.85 + 0.3 * rng.random((settings.batch, 1, 1, 1))).float()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
+    return MaskBatch(
+        (pixels * gain - mean) / std,
+        torch.from_numpy(np.stack(boxes)).float().view(*shape, 4),
+        torch.from_numpy(np.stack(points)).float().view(*shape, 2, 2),
+        torch.from_numpy(np.stack(masks)).view(*shape, scenes.side, scenes.side),
+    )
+
+
+def mask_losses(
+    logits: torch.Tensor, scores: torch.Tensor, truth: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return the losses of the best of three masks, of all three scores, and the chosen one's IoU.
+
+    Args:
+        logits: (B, P, 3, h, w).
+        scores: (B, P, 3) predicted IoUs.
+        truth: (B, P, S, S) bool, S a multiple of h and w.
+    """
+    logits, scores = logits.flatten(0, 1), scores.flatten(0, 1)
+    size = logits.shape[-2:]
+    # The share of a coarse pixel that is covered says more than whether its middle is.
+    aim = functional.adaptive_avg_pool2d(truth.flatten(0, 1).float(), size)[:, None]
+    aim = aim.expand_as(logits)
+    chance = logits.sigmoid()
+    entropy = functional.binary_cross_entropy_with_logits(logits, aim, reduction='none')
+    focal = (entropy * (chance - aim).abs() ** 2).mean((-1, -2))
+    both = (chance * aim).sum((-1, -2))
+    dice = 1 - (2 * both + 1) / (chance.sum((-1, -2)) + aim.sum((-1, -2)) + 1)
+    best = (_FOCAL_WEIGHT * focal + dice).argmin(-1, keepdim=True)
+    with torch.no_grad():
+        inside, wanted = logits > 0, aim > 0.5
+        common = (inside & wanted).sum((-1, -2))
+        iou = common / (inside | wanted).sum((-1, -2)).clamp(min=1)
+    return {
+        'focal': focal.gather(1, best).mean(),
+        'dice': dice.gather(1, best).mean(),
+        'score': functional.l1_loss(scores, iou),
+        'iou': iou.gather(1, scores.argmax(-1, keepdim=True)).mean(),
+    }
