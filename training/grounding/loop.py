@@ -239,7 +239,7 @@ class _Run:
         ).sum()
         if not torch.isfinite(total):
             raise TrainingError(
-                f'the loss at step {self._step} is {float(total.detach())}: lower the learning rate. '
+                f'the loss at step {self._step} is {total.item()}: lower the learning rate. '
                 f'The last good state is in {self._file}'
             )
         self._optimizer.zero_grad()
