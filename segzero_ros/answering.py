@@ -20,6 +20,7 @@ from segzero_ros.grasp import Target, TargetError, find_target
 from segzero_ros.images import load_codec
 from segzero_ros.messages import Answer, read_lens
 from segzero_ros.parameters import Settings
+from segzero_ros.transforms import TargetFrame, move_target, rectification
 
 _MEMORY_REMEDY = 'end what else runs on the device, or take smaller models'
 
@@ -48,18 +49,25 @@ class Job:
 class Answerer:
     """Codec and models, loaded as the settings say."""
 
-    def __init__(self, settings: Settings, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        progress: Callable[[str], None],
+        target_frame: TargetFrame | None = None,
+    ) -> None:
         """Load everything; with real models it takes from seconds to minutes.
 
         Args:
             settings: Which codec and models.
             progress: Called with the name of each model before it is loaded, at last with ''.
+            target_frame: Where metric targets are wanted; ``None`` = the camera's frame.
 
         Raises:
             OutOfMemoryError: The models do not fit.
             SegZeroError: The codec or a model cannot be used; the message says what to do.
         """
         self._codec = load_codec(settings.codec)
+        self._target_frame = target_frame
         try:
             self._segzero = _load(settings, progress)
         except Exception as error:
@@ -166,7 +174,7 @@ class Answerer:
             height, width = found.mask.shape
             size = Size(width, height)
             intrinsics, distortion = read_lens(frame.info, size, settings.rectified)
-            return find_target(
+            target = find_target(
                 found.mask,
                 self._codec.depth(frame.depth),
                 intrinsics,
@@ -175,6 +183,11 @@ class Answerer:
                 settings.min_valid,
                 distortion,
             )
+            if not settings.rectified and (turn := rectification(frame.info)):
+                target = move_target(target, turn)
+            if self._target_frame is not None:
+                target = self._target_frame.move(target, frame.image.header)
+            return target
         except SegZeroError as error:
             return error
 

@@ -45,6 +45,7 @@ class TargetError(SegZeroError):
         'no_valid_depth',  # the sensor measured nothing in range on the object
         'too_few_pixels',  # the object is too small, or too little of it was measured
         'sparse_depth',  # too small a share of it was measured
+        'no_transform',  # tf does not know the frame that targets are wanted in
     )
 
     def __init__(self, kind: str, message: str) -> None:
@@ -64,9 +65,9 @@ class Target:
     """Where to reach.
 
     Attributes:
-        point: The best point to grasp, metres, camera optical frame.
+        point: The best point to grasp, metres, camera optical frame unless ``frame_id`` is set.
         points: The reasoner's points, each moved to the nearest pixel of the object that has a
-            trustworthy depth; metres, camera optical frame.
+            trustworthy depth; metres, in the same frame.
         pixel: Pixel of ``point``, on the mask.
         pixels: Pixels of ``points``, on the mask.
         width: Metres across the visible object at ``point``, where it is narrowest; ``None`` if
@@ -75,6 +76,7 @@ class Target:
             way a gripper would close. ``None`` without ``width``.
         axis: Unit vector in the image (x, y), x >= 0, along which the object is longest;
             ``None`` if it is about as wide as long.
+        frame_id: Of ``point`` and ``points``, where it is not the camera's.
     """
 
     point: Metres
@@ -84,6 +86,7 @@ class Target:
     width: float | None = None
     closing: Point | None = None
     axis: Point | None = None
+    frame_id: str | None = None
 
 
 def find_target(

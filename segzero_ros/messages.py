@@ -78,6 +78,11 @@ def point_message(header: Header, point: Metres) -> PointStamped:
     return PointStamped(header=header, point=_point(point))
 
 
+def target_header(header: Header, target: Target) -> Header:
+    """Return the header of a target's points: that of its image, in the frame they are in."""
+    return Header(stamp=header.stamp, frame_id=target.frame_id or header.frame_id)
+
+
 def read_lens(
     info: CameraInfo, size: Size, rectified: bool
 ) -> tuple[Intrinsics, Distortion | None]:
@@ -201,12 +206,14 @@ def _target(header: Header, target: Target | SegZeroError | None) -> dict[str, A
         return None
     if isinstance(target, SegZeroError):
         point, points, width, closing, axis, reason = None, [], None, None, None, _error(target)
+        frame_id = header.frame_id
     else:
         point, points = list(target.point), [list(point) for point in target.points]
         width, reason = target.width, None
+        frame_id = target_header(header, target).frame_id
         closing, axis = (None if v is None else list(v) for v in (target.closing, target.axis))
     return {
-        'frame_id': header.frame_id,
+        'frame_id': frame_id,
         'point_m': point,
         'points_m': points,
         'width_m': width,

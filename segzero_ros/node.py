@@ -30,6 +30,7 @@ from segzero_ros.outputs import TEXTS, Outputs
 from segzero_ros.parameters import PARAMETERS, Settings, declare_parameters, read_settings
 from segzero_ros.queries import Queries
 from segzero_ros.signals import spin, stop_event
+from segzero_ros.transforms import TargetFrame
 
 FIRST_FRAME_S = 5.0  # after activation: DDS may need half of it to find the camera
 STOP_S = 1.0  # for a model to notice that it was cancelled; a process ends within 2 s in all
@@ -60,6 +61,7 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         self._inputs: list[Any] = []
         self._pace: Timer | None = None
         self._outputs: Outputs | None = None
+        self._target_frame: TargetFrame | None = None
         declare_parameters(self, PARAMETERS, self._settled)
         self.add_post_set_parameters_callback(self._on_parameters_set)
         self._health = Health(self)
@@ -77,8 +79,10 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         self._health.recovered()
         settings = read_settings(self)
 
+        self._target_frame = self._open_target_frame(settings.target_frame)
+
         def load() -> Answerer:
-            return Answerer(settings, self._health.loading)
+            return Answerer(settings, self._health.loading, self._target_frame)
 
         answerer = load()  # the lock is free: meanwhile all callbacks are served
         with self.lock:
@@ -133,7 +137,9 @@ class SegZeroNode(LifecycleNodeMixin, Node):
                 self.get_logger().warning('the model does not stop; it is freed when it does')
             if self._outputs is not None:
                 self._outputs.destroy()
-            self._queries = self._outputs = self._settings = None
+            if self._target_frame is not None:
+                self._target_frame.close()
+            self._queries = self._outputs = self._settings = self._target_frame = None
             self._state = 'unconfigured'
             return stopped
 
@@ -145,6 +151,18 @@ class SegZeroNode(LifecycleNodeMixin, Node):
             return self.release()
         finally:
             self.transition_lock.release()
+
+    def _open_target_frame(self, frame_id: str) -> TargetFrame | None:
+        if not frame_id:
+            return None
+        try:
+            return TargetFrame(self, frame_id)
+        except ModuleNotFoundError as error:
+            self.get_logger().warning(
+                f'targets stay in the frame of the camera, not {frame_id!r}: {error}; '
+                'install tf2_ros'
+            )
+            return None
 
     def _now(self) -> float:
         return self.get_clock().now().nanoseconds * 1e-9

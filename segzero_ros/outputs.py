@@ -23,6 +23,7 @@ from segzero_ros.messages import (
     pixels_message,
     point_message,
     poses_message,
+    target_header,
     text_message,
 )
 
@@ -62,8 +63,9 @@ class Outputs:
         self._mask.publish(mask)
         self._target_pixels.publish(pixels_message(header, found.points))
         if isinstance(target, Target):
-            self._target_points.publish(poses_message(header, target.points))
-            self._target_point.publish(point_message(header, target.point))
+            where = target_header(header, target)
+            self._target_points.publish(poses_message(where, target.points))
+            self._target_point.publish(point_message(where, target.point))
         self._reasoning.publish(text_message(found.reasoning))
         self._result.publish(result)
 

@@ -203,6 +203,9 @@ PARAMETERS: dict[str, Spec] = {
         low=0.0,
         high=1.0,
     ),
+    'depth.target_frame': Spec(
+        '', "Frame of the metric targets, through tf2_ros; empty is the camera's"
+    ),
     'depth.min': Spec(0.1, 'Nearest depth to believe, metres', low=0.0, high=1000.0, live=True),
     'depth.max': Spec(10.0, 'Farthest depth to believe, metres', low=0.0, high=1000.0, live=True),
     'depth.min_valid': Spec(
@@ -250,6 +253,7 @@ class Settings:
         depth_range: Nearest and farthest depth to believe, metres.
         min_valid: Share of the object that must have depth.
         rectified: The image has no lens distortion left.
+        target_frame: Frame of the metric targets; '' = the camera's.
     """
 
     reasoner: EngineSettings
@@ -268,6 +272,7 @@ class Settings:
     depth_range: tuple[float, float]
     min_valid: float
     rectified: bool
+    target_frame: str
 
 
 def declare_parameters(
@@ -334,6 +339,7 @@ def read_settings(node: Node) -> Settings:
         slop=float(values['depth.sync_slop']) if values['depth.enabled'] else None,
         depth_range=(float(values['depth.min']), float(values['depth.max'])),
         min_valid=float(values['depth.min_valid']),
+        target_frame=values['depth.target_frame'],
         rectified=_rectified(values['image.rectification'], node.resolve_topic_name('image')),
     )
 

@@ -74,6 +74,7 @@ def test_played_through_the_node_it_is_answered_right(bag, recorded, processes, 
     processes(
         '-m', 'segzero_ros.node', '--ros-args', '-p', 'autostart:=true',
         '-p', 'depth.enabled:=true', '-p', 'image.reliability:=reliable',
+        '-p', 'query.mode:=queue',  # however slow the machine is
     )  # fmt: skip
     make = make_client('/')
     make.wait_for_node()

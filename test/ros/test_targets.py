@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metric targets over real DDS: which calibration holds, and how much must be measured."""
 
+from importlib.util import find_spec
+
+import cv2
 import numpy as np
 import pytest
 from std_msgs.msg import Header
@@ -28,10 +31,10 @@ def bent_info():
     return info
 
 
-def ask(graph, depth, **parameters):
+def ask(graph, depth, info=None, **parameters):
     """Show one frame, say a sentence, return what the node says about its target."""
     node = graph.active_node('image', 'depth', 'camera_info', depth__enabled=True, **parameters)
-    graph.client.show('camera_info', bent_info(), 1)
+    graph.client.show('camera_info', info or bent_info(), 1)
     graph.client.show('depth', array_to_image(depth, '32FC1', Header()), 1)
     graph.client.wait_for(lambda: node._frames._depths, 'depth')
     graph.client.show_picture()
@@ -55,6 +58,36 @@ def test_the_calibration_of_the_kind_of_image_is_used(
     assert target['width_m'] == pytest.approx(below[1] - above[1], rel=0.05)
     assert abs(target['closing'][1]) > 0.99
     assert target['axis'] == pytest.approx([1, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize(('rectification', 'turned'), [('raw', True), ('rectified', False)])
+def test_targets_of_raw_images_are_turned_to_the_rectified_axes(graph, rectification, turned):
+    turn, _ = cv2.Rodrigues(np.array([0.0, 0.3, 0.1]))
+    info = bent_info()
+    info.r = turn.ravel().tolist()
+    depth = np.full((60, 80), 0.5, np.float32)
+    points, target = ask(graph, depth, info, image__rectification=rectification)
+    lines = rays(np.round(points), *((K, BENT) if turned else (P, None)))
+    raw = 0.5 * np.column_stack([lines, np.ones(2)])
+    expected = raw @ turn.T if turned else raw
+    np.testing.assert_allclose(target['points_m'], expected, atol=1e-6)
+    assert target['frame_id'] == 'optical'
+
+
+def test_an_r_that_is_no_rotation_is_a_reason(graph):
+    info = bent_info()
+    info.r = [2.0] * 9
+    _, target = ask(graph, np.full((60, 80), 0.5, np.float32), info)
+    assert target['reason']['kind'] == 'bad_intrinsics'
+    assert 'R of camera_info is no rotation' in target['reason']['message']
+
+
+@pytest.mark.skipif(find_spec('tf2_ros') is not None, reason='tf2_ros is installed')
+def test_without_tf2_ros_targets_stay_in_the_cameras_frame(graph):
+    depth = np.full((60, 80), 0.5, np.float32)
+    _, target = ask(graph, depth, depth__target_frame='base_link')
+    assert target['frame_id'] == 'optical'
+    assert target['point_m'][2] == pytest.approx(0.5)
 
 
 def test_how_much_must_be_measured_is_a_parameter(graph):

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets in other frames: the rectified camera's, and any that tf knows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.time import Time
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import Header
+
+from segzero_ros.grasp import Metres, Target, TargetError
+from segzero_ros.lens import CalibrationError, Floats
+
+LATE_S = 0.2  # for the transform of an image's stamp, which may come after the image
+ROUNDING = 1e-3  # of a matrix that is printed with a few digits
+
+
+class Transform(NamedTuple):
+    """How to get from one frame to another: turn, then move.
+
+    Attributes:
+        rotation: (3, 3).
+        translation: (3,), metres.
+    """
+
+    rotation: Floats
+    translation: Floats
+
+    def __call__(self, point: Metres) -> Metres:
+        """Return the point in the other frame."""
+        x, y, z = self.rotation @ point + self.translation
+        return float(x), float(y), float(z)
+
+
+def move_target(target: Target, transform: Transform) -> Target:
+    """Return the target with its points in another frame.
+
+    Its width stays, and what is said in the image: pixels and directions.
+    """
+    return replace(
+        target,
+        point=transform(target.point),
+        points=tuple(transform(point) for point in target.points),
+    )
+
+
+def rectification(info: CameraInfo) -> Transform | None:
+    """Return how to get from the raw camera's axes to the rectified one's; ``None`` if alike.
+
+    ``frame_id`` names the rectified camera: that is where P and what stereo cameras measure hold
+    (``sensor_msgs/CameraInfo``, matrix R). For single cameras both are the same.
+
+    Raises:
+        CalibrationError: R is no rotation.
+    """
+    rotation = np.array(info.r, np.float64).reshape(3, 3)
+    if not rotation.any() or np.array_equal(rotation, np.eye(3)):  # some drivers leave it empty
+        return None
+    if (
+        not np.isfinite(rotation).all()
+        or np.abs(rotation @ rotation.T - np.eye(3)).max() > ROUNDING
+        or np.linalg.det(rotation) < 0
+    ):
+        raise CalibrationError(f'R of camera_info is no rotation: {list(info.r)}')
+    return Transform(rotation, np.zeros(3))
+
+
+def from_quaternion(rotation: Any, translation: Any) -> Transform:
+    """Return the transform of a ``geometry_msgs/Transform``'s two parts."""
+    x, y, z, w = np.array([rotation.x, rotation.y, rotation.z, rotation.w]) / np.linalg.norm(
+        [rotation.x, rotation.y, rotation.z, rotation.w]
+    )
+    matrix = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return Transform(np.array(matrix), np.array([translation.x, translation.y, translation.z]))
+
+
+class TargetFrame:
+    """Moves targets to a frame by what tf knows about the moment of their image."""
+
+    def __init__(self, node: Node, frame_id: str) -> None:
+        """Listen to tf, through tf2_ros.
+
+        Raises:
+            ModuleNotFoundError: tf2_ros is not installed.
+        """
+        import tf2_ros
+
+        self._frame_id = frame_id
+        self._errors = tf2_ros.TransformException
+        self._buffer = tf2_ros.Buffer(node=node)
+        self._listener = tf2_ros.TransformListener(self._buffer, node)
+
+    def move(self, target: Target, header: Header) -> Target:
+        """Return the target in the frame; it waits a moment for the transform.
+
+        Args:
+            target: In the frame of ``header``.
+            header: Of the image.
+
+        Raises:
+            TargetError: tf does not know the way at the image's stamp.
+        """
+        try:
+            found = self._buffer.lookup_transform(
+                self._frame_id,
+                header.frame_id,
+                Time.from_msg(header.stamp),
+                Duration(seconds=LATE_S),
+            ).transform
+        except self._errors as error:
+            raise TargetError(
+                'no_transform',
+                f'tf knows no way from {header.frame_id!r} to {self._frame_id!r} at the stamp of '
+                f'the image: {error}',
+            ) from error
+        transform = from_quaternion(found.rotation, found.translation)
+        return replace(move_target(target, transform), frame_id=self._frame_id)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._listener.unregister()
