@@ -10,7 +10,7 @@ and its system turn for instance, is not computed again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,8 @@ class CachedDecoder:
             )
         self._model = model
         self._text = model.model.language_model
+        self._layers = [_Layer(layer) for layer in self._text.layers]
+        self._norm = _Norm(self._text.norm)
         self._head = model.lm_head
         self.length = 0
         self._shift = 0  # position of a token minus its index: an image takes fewer positions
@@ -85,18 +87,15 @@ class CachedDecoder:
             self._reserve(last, self._keys)
         ids = torch.tensor(tokens, device=self._keys.device)
         place = slice(first + self._shift, last + self._shift)
-        cos, sin = self._turns[0][place], self._turns[1][place]
+        cos, sin = self._turns[0][place, None], self._turns[1][place, None]
         mask = None
         if len(tokens) > 1:
             mask = torch.ones(len(tokens), last, dtype=torch.bool, device=ids.device).tril(first)
         hidden = self._text.embed_tokens(ids)
-        for index, layer in enumerate(self._text.layers):
-            normed = _norm(layer.input_layernorm, hidden)
-            keys, values = self._keys[index], self._values[index]
-            hidden = hidden + _attend(layer.self_attn, normed, cos, sin, keys, values, first, mask)
-            hidden = hidden + layer.mlp(_norm(layer.post_attention_layernorm, hidden))
+        for layer, keys, values in zip(self._layers, self._keys, self._values, strict=True):
+            hidden = layer(hidden, cos, sin, keys[:, :last], values[:, :last], mask)
         self.length = last
-        return self._head(_norm(self._text.norm, hidden[-1]))
+        return self._head(self._norm(hidden[-1]))
 
     def cut(self, length: int) -> None:
         """Forget all tokens from number ``length`` on."""
@@ -119,41 +118,92 @@ class CachedDecoder:
         self._turns = cos[0], sin[0]
 
 
-def _attend(
-    attention: Any,
-    hidden: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    first: int,
-    mask: torch.Tensor | None,
-) -> torch.Tensor:
-    """Return what attention adds to (n, width) ``hidden``; store its keys and values."""
-    count = len(hidden)
-    width, last = keys.shape[-1], first + count
-    query = attention.q_proj(hidden).view(count, -1, width)
-    key = attention.k_proj(hidden).view(count, -1, width)
-    if hasattr(attention, 'q_norm'):  # Qwen3-VL
-        query, key = _norm(attention.q_norm, query), _norm(attention.k_norm, key)
-    keys[:, first:last] = _turn(key, cos, sin).transpose(0, 1)
-    values[:, first:last] = attention.v_proj(hidden).view(count, -1, width).transpose(0, 1)
-    seen = functional.scaled_dot_product_attention(
-        _turn(query, cos, sin).transpose(0, 1)[None],
-        keys[None, :, :last],
-        values[None, :, :last],
-        attn_mask=mask,
-        scale=attention.scaling,
-        enable_gqa=True,
-    )
-    return attention.o_proj(seen[0].transpose(0, 1).reshape(count, -1))
+class _Norm:
+    """Root-mean-square normalisation as one operator."""
+
+    def __init__(self, norm: Any) -> None:
+        self._weight, self._epsilon = norm.weight, norm.variance_epsilon
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return functional.rms_norm(hidden, self._weight.shape, self._weight, self._epsilon)
+
+
+class _Layer:
+    """One layer of the language model, of as few operators as it can be."""
+
+    def __init__(self, layer: Any) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self._width, self._scale = attention.head_dim, attention.scaling
+        self._qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._out = attention.o_proj
+        self._head_norms = None
+        if hasattr(attention, 'q_norm'):  # Qwen3-VL
+            self._head_norms = _Norm(attention.q_norm), _Norm(attention.k_norm)
+        self._gate_up = _joined(mlp.gate_proj, mlp.up_proj)
+        self._down, self._activate = mlp.down_proj, mlp.act_fn
+        self._before, self._between = (
+            _Norm(norm) for norm in (layer.input_layernorm, layer.post_attention_layernorm)
+        )
+
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return the next layer's (n, width) input.
+
+        Args:
+            hidden: (n, width), of the newest tokens.
+            cos: (n, 1, head width), of their positions.
+            sin: Likewise.
+            keys: (heads, m, head width), of all tokens; those of the newest are written here.
+            values: Likewise.
+            mask: (n, m), which tokens each may look at; ``None`` = all.
+        """
+        count, spare = len(hidden), len(keys)
+        heads = self._qkv(self._before(hidden)).view(count, -1, self._width)
+        turned, value = heads[:, :-spare], heads[:, -spare:]
+        if self._head_norms is not None:
+            of_query, of_key = self._head_norms
+            query, key = turned[:, :-spare], turned[:, -spare:]
+            turned = torch.cat((of_query(query), of_key(key)), dim=1)
+        turned = _turn(turned, cos, sin)
+        keys[:, -count:] = turned[:, -spare:].transpose(0, 1)
+        values[:, -count:] = value.transpose(0, 1)
+        seen = functional.scaled_dot_product_attention(
+            turned[:, :-spare].transpose(0, 1)[None],
+            keys[None],
+            values[None],
+            attn_mask=mask,
+            scale=self._scale,
+            enable_gqa=True,
+        )
+        hidden = hidden + self._out(seen[0].transpose(0, 1).reshape(count, -1))
+        gate, up = self._gate_up(self._between(hidden)).chunk(2, dim=-1)
+        return hidden + self._down(self._activate(gate) * up)
+
+
+def _joined(*projections: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return projections of the same input as one, their results side by side.
+
+    Their weights become parts of one matrix, so that they take no more memory than before.
+    """
+    if any(type(each) is not torch.nn.Linear for each in projections):  # quantized, for instance
+        return lambda hidden: torch.cat([each(hidden) for each in projections], dim=-1)
+    sizes = [each.out_features for each in projections]
+    weight = torch.cat([each.weight.data for each in projections])
+    for each, part in zip(projections, weight.split(sizes), strict=True):
+        each.weight.data = part
+    biases = [each.bias for each in projections if each.bias is not None]
+    bias = torch.cat([each.data for each in biases]) if biases else None
+    return lambda hidden: functional.linear(hidden, weight, bias)
 
 
 def _turn(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate (n, heads, width) by the (n, width) angles of their positions (RoPE)."""
+    """Rotate (n, heads, width) by the angles of their positions (RoPE)."""
     low, high = heads.chunk(2, dim=-1)
-    return heads * cos[:, None] + torch.cat((-high, low), dim=-1) * sin[:, None]
-
-
-def _norm(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
-    return functional.rms_norm(hidden, layer.weight.shape, layer.weight, layer.variance_epsilon)
+    return heads * cos + torch.cat((-high, low), dim=-1) * sin
