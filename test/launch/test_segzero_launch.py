@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 REASON = 'needs launch_pytest and launch_ros: source a ROS 2 installation (they are not on PyPI)'
 launch_pytest = pytest.importorskip('launch_pytest', reason=REASON)
 pytest.importorskip('launch_ros', reason=REASON)
 
+from builtin_interfaces.msg import Time  # noqa: E402
 from launch import LaunchContext, LaunchDescription  # noqa: E402
 from launch.actions import (  # noqa: E402
     DeclareLaunchArgument,
@@ -20,6 +23,12 @@ from launch.actions import (  # noqa: E402
     SetEnvironmentVariable,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
+from std_msgs.msg import Header, String  # noqa: E402
+
+from segzero_core.synthetic import make_scene, noisy_depth  # noqa: E402
+from segzero_core.types import image_size  # noqa: E402
+from segzero_ros.images import array_to_image  # noqa: E402
+from segzero_ros.sim_camera import depth_message, info_message  # noqa: E402
 
 if TYPE_CHECKING:
     from conftest import Peer, Processes
@@ -146,6 +155,37 @@ def test_the_profile_reaches_the_node(root: Path, peer: Peer, processes: Process
     environment = Path(f'/proc/{processes.pids["segzero_node"]}/environ').read_text()
     profile = root / 'config' / 'fastdds.xml'
     assert f'{profile_variable()}={profile}' in environment.split('\0')
+
+
+@pytest.mark.launch(fixture=robot)
+def test_a_sentence_is_answered(peer: Peer) -> None:
+    peer.wait_for('state active', lambda: peer.state(NODE) == 'active')
+    scene = make_scene(11)
+    query = next(each for each in scene.queries() if each.kind == 'attribute')
+    header = Header(frame_id='front_optical', stamp=Time(sec=7))
+    messages = {
+        'image': array_to_image(scene.image, 'rgb8', header),
+        'depth': depth_message(header, noisy_depth(scene, np.random.default_rng(0)), '16UC1'),
+        'info': info_message(header, scene.intrinsics, image_size(scene.image)),
+    }
+    cameras = {
+        name: peer.node.create_publisher(type(message), f'/front/{name}', 1)
+        for name, message in messages.items()
+    }
+    results = peer.gather(String, f'{NODE}/result')
+    peer.publish(f'{NODE}/query', String(data=query.text))
+
+    def answered() -> bool:
+        for name, message in messages.items():
+            cameras[name].publish(message)  # until it gets through
+        return bool(results)
+
+    peer.wait_for('a result', answered)
+    result = json.loads(results[0].data)
+    assert (result['status'], result['query']) == ('ok', query.text)
+    assert (result['frame_id'], result['stamp']['sec']) == ('front_optical', 7)
+    assert result['target']['reason'] is None
+    assert scene.surface_distance(query.target, result['target']['point_m']) < 0.02
 
 
 @pytest.mark.launch(fixture=robot)
