@@ -10,18 +10,32 @@ decides, and topics keep their names (``image``, ``depth``, ``camera_info`` in t
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
-from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch import Action, LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+)
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 # Beside this folder, in a checkout as where the package is installed.
 CONFIG = Path(__file__).absolute().parent.parent / 'config'
+
+MODEL = 'Ricky06662/Seg-Zero-7B'  # what the server runs unless told otherwise
+# Prefix caching, on by default, keeps a frame for the next sentence about it.
+SERVER = (
+    'python3 -m vllm.entrypoints.openai.api_server --model {model} --host 127.0.0.1 --port {port} '
+    '--gpu-memory-utilization 0.8 --generation-config vllm --limit-mm-per-prompt.video 0'
+)
+SERVER_STARTS_S = 900.0  # within this time, or configuring the node fails
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -61,6 +75,21 @@ ARGUMENTS = [
         default_value='true',
         choices=['true', 'false'],
         description='Configure and activate the node; false leaves that to a lifecycle manager.',
+    ),
+    DeclareLaunchArgument(
+        'model_server',
+        default_value='false',
+        choices=['true', 'false'],
+        description='Start a model server for the reasoner too, and start it anew when it dies.',
+    ),
+    DeclareLaunchArgument(
+        'model_server_command',
+        default_value=SERVER,
+        description='How; {model} and {port} are put in. For a vLLM in another environment, or '
+        'for any other server that speaks the protocol of OpenAI.',
+    ),
+    DeclareLaunchArgument(
+        'model_server_port', default_value='8000', description='On this machine only.'
     ),
     DeclareLaunchArgument(
         'log_level',
@@ -109,11 +138,44 @@ def overrides(given: dict[str, str]) -> dict[str, Any]:
     chosen['autostart'] = given['autostart'] == 'true'
     if given['depth_topic']:
         chosen['depth.enabled'] = True
+    if given['model_server'] == 'true':
+        url = f'http://127.0.0.1:{given["model_server_port"]}/v1'
+        # The model and the GPU are the server's; the node takes the model that is there.
+        server = {'engine': 'openai', 'url': url, 'model': '', 'device': ''}
+        for name, text in server.items():
+            chosen[f'reasoner.{name}'] = ParameterValue(text, value_type=str)
+        chosen['reasoner.startup_timeout'] = SERVER_STARTS_S
     return chosen
 
 
-def start(context: LaunchContext) -> list[Node]:
-    """Return the node with what the arguments say."""
+def serve(given: dict[str, str]) -> list[ExecuteProcess]:
+    """Return the model server, if there is to be one."""
+    if given['model_server'] != 'true':
+        return []
+    command = [
+        word.replace('{model}', given['model'] or MODEL).replace(
+            '{port}', given['model_server_port']
+        )
+        for word in shlex.split(given['model_server_command'])
+    ]
+    keeper = find_program('segzero_model_server')
+    # Without output buffering, so that its log is there when it dies.
+    environment = {'PYTHONUNBUFFERED': '1'}
+    return [
+        ExecuteProcess(
+            cmd=[keeper, *command],
+            name='model_server',
+            additional_env=environment,
+            respawn=True,
+            respawn_delay=2.0,
+            sigterm_timeout='15',
+            output='screen',
+        )
+    ]
+
+
+def start(context: LaunchContext) -> list[Action]:
+    """Return the node, and the model server, with what the arguments say."""
     given = {item.name: LaunchConfiguration(item.name).perform(context) for item in ARGUMENTS}
     node = Node(
         executable=find_program('segzero_node'),
@@ -128,7 +190,7 @@ def start(context: LaunchContext) -> list[Node]:
         ros_arguments=['--log-level', given['log_level']],
         output='screen',
     )
-    return [node]
+    return [*serve(given), node]
 
 
 def generate_launch_description() -> LaunchDescription:

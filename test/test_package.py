@@ -126,6 +126,7 @@ def test_every_program_has_its_function(setup: dict[str, Any]) -> None:
         'segzero',
         'segzero_ask',
         'segzero_demo',
+        'segzero_model_server',
         'segzero_node',
         'segzero_sample_bag',
         'sim_camera',

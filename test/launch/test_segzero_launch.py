@@ -94,12 +94,16 @@ def test_arguments_and_defaults(root: Path) -> None:
         'camera_info_topic': '',
         'namespace': '',
         'autostart': 'true',
+        'model_server': 'false',
+        'model_server_command': defaults['model_server_command'],
+        'model_server_port': '8000',
         'log_level': 'info',
     }
     assert all(item.description for item in arguments)
     choices = {item.name: item.choices for item in arguments if item.choices}
     assert choices == {
         'autostart': ['true', 'false'],
+        'model_server': ['true', 'false'],
         'log_level': ['debug', 'info', 'warn', 'error'],
     }
 
