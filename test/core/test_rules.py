@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from segzero_core.answer import parse_answer
 from segzero_core.errors import AnswerError, CancelledError, UnknownNameError
 from segzero_core.geometry import box_iou, mask_to_box, rescale_box, rescale_point
+from segzero_core.metrics import image_ious, overlap
 from segzero_core.prompts import FAMILIES
 from segzero_core.reasoners import load_reasoner
 from segzero_core.reasoners.rules import RulesReasoner
 from segzero_core.reasoners.rules.grammar import Exclusion, parse
+from segzero_core.reasoners.rules.match import describe
+from segzero_core.reasoners.rules.vision import look
 from segzero_core.synthetic import KINDS, make_scene
 from segzero_core.types import Box, Size, image_size
 
@@ -256,6 +259,27 @@ def test_it_finds_most_things_on_synthetic_tables(reasoner):
             right[kind] += box_iou(box, mask_to_box(scene.mask(query.target))) > 0.7
     assert right['attribute'] >= 0.95 * asked['attribute'], right
     assert sum(right.values()) >= 0.9 * sum(asked.values()), right
+
+
+def test_it_tells_apart_and_names_things_that_hide_parts_of_one_another():
+    things, found, hidden, named = 0, 0, 0, 0
+    for seed in range(12):
+        scene = make_scene(seed, colours=('red', 'blue'), crowding=1.0)
+        view = look(scene.image)
+        for i, item in enumerate(scene.objects):
+            if item.visible < 0.7:  # nobody asks for it
+                continue
+            ious = image_ious([overlap(region, scene.mask(i)) for region in view.regions])
+            things += 1
+            if ious.max() > 0.5:
+                found += 1
+                if item.visible < 0.97:
+                    hidden += 1
+                    named += describe(view.image, view.regions[ious.argmax()]).shape == item.shape
+    assert things > 50
+    assert found >= 0.85 * things
+    assert hidden > 10
+    assert named >= 0.8 * hidden
 
 
 # -- manners -----------------------------------------------------------------------------------
