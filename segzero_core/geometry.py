@@ -83,9 +83,9 @@ def largest_inscribed_circles(mask: Mask) -> tuple[Circle, Circle]:
     x1, y1, x2, y2 = (int(value) for value in mask_to_box(mask))
     inside = mask[y1 : y2 + 1, x1 : x2 + 1]
     padded = np.pad(inside.astype(np.uint8), 1)
-    reach: npt.NDArray[np.float32] = cv2.distanceTransform(
-        padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-    )[1:-1, 1:-1]
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    # Its last digit depends on where in memory the mask lies; squares of distances are whole.
+    reach: npt.NDArray[np.float64] = np.sqrt(np.rint(np.square(distance, dtype=np.float64)))
     row, column = np.unravel_index(int(reach.argmax()), reach.shape)
     first = Circle(Point(float(x1 + column), float(y1 + row)), float(reach[row, column]))
 
