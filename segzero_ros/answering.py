@@ -19,7 +19,7 @@ from segzero_ros.frames import Frame, FrameBuffer
 from segzero_ros.grasp import Target, TargetError, find_target
 from segzero_ros.images import load_codec
 from segzero_ros.messages import Answer, read_lens
-from segzero_ros.parameters import Settings
+from segzero_ros.settings import Settings
 from segzero_ros.transforms import TargetFrame, move_target, rectification
 
 _MEMORY_REMEDY = 'end what else runs on the device, or take smaller models'

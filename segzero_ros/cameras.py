@@ -13,7 +13,7 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_policy_n
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segzero_ros.frames import FrameBuffer
-from segzero_ros.parameters import Settings
+from segzero_ros.settings import Settings
 
 
 class Cameras:

@@ -27,8 +27,9 @@ from segzero_ros.executor import AsideExecutor
 from segzero_ros.frames import FrameBuffer
 from segzero_ros.health import Health
 from segzero_ros.outputs import TEXTS, Outputs
-from segzero_ros.parameters import PARAMETERS, Settings, declare_parameters, read_settings
+from segzero_ros.parameters import declare_parameters
 from segzero_ros.queries import Queries
+from segzero_ros.settings import PARAMETERS, Settings, conflicts, read_settings
 from segzero_ros.signals import spin, stop_event
 from segzero_ros.transforms import TargetFrame
 
@@ -62,7 +63,7 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         self._pace: Timer | None = None
         self._outputs: Outputs | None = None
         self._target_frame: TargetFrame | None = None
-        declare_parameters(self, PARAMETERS, self._settled)
+        declare_parameters(self, PARAMETERS, conflicts, self._settled)
         self.add_post_set_parameters_callback(self._on_parameters_set)
         self._health = Health(self)
         self._timer = self.create_timer(DIAGNOSTICS_S, self._on_timer)
@@ -144,13 +145,9 @@ class SegZeroNode(LifecycleNodeMixin, Node):
             return stopped
 
     def close(self) -> bool:
-        """Let go of everything; return whether transition and models stopped in time."""
-        if not self.transition_lock.acquire(timeout=STOP_S):
-            return False
-        try:
-            return self.release()
-        finally:
-            self.transition_lock.release()
+        """Let go of everything, for good; return whether transition and models stopped in time."""
+        # Never released: a transition that was asked for just now must not begin any more.
+        return self.transition_lock.acquire(timeout=STOP_S) and self.release()
 
     def _open_target_frame(self, frame_id: str) -> TargetFrame | None:
         if not frame_id:

@@ -15,7 +15,7 @@ from segzero_ros.frames import FrameBuffer
 from segzero_ros.health import Health
 from segzero_ros.messages import Answer
 from segzero_ros.outputs import Outputs
-from segzero_ros.parameters import Settings
+from segzero_ros.settings import Settings
 from segzero_ros.worker import Outcome, Worker
 
 

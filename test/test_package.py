@@ -195,7 +195,7 @@ def parameters(file: str, node: str) -> dict[str, Any]:
 @pytest.mark.parametrize('file', ['segzero.yaml', 'demo.yaml'])
 def test_node_takes_every_parameter_of_the_file(file: str) -> None:
     pytest.importorskip('rclpy', reason='needs rclpy: make test installs it, or source ROS 2')
-    from segzero_ros.parameters import PARAMETERS
+    from segzero_ros.settings import PARAMETERS
 
     given = parameters(file, 'segzero')
     assert given
@@ -206,7 +206,7 @@ def test_node_takes_every_parameter_of_the_file(file: str) -> None:
 
 def test_parameter_file_to_copy_shows_every_parameter() -> None:
     pytest.importorskip('rclpy', reason='needs rclpy: make test installs it, or source ROS 2')
-    from segzero_ros.parameters import PARAMETERS
+    from segzero_ros.settings import PARAMETERS
 
     # autostart is the launch argument's.
     assert set(parameters('segzero.yaml', 'segzero')) | {'autostart'} == set(PARAMETERS)

@@ -13,7 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from segzero_ros.cameras import camera_qos
 from segzero_ros.compressed_depth import HEADER
-from segzero_ros.parameters import read_settings
+from segzero_ros.settings import read_settings
 
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 

@@ -5,13 +5,8 @@ import pytest
 import rclpy
 from rclpy.parameter import Parameter
 
-from segzero_ros.parameters import (
-    PARAMETERS,
-    EngineSettings,
-    ParameterError,
-    declare_parameters,
-    read_settings,
-)
+from segzero_ros.parameters import ParameterError, declare_parameters
+from segzero_ros.settings import PARAMETERS, EngineSettings, conflicts, read_settings
 
 
 @pytest.fixture
@@ -19,7 +14,7 @@ def node(ros, request):
     given = getattr(request, 'param', {})
     overrides = [Parameter(name, value=value) for name, value in given.items()]
     node = rclpy.create_node('parameters', parameter_overrides=overrides)
-    declare_parameters(node, PARAMETERS)
+    declare_parameters(node, PARAMETERS, conflicts)
     yield node
     node.destroy_node()
 
@@ -111,9 +106,18 @@ def test_values_that_cannot_go_together_are_refused_at_once(node):
     assert read_settings(node).depth_range == (20.0, 30.0)
 
 
+@pytest.mark.parametrize('node', [{'depth.min': 'near'}], indirect=True)
+def test_what_was_wrong_from_the_start_can_be_put_right(node):
+    (result,) = node.set_parameters([Parameter('depth.max', value=5.0)])
+    assert result.successful
+    (result,) = node.set_parameters([Parameter('depth.min', value=1.0)])
+    assert result.successful
+    assert read_settings(node).depth_range == (1.0, 5.0)
+
+
 def test_what_has_been_read_cannot_change_and_says_why(ros):
     node = rclpy.create_node('settled')
-    declare_parameters(node, PARAMETERS, lambda: 'cannot change now')
+    declare_parameters(node, PARAMETERS, settled=lambda: 'cannot change now')
     (result,) = node.set_parameters([Parameter('image.codec', value='cv_bridge')])
     assert not result.successful
     assert result.reason == 'image.codec cannot change now'
@@ -153,7 +157,7 @@ def test_the_topic_says_whether_images_are_rectified_unless_the_user_does(
     ros, topic, choice, rectified
 ):
     node = rclpy.create_node('remapped', cli_args=['--ros-args', '-r', f'image:={topic}'])
-    declare_parameters(node, PARAMETERS)
+    declare_parameters(node, PARAMETERS, conflicts)
     node.set_parameters([Parameter('image.rectification', value=choice)])
     assert read_settings(node).rectified == rectified
     node.destroy_node()
