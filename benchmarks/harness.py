@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -167,7 +167,12 @@ def own_domain() -> Iterator[None]:
 
 @contextlib.contextmanager
 def process(
-    script: str, kind: str, *parameters: str, namespace: str = '', log: TextIO | None = None
+    script: str,
+    kind: str,
+    *parameters: str,
+    namespace: str = '',
+    log: TextIO | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``script --serve kind``; it is ended with SIGINT.
 
@@ -177,12 +182,16 @@ def process(
         parameters: Of the node, ``name:=value``.
         namespace: Of the node.
         log: Gets what the process writes.
+        environment: What to change of ours.
     """
     words = [word for parameter in parameters for word in ('-p', parameter)]
     remap = ['-r', f'__ns:=/{namespace}'] if namespace else []
     arguments = ['--ros-args', *remap, *words, '--log-level', 'warn']
     running = subprocess.Popen(
-        [sys.executable, script, '--serve', kind, *arguments], stdout=log, stderr=log
+        [sys.executable, script, '--serve', kind, *arguments],
+        stdout=log,
+        stderr=log,
+        env={**os.environ, **(environment or {})},
     )
     try:
         yield running

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks in small: all they count must hold; times do not matter."""
+"""The benchmarks `flood` and `soak` in small: all they count must hold; times do not matter."""
 
 import json
 from pathlib import Path
@@ -31,3 +31,13 @@ def test_a_flood_of_images_and_sentences(figures):
         'ok': found['statuses']['ok'],
         'replaced': 100 - found['statuses']['ok'],
     }
+
+
+def test_a_soak_with_every_planned_fault(figures):
+    found = figures('soak.py', '--frames', '400', '--queries', '24')
+    assert len(found['plan']) == 24
+    assert found['frames'] >= 400
+    assert found['broken_frames'] > 0
+    assert all(found['outcomes'].values())  # every kind of sentence came, and ended
+    # How old a frame may be depends on the machine.
+    assert [each for each in found['failures'] if 'is about a frame' not in each] == []
