@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rclpy
 from rcl_interfaces.msg import Log
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from segzero_ros.cameras import camera_qos
@@ -27,13 +27,15 @@ def often(monkeypatch):
 @pytest.fixture
 def warnings(graph):
     """What the node logs, as it comes."""
-    graph.client.listen('/rosout', Log)
+    kept = []
+    # What was logged before the two had found each other comes too.
+    latched = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    graph.client.node.create_subscription(Log, '/rosout', kept.append, latched)
     name = f'{graph.namespace.lstrip("/")}.segzero'
 
     def logged(text, meanwhile=lambda: None):
         def find():
             meanwhile()
-            kept = graph.client.messages['/rosout']
             return [m.msg for m in kept if m.name == name and text in m.msg]
 
         return graph.client.wait_for(find, f'a log message with {text!r}')
