@@ -3,6 +3,7 @@
 
 Every sentence is a noun phrase tested against all objects, with margins wherever the truth is a
 matter of degree: a sentence is kept only if one object clearly fits and no other nearly does.
+Nothing is asked for of which others hide more than 30 %: nobody could be sure what it is.
 """
 
 from __future__ import annotations

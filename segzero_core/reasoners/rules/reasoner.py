@@ -40,11 +40,11 @@ class RulesReasoner:
 
     It is for wiring up a robot before a GPU arrives, for the demonstration and for deterministic
     tests: it needs no weights, runs on any CPU in a fraction of a second and always writes a text
-    in the contract's format. It sees separate, plainly coloured things of eight everyday shapes
-    (ball, bottle, bowl, box, can, cone, mug, ring) on a surface that fills most of the picture,
-    and it reads short English sentences about colour, shape, size, place and purpose. It is not a
-    vision-language model: in a cluttered room, or asked about anything else, it says that
-    nothing matches, or is wrong.
+    in the contract's format. It sees plainly coloured things of eight everyday shapes
+    (ball, bottle, bowl, box, can, cone, mug, ring), in full view or partly hidden, on a surface
+    that fills most of the picture, and it reads short English sentences about colour, shape,
+    size, place and purpose. It is not a vision-language model: in a cluttered room, or asked
+    about anything else, it says that nothing matches, or is wrong.
     """
 
     def __init__(self, family: str = 'json') -> None:
