@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -140,15 +141,20 @@ def measure_memory(folder: Path, samples: int) -> None:
 def evaluate(data: Path, output: Path, *flags: str) -> int:
     """Run ``training/evaluate.py``; return its peak memory in bytes."""
     command = [sys.executable, str(ROOT / 'training' / 'evaluate.py'), '--dataset', str(data)]
+    peak = 0
     with (output.parent / 'log.txt').open('w') as log:
         process = subprocess.Popen(
             [*command, '--output', str(output), *flags], stdout=log, stderr=log
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        # Not its resource usage: that counts the memory of the process it was forked from.
+        status = Path('/proc', str(process.pid), 'status')
+        while process.poll() is None:
+            found = re.search(r'VmHWM:\s*(\d+) kB', status.read_text())
+            peak = max(peak, int(found.group(1)) * 1024 if found else 0)
+            time.sleep(0.1)
     if process.returncode:
         sys.exit((output.parent / 'log.txt').read_text())
-    return usage.ru_maxrss * 1024
+    return peak
 
 
 def write_scenes(folder: Path, count: int, sentences: int = 0) -> Path:

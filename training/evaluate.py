@@ -75,7 +75,7 @@ def evaluate(config: EvalConfig, place: Place) -> dict[str, Any] | None:
                         shard.add(row)
                     progress.show(len(shard.done), str(score))
     finally:
-        shard.close()
+        shard.close(wanted=bool(rows))
     found = merge(folder, run, place.world, len(samples))
     if found is None:
         print(f'process {place.rank} of {place.world} is done; the last one sums up', flush=True)

@@ -244,6 +244,22 @@ def test_another_run_in_the_folder_is_refused(
     assert lines(whole[0]) == before
 
 
+def test_a_run_that_never_began_does_not_keep_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ['--dataset', SCENES, '--output', str(tmp_path / 'run')]
+    assert main([*flags, '--segmenter', 'sam2_official', '--segmenter-model', '/nowhere.pt']) == 1
+    assert 'holds another run' not in capsys.readouterr().err
+    assert main(flags) == 0
+
+
+def test_more_processes_than_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    summaries = [run(tmp_path, Place(rank, 3), limit=2) for rank in range(3)]
+    assert [summary is None for summary in summaries] == [True, True, False]
+    assert ids(tmp_path) == ['val/0', 'val/1']
+
+
 def test_the_same_run_twice_at_a_time_is_refused(
     whole: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

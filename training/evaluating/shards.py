@@ -123,9 +123,18 @@ class Shard:
         self._file.write(json.dumps(row, ensure_ascii=False).encode() + b'\n')
         self._note(row)
 
-    def close(self) -> None:
-        """Let others write."""
+    def close(self, wanted: bool = True) -> None:
+        """Let others write.
+
+        Args:
+            wanted: Whether there should be rows. If there is none nevertheless, the file goes, and
+                with the last of them the run: what never began does not keep the folder.
+        """
         self._file.close()
+        if wanted and not self.done:
+            self._path.unlink()
+            if not list(self._path.parent.glob('rows-*.jsonl')):
+                (self._path.parent / RUN).unlink(missing_ok=True)
         self._lock.close()
 
     def _note(self, row: dict[str, Any]) -> None:
