@@ -29,8 +29,9 @@ from segzero_core.synthetic import Scene, SceneObject, make_scene, noisy_depth
 from segzero_core.synthetic.camera import Camera, look_at_table
 from segzero_core.synthetic.render import Lighting, cast, compose
 from segzero_core.synthetic.solids import Ball
-from segzero_core.types import image_size
-from segzero_ros.grasp import Target
+from segzero_core.types import Intrinsics, image_size
+from segzero_ros import view
+from segzero_ros.grasp import Target, find_target
 from segzero_ros.view import Depth
 
 VISIBLE = 0.55  # share of an object that others must leave in sight
@@ -176,6 +177,25 @@ def print_row(name: str, answers: list[float | None]) -> None:
         print(f'{name:12} {len(answers):8} {share:9.2%} {middle:8.2f} {most:8.2f} {worst:8.2f}')
 
 
+def seconds_of_large_object() -> tuple[float, float]:
+    """Return the time of a target in blocks and pixel by pixel, medians of five in turns."""
+    rows, columns = np.mgrid[:720, :1280]
+    beside = ((columns - 640) / 620) ** 2 + ((rows - 360) / 350) ** 2
+    rng = np.random.default_rng(0)
+    depth = (1 - 0.2 * np.sqrt(np.clip(1 - beside, 0, 1))) * rng.normal(1, 0.01, beside.shape)
+    depth[rng.random(depth.shape) < 0.05] = 0
+    lens = Intrinsics(900.0, 900.0, 639.5, 359.5)
+    usual, times = view.MAX_PIXELS, np.zeros((5, 2))
+    for turn, which in np.ndindex(times.shape):
+        view.MAX_PIXELS = (usual, beside.size)[which]
+        start = time.perf_counter()
+        find_target(beside < 1, depth.astype(np.float32), lens, [])
+        times[turn, which] = time.perf_counter() - start
+    view.MAX_PIXELS = usual
+    blocks, pixels = np.median(times, axis=0)
+    return float(blocks), float(pixels)
+
+
 def report(outcomes: list[Outcome]) -> bool:
     """Print everything; return whether all that must be reached is reached."""
     print_table(outcomes)
@@ -196,6 +216,11 @@ def report(outcomes: list[Outcome]) -> bool:
         f'5 to 95 % {low:.3f} to {high:.3f}'
     )
     print(f'median time per target: {1000 * np.median([o.seconds for o in outcomes]):.1f} ms')
+    blocks, pixels = seconds_of_large_object()
+    print(
+        f'an object that fills 1280 x 720 pixels: {1000 * blocks:.0f} ms, '
+        f'{blocks / pixels:.2f} x of looking at every pixel'
+    )
     distances = [o.millimetres for o in outcomes if o.millimetres is not None]
     middle, most = np.percentile(distances, (50, 99))
     reached = off == strayed == invented == 0 and found >= ANSWERED

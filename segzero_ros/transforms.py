@@ -96,7 +96,7 @@ class TargetFrame:
 
         self._frame_id = frame_id
         self._errors = tf2_ros.TransformException
-        self._buffer = tf2_ros.Buffer(node=node)
+        self._buffer = tf2_ros.Buffer()  # with a node, it would offer a service for good
         self._listener = tf2_ros.TransformListener(self._buffer, node)
 
     def move(self, target: Target, header: Header) -> Target:
