@@ -153,7 +153,7 @@ class Sam2Segmenter:
         # A copy, because torch takes neither read-only memory (views of a message) nor negative
         # strides (BGR read as RGB). One byte per value travels; the device makes the floats.
         pixels = torch.from_numpy(np.array(image, order='C')).to(self.device)
-        pixels = pixels.permute(2, 0, 1)[None].float() / 255
+        pixels = pixels.permute(2, 0, 1)[None].float().div_(255)  # in place: it may be huge
         square = functional.interpolate(
             pixels, (self._side, self._side), mode='bilinear', antialias=True
         )
