@@ -26,6 +26,10 @@ from segzero_core.errors import EngineOptionError, ModelLoadError
 # Pickled weights (.bin, .pt) and Python files are never even downloaded: both can run code.
 _WANTED_FILES = ('*.safetensors', '*.json', '*.jinja', 'merges.txt')
 
+# Checkpoints that come with the package: a reasoner and a segmenter for synthetic scenes.
+EMBEDDED = ('tiny', 'tiny_sam2')
+_MODELS = Path(__file__).parent / 'models'
+
 # What transformers, safetensors and torch raise for a checkpoint they cannot use. torch's
 # out-of-memory error is a RuntimeError.
 _LOAD_ERRORS = (
@@ -84,7 +88,10 @@ def choose_device(device: str) -> torch.device:
 
 
 def find_checkpoint(model: str) -> Path:
-    """Return the folder of ``model``: a local folder, or a hub id that is downloaded if need be.
+    """Return the folder of ``model``.
+
+    That is a local folder, the name of an embedded model (``EMBEDDED``), or a hub id that is
+    downloaded if need be.
 
     Raises:
         ModelLoadError: There is no such folder, or the hub cannot be reached and has not been
@@ -93,6 +100,8 @@ def find_checkpoint(model: str) -> Path:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
+    if model in EMBEDDED:
+        return _MODELS / model
     if folder.exists():
         raise ModelLoadError(f'{model!r} is a file: give the folder that config.json is in')
     if model.startswith(('.', '/', '~')) or model.count('/') != 1:

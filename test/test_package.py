@@ -105,6 +105,14 @@ def test_every_module_lies_in_a_package(setup: dict[str, Any]) -> None:
     assert folders == set(setup['packages'])
 
 
+def test_embedded_models_are_installed(setup: dict[str, Any]) -> None:
+    core = ROOT / 'segzero_core'
+    installed = {path for glob in setup['package_data']['segzero_core'] for path in core.glob(glob)}
+    files = {path for path in (core / 'models').rglob('*') if path.is_file()}
+    assert {path.parent.name for path in files} == {'tiny', 'tiny_sam2'}
+    assert files <= installed
+
+
 def test_launch_and_config_files_are_installed(setup: dict[str, Any]) -> None:
     installed = {
         Path(target, Path(name).name) for target, names in setup['data_files'] for name in names

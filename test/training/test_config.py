@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,19 @@ def test_released_recipe() -> None:
 )
 def test_one_switch_changes_the_rewards(name: str, rewards: tuple[str, ...]) -> None:
     assert preset(name).recipe.rewards == rewards
+
+
+@pytest.mark.parametrize(
+    ('name', 'change'),
+    [
+        ('tiny_imitation', {'method': 'sft'}),
+        ('tiny_rl_softacc', {'accuracy': 'soft'}),
+        ('tiny_rl_soft', {'answer_format': 'soft'}),
+    ],
+)
+def test_a_row_in_miniature_changes_one_thing(name: str, change: dict[str, str]) -> None:
+    common = dataclasses.replace(preset('tiny_grpo'), output=f'runs/{name}')
+    assert preset(name) == dataclasses.replace(common, **change)  # type: ignore[arg-type]
 
 
 def test_grandchildren_inherit() -> None:

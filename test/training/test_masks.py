@@ -62,18 +62,20 @@ def test_prompts_are_as_imprecise_as_asked_for(scenes, cache, tmp_path):
     assert torch.equal(jittered.masks, exact.masks)
 
 
-def test_losses_prefer_the_mask_that_is_right_and_the_score_that_knows():
+def test_losses_ask_for_the_right_mask_and_a_score_that_knows():
     truth = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
     truth[..., 16:48, 16:48] = True
     right = (truth[..., ::4, ::4].float() - 0.5) * 20
-    logits = torch.stack([-right, right, torch.zeros_like(right)], dim=2)
-    sure = mask_losses(logits, torch.tensor([[[0.0, 1, 0]]]), truth)
+    sure = mask_losses(torch.stack([right] * 3, dim=2), torch.ones(1, 1, 3), truth)
     assert float(sure['focal']) == pytest.approx(0, abs=1e-3)
     assert float(sure['dice']) == pytest.approx(0, abs=1e-2)
     assert float(sure['score']) == 0
     assert float(sure['iou']) == 1
-    misled = mask_losses(logits, torch.tensor([[[1.0, 0, 0]]]), truth)
-    assert float(misled['score']) == pytest.approx(2 / 3)
+    one_wrong = torch.stack([-right, right, right], dim=2)
+    misled = mask_losses(one_wrong, torch.tensor([[[1.0, 0.5, 0]]]), truth)
+    assert float(misled['focal']) > 1
+    assert float(misled['dice']) > 0.3
+    assert float(misled['score']) == pytest.approx((1 + 0.5 + 1) / 3)
     assert float(misled['iou']) == 0
 
 

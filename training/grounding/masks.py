@@ -236,7 +236,11 @@ def draw(scenes: Scenes, settings: MaskSettings, rng: np.random.Generator) -> Ma
 def mask_losses(
     logits: torch.Tensor, scores: torch.Tensor, truth: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Return the losses of the best of three masks, of all three scores, and the chosen one's IoU.
+    """Return the losses of all three masks and of their scores, and the chosen mask's IoU.
+
+    SAM 2 learns by the best of the three alone, so that each may mean another part of what a
+    single click is on. A box and two points leave nothing open, and what is not trained may still
+    be chosen.
 
     Args:
         logits: (B, P, 3, h, w).
@@ -253,14 +257,13 @@ def mask_losses(
     focal = (entropy * (chance - aim).abs() ** 2).mean((-1, -2))
     both = (chance * aim).sum((-1, -2))
     dice = 1 - (2 * both + 1) / (chance.sum((-1, -2)) + aim.sum((-1, -2)) + 1)
-    best = (_FOCAL_WEIGHT * focal + dice).argmin(-1, keepdim=True)
     with torch.no_grad():
         inside, wanted = logits > 0, aim > 0.5
         common = (inside & wanted).sum((-1, -2))
         iou = common / (inside | wanted).sum((-1, -2)).clamp(min=1)
     return {
-        'focal': focal.gather(1, best).mean(),
-        'dice': dice.gather(1, best).mean(),
+        'focal': focal.mean(),
+        'dice': dice.mean(),
         'score': functional.l1_loss(scores, iou),
         'iou': iou.gather(1, scores.argmax(-1, keepdim=True)).mean(),
     }
