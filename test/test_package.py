@@ -107,7 +107,8 @@ def test_every_module_lies_in_a_package(setup: dict[str, Any]) -> None:
 
 def test_embedded_models_are_installed(setup: dict[str, Any]) -> None:
     core = ROOT / 'segzero_core'
-    installed = {path for glob in setup['package_data']['segzero_core'] for path in core.glob(glob)}
+    patterns = setup['package_data']['segzero_core']
+    installed = {path for pattern in patterns for path in core.glob(pattern)}
     files = {path for path in (core / 'models').rglob('*') if path.is_file()}
     assert {path.parent.name for path in files} == {'tiny', 'tiny_sam2'}
     assert files <= installed
