@@ -64,36 +64,30 @@ def wait_for_an_answer(client):
     client.wait_for(answered, 'an answer')
 
 
-def test_killed_in_any_state_it_answers_again(start, ros, make_client):
-    clients = {state: make_client(next(ros)) for state in STATES}
-    nodes = []
-    for state, client in clients.items():
-        model = ['reasoner.model:=endless'] if state == 'configuring' else []
-        nodes.append(start(client.namespace, *model))
-    for state, client in clients.items():
-        bring_to(state, client)
-    for node in nodes:
-        node.kill()
-        node.wait()
-    for client in clients.values():
-        client.messages['result'].clear()
-        start(client.namespace, 'autostart:=true')
-    for client in clients.values():
-        wait_for_an_answer(client)
+@pytest.mark.parametrize('state', STATES)
+def test_killed_in_any_state_it_answers_again(start, ros, make_client, state):
+    client = make_client(next(ros))
+    model = ['reasoner.model:=endless'] if state == 'configuring' else []
+    node = start(client.namespace, *model)
+    bring_to(state, client)
+    node.kill()
+    node.wait()
+    client.messages['result'].clear()
+    start(client.namespace, 'autostart:=true')
+    wait_for_an_answer(client)
 
 
-def test_ended_in_any_state_it_ends_well_and_answers_again(start, ros, make_client):
-    clients = {state: make_client(next(ros)) for state in ('inactive', 'active', 'answering')}
-    nodes = {state: start(client.namespace) for state, client in clients.items()}
-    for state, client in clients.items():
-        bring_to(state, client)
-        nodes[state].send_signal(signal.SIGTERM)
-    for state, node in nodes.items():
-        output, _ = node.communicate(timeout=30)
-        assert node.returncode == 0, (state, output)
-        assert 'Traceback' not in output
-    (result,) = clients['answering'].results(1)
-    assert result['status'] == 'cancelled'
-    start(clients['answering'].namespace, 'autostart:=true')
-    clients['answering'].messages['result'].clear()
-    wait_for_an_answer(clients['answering'])
+@pytest.mark.parametrize('state', ['inactive', 'active', 'answering'])
+def test_ended_in_any_state_it_ends_well_and_answers_again(start, ros, make_client, state):
+    client = make_client(next(ros))
+    node = start(client.namespace)
+    bring_to(state, client)
+    node.send_signal(signal.SIGTERM)
+    output, _ = node.communicate(timeout=60)
+    assert node.returncode == 0, output
+    assert 'Traceback' not in output
+    if state == 'answering':
+        assert client.results(1)[0]['status'] == 'cancelled'
+    client.messages['result'].clear()
+    start(client.namespace, 'autostart:=true')
+    wait_for_an_answer(client)
