@@ -77,14 +77,18 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         rng = np.random.default_rng(0)
         for number in range(options.rounds + 1):
             image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+            clock = [time.process_time()]
             mask, original = released(reasoner, segmenter, script, image, 'the red mug')
+            clock.append(time.process_time())
             first = segzero(image, 'the red mug')
+            clock.append(time.process_time())
             second = segzero(image, 'something to drink from')
+            clock.append(time.process_time())
             same = same and np.array_equal(first.mask, mask)
             if number:  # the first round warms up
                 found = (original, first.timings, second.timings)
-                for way, stages in zip(WAYS, found, strict=True):
-                    times[way].append(stages)
+                for way, stages, cpu in zip(WAYS, found, np.diff(clock), strict=True):
+                    times[way].append({**stages, 'cpu': float(cpu)})
     return {
         'device': str(reasoner.device),
         'threads': torch.get_num_threads(),
@@ -181,7 +185,7 @@ def quantiles(rounds: list[dict[str, float]]) -> dict[str, list[float]]:
 def show(figures: dict[str, Any]) -> None:
     """Print the table."""
     seconds = figures['seconds']
-    stages = ('reason', 'first_text', 'embed', 'decode', 'total')
+    stages = ('reason', 'first_text', 'embed', 'decode', 'total', 'cpu')
     print(f'{"ms, p50 (p95)":16}' + ''.join(f'{stage:>20}' for stage in stages))
     for way, found in seconds.items():
         cells = [
@@ -189,12 +193,15 @@ def show(figures: dict[str, Any]) -> None:
             for s in stages
         ]
         print(f'{way:16}' + ''.join(f'{cell:>20}' for cell in cells))
-    total = {way: found['total'][0] for way, found in seconds.items()}
-    print(f'original / ours: {total["original"] / total["first sentence"]:.2f}')
-    print(f'second / first sentence: {total["second sentence"] / total["first sentence"]:.2f}')
-    ours = seconds['first sentence']
-    beyond = ours['total'][0] / ours['reason'][0]
-    print(f'everything / reasoner alone: {beyond:.2f}')
+    original, first, second = (seconds[way] for way in WAYS)
+    for name, over, under in (
+        ('original / first sentence', original, first),
+        ('original / second sentence', original, second),
+        ('second / first sentence', second, first),
+    ):
+        wall, cpu = (over[stage][0] / under[stage][0] for stage in ('total', 'cpu'))
+        print(f'{name}: {wall:.2f} ({cpu:.2f} in CPU seconds)')
+    print(f'everything / reasoner alone: {first["total"][0] / first["reason"][0]:.2f}')
     print(f'the same masks: {figures["same masks"]}')
     print({key: figures[key] for key in ('device', 'threads', 'tokens', 'side')})
 

@@ -51,6 +51,7 @@ class VllmReasoner:
     def __init__(
         self,
         model: str = 'Ricky06662/Seg-Zero-7B',
+        device: str = '',
         family: str = '',
         max_new_tokens: int = 1024,
         thinking: str = 'free',
@@ -63,6 +64,7 @@ class VllmReasoner:
 
         Args:
             model: A folder, or a hub id.
+            device: ``'cuda'``, ``'cpu'``, or '' = what this vLLM was built for.
             family: Prompt family; '' = the checkpoint's own.
             max_new_tokens: Longest reply.
             thinking: See ``Thinking.mode``.
@@ -78,6 +80,12 @@ class VllmReasoner:
         """
         if max_new_tokens < 1:
             raise EngineOptionError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
+        here = 'cuda' if torch.cuda.is_available() else 'cpu'
+        if device not in ('', here):
+            raise EngineOptionError(
+                f'this vLLM runs on {here!r}, not on {device!r}; which of several GPUs it takes '
+                'is said by the environment variable CUDA_VISIBLE_DEVICES'
+            )
         if not 0 < memory_share <= 1:
             raise EngineOptionError(f'memory_share must be in 0 to 1, got {memory_share}')
         self._thinking = Thinking(thinking, max_think_tokens)
@@ -102,7 +110,7 @@ class VllmReasoner:
             },
             max_model_len=image_tokens + _LONGEST_SENTENCE + max_new_tokens,
             # 'auto' would make a float32 checkpoint bfloat16 on a CPU too.
-            dtype='bfloat16' if torch.cuda.is_available() else 'float32',
+            dtype='bfloat16' if here == 'cuda' else 'float32',
             gpu_memory_utilization=memory_share,
             enforce_eager=eager,
             generation_config='vllm',

@@ -130,6 +130,7 @@ def test_guided_it_can_write_nothing_but_the_format(engine):
     [
         ({'family': 'seg-zero'}, UnknownNameError, "mean 'seg_zero'"),
         ({'max_new_tokens': 0}, EngineOptionError, 'max_new_tokens must be at least 1'),
+        ({'device': 'cuda:1'}, EngineOptionError, "not on 'cuda:1'; .*CUDA_VISIBLE_DEVICES"),
         ({'memory_share': 1.5}, EngineOptionError, 'memory_share must be in 0 to 1'),
         ({'thinking': 'hard'}, UnknownNameError, 'Available: free, none, prefilled'),
         ({'max_think_tokens': -1}, EngineOptionError, 'max_think_tokens must be at least 0'),
