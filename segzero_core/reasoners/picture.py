@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from typing import Literal
 
@@ -41,6 +40,5 @@ def frame_key(image: Image, size: Size) -> bytes:
     ``size``, at which the model sees it, counts too.
     """
     pixels = np.ascontiguousarray(image)
-    digest = hashlib.blake2b(pixels.data, digest_size=16)
-    digest.update(repr((pixels.shape, size)).encode())
-    return digest.digest()
+    # The pixels themselves: to copy and compare them takes a tenth of the time of a digest.
+    return b''.join((pixels.data.cast('B'), repr((pixels.shape, size)).encode()))
