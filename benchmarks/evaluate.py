@@ -295,9 +295,10 @@ def teach(folder: Path, steps: int = 160) -> Path:
 def ours(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
     """Evaluate as ``training/evaluate.py`` does; return time, CPU time and pixel counts."""
     from segzero_core.data import read_samples
-    from training.evaluate import own_rows, run_settings
+    from training.evaluate import own_rows
     from training.evaluating.config import make_config
     from training.evaluating.engines import Engines
+    from training.evaluating.identity import run_settings
     from training.evaluating.loading import load_batches
     from training.evaluating.shards import Place, Shard, merge, open_run
 
@@ -309,7 +310,7 @@ def ours(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
         with Engines(config, '', place) as engines:
             start, worked = time.perf_counter(), time.process_time()
             samples = read_samples(config.dataset)
-            run = open_run(Path(name), run_settings(config, samples, place))
+            run = open_run(Path(name), run_settings(config, samples))
             rows: list[dict[str, Any]] = []
             shard = Shard(Path(name), run, place, rows.append)
             for batch in load_batches(samples, own_rows(samples, place), BATCH):

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures a reasoner and a segmenter: ``python training/evaluate.py --dataset NAME --model ...``.
 
-Started again after whatever ended it, the same command goes on; no row is lost or there twice.
-``torchrun --nproc-per-node 8 training/evaluate.py ...`` shares the images out to eight processes,
-each on a GPU of its own; over several machines the folder of the run must be one they all see.
+Started again after whatever ended it, the same command goes on, with any number of processes; no
+row is lost or there twice. ``torchrun --nproc-per-node 8 training/evaluate.py ...`` shares the
+images out to eight processes, each on a GPU of its own; over several machines the folder of the
+run must be one they all see.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from segzero_core.data import Samples, read_samples
 from segzero_core.errors import SegZeroError
 from training.evaluating.config import EvalConfig, add_flags, make_config
 from training.evaluating.engines import Engines
+from training.evaluating.identity import run_settings
 from training.evaluating.loading import load_batches
 from training.evaluating.progress import Progress
 from training.evaluating.scoring import Running, summarise
-from training.evaluating.shards import Place, Shard, merge, open_run
+from training.evaluating.shards import Place, Shard, done_elsewhere, merge, open_run
 
 SUMMARY = 'summary.json'
 
@@ -61,27 +63,33 @@ def evaluate(config: EvalConfig, place: Place) -> dict[str, Any] | None:
     """
     folder = Path(config.output)
     samples = read_samples(config.dataset, config.root, config.level, config.limit)
-    run = open_run(folder, run_settings(config, samples, place))
-    rows = own_rows(samples, place)
+    settings = run_settings(config, samples)
+    run = open_run(folder, settings)
     score = Running(config.protocol)  # type: ignore[arg-type]
     shard = Shard(folder, run, place, score.add)
+    unfinished = True
     try:
-        todo = [row for row in rows if row not in shard.done]
+        elsewhere = done_elsewhere(folder, run, place)
+        rows = own_rows(samples, place, elsewhere.before)
+        there = shard.done | elsewhere.beside
+        todo = [row for row in rows if row not in there]
+        unfinished = bool(todo)
         if todo:
-            progress = Progress(len(rows), len(shard.done), aloud=place.rank == 0)
+            done = len(rows) - len(todo)
+            progress = Progress(len(rows), done, aloud=place.rank == 0)
             with Engines(config, samples.dataset, place) as engines:
                 for batch in load_batches(samples, todo, config.batch_size):
                     for row in engines.examiner.examine(batch):
                         shard.add(row)
-                    progress.show(len(shard.done), str(score))
+                        done += 1
+                    progress.show(done, str(score))
     finally:
-        shard.close(wanted=bool(rows))
+        shard.close(wanted=unfinished)
     found = merge(folder, run, place.world, len(samples))
     if found is None:
         print(f'process {place.rank} of {place.world} is done; the last one sums up', flush=True)
         return None
-    settings = run_settings(config, samples, place) | {'root': config.root}
-    summary = {'settings': settings, **summarise(found)}
+    summary = {'settings': settings | {'root': config.root}, **summarise(found)}
     text = json.dumps(summary, indent=2)
     draft = folder / f'.{SUMMARY}.{os.getpid()}'
     draft.write_text(text + '\n', encoding='utf-8')
@@ -90,25 +98,18 @@ def evaluate(config: EvalConfig, place: Place) -> dict[str, Any] | None:
     return summary
 
 
-def run_settings(config: EvalConfig, samples: Samples, place: Place) -> dict[str, Any]:
-    """Return all that the processes of a run, and its parts before and after a stop, share."""
-    ids = '\n'.join(samples.ids).encode()
-    return config.identity() | {
-        'level': samples.level,
-        'rows': len(samples),
-        'ids': hashlib.sha256(ids).hexdigest()[:16],
-        'processes': place.world,
-    }
+def own_rows(samples: Samples, place: Place, done: Set[int] = frozenset()) -> list[int]:
+    """Return the rows of one process: those of every so-manieth image.
 
-
-def own_rows(samples: Samples, place: Place) -> list[int]:
-    """Return the rows of one process: those of every so-manieth image."""
-    images = {name: i for i, name in enumerate(dict.fromkeys(samples.image_ids))}
-    return [
-        row
-        for row, name in enumerate(samples.image_ids)
-        if images[name] % place.world == place.rank
-    ]
+    Args:
+        samples: The dataset.
+        place: Which process.
+        done: Rows that no process has to measure: the others are shared out.
+    """
+    missing = [row for row in range(len(samples)) if row not in done]
+    names = dict.fromkeys(samples.image_ids[row] for row in missing)
+    images = {name: i for i, name in enumerate(names)}
+    return [row for row in missing if images[samples.image_ids[row]] % place.world == place.rank]
 
 
 def _report(config: EvalConfig, summary: dict[str, Any], folder: Path) -> None:

@@ -23,6 +23,7 @@ from segzero_core.synthetic import make_scene
 from segzero_core.types import Size
 from training.evaluate import evaluate, main
 from training.evaluating.config import make_config
+from training.evaluating.identity import fingerprint
 from training.evaluating.shards import Place, read_rows, shard_path
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/evaluate.txt')
@@ -43,6 +44,11 @@ def ids(folder: Path) -> list[str]:
 def kept(folder: Path, but: int) -> list[dict[str, Any]]:
     """Return all rows of a run except one that was measured again."""
     return [row for row in read_rows(folder) if row['row'] != but]
+
+
+def untimed(folder: Path) -> list[dict[str, Any]]:
+    """Return all rows of a run without how long they took."""
+    return [{**row, 'timings': None} for row in read_rows(folder)]
 
 
 @pytest.fixture(scope='module')
@@ -244,6 +250,25 @@ def test_another_run_in_the_folder_is_refused(
     assert lines(whole[0]) == before
 
 
+def test_another_model_of_the_same_name_is_another_run(tmp_path: Path) -> None:
+    model = tmp_path / 'model'
+    model.mkdir()
+    (model / 'config.json').write_text('{}')
+    weights = bytearray(2**20)
+    found = []
+    for place in (0, 2**19 + 1, 2**20 - 1):
+        weights[place] = 1
+        (model / 'model.safetensors').write_bytes(weights)
+        (model / 'notes.md').write_text(str(place))  # does not count
+        found.append(fingerprint(str(model)))
+        found.append(fingerprint(str(model / 'model.safetensors')))
+    (model / 'model.safetensors').write_bytes(weights + b'1')
+    found.append(fingerprint(str(model)))
+    assert len(set(found)) == 7
+    assert found[-1] == fingerprint(str(shutil.copytree(model, tmp_path / 'copy')))
+    assert fingerprint('Ricky06662/Seg-Zero-7B') == fingerprint('') == ''
+
+
 def test_a_run_that_never_began_does_not_keep_its_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,7 +281,7 @@ def test_a_run_that_never_began_does_not_keep_its_folder(
 def test_more_processes_than_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     summaries = [run(tmp_path, Place(rank, 3), limit=2) for rank in range(3)]
-    assert [summary is None for summary in summaries] == [True, True, False]
+    assert [summary is None for summary in summaries] == [True, False, False]
     assert ids(tmp_path) == ['val/0', 'val/1']
 
 
@@ -292,9 +317,54 @@ def test_two_processes_measure_what_one_does(
     assert ids(tmp_path) == ids(whole[0])
     summary = json.loads((tmp_path / 'summary.json').read_text())
     assert summary['rows'] == 12
-    assert summary['settings']['processes'] == 2
     for rank in (0, 1):
         assert shard_path(tmp_path, Place(rank, 2)).read_bytes().count(b'\n') == 1 + 6
+
+
+def test_a_run_goes_on_with_another_number_of_processes(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    assert run(tmp_path, Place(0, 2)) is None
+    before = shard_path(tmp_path, Place(0, 2)).read_bytes()
+    assert run(tmp_path, Place(1, 3)) is None
+    assert run(tmp_path, Place(2, 3)) is None
+    summary = run(tmp_path)
+    assert summary is not None
+    assert [shard_path(tmp_path, place).read_bytes().count(b'\n') for place in (
+        Place(0, 2), Place(1, 3), Place(2, 3), Place()
+    )] == [1 + 6, 1 + 2, 1 + 2, 1 + 2]  # fmt: skip
+    assert shard_path(tmp_path, Place(0, 2)).read_bytes() == before
+    assert untimed(tmp_path) == untimed(whole[0])
+    assert summary['standard'] == whole[1]['standard']
+
+
+LAUNCHERS = {
+    'torchrun': 'torch.distributed.run --standalone --nproc-per-node=2',
+    'accelerate': 'accelerate.commands.launch --multi_gpu --num_processes=2 --num_machines=1 '
+    '--mixed_precision=no --dynamo_backend=no',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('launcher', LAUNCHERS)
+def test_launched_as_the_docs_say(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path, launcher: str
+) -> None:
+    module = LAUNCHERS[launcher].split()
+    pytest.importorskip(module[0].partition('.')[0], reason='needs requirements/train.txt')
+    script = str(ROOT / 'training' / 'evaluate.py')
+    done = subprocess.run(
+        [sys.executable, '-m', *module, script, '--dataset', SCENES, '--output', str(tmp_path)],
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ' of 2 is done' in done.stdout
+    assert untimed(tmp_path) == untimed(whole[0])
+    assert json.loads((tmp_path / 'summary.json').read_text())['standard'] == whole[1]['standard']
 
 
 def test_shards_of_another_run_are_refused(
@@ -302,14 +372,14 @@ def test_shards_of_another_run_are_refused(
 ) -> None:
     folder = copy_of(whole, tmp_path)
     stale = shard_path(folder, Place(3, 8))
-    shutil.copy(shard_path(folder, Place()), stale)
-    assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
-    assert f'{stale} is not of this run of 1 processes' in capsys.readouterr().err
-    stale.unlink()
     shard = shard_path(folder, Place())
-    shard.write_bytes(shard.read_bytes().replace(b'"run": "', b'"run": "0', 1))
-    assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
-    assert 'is of another run than the run.json beside it' in capsys.readouterr().err
+    stale.write_bytes(shard.read_bytes().replace(b'"run": "', b'"run": "0', 1))
+    for place in (stale, shard):
+        if place == shard:
+            stale.replace(shard)
+        assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
+        message = f'{place} is of another run than the run.json beside it'
+        assert message in capsys.readouterr().err
 
 
 def test_a_row_that_is_there_twice_is_refused(
@@ -320,6 +390,11 @@ def test_a_row_that_is_there_twice_is_refused(
         file.write(lines(folder)[3])
     assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
     assert 'row 2 (val/2) is there twice' in capsys.readouterr().err
+    shutil.copy(whole[0] / 'run.json', folder)
+    shutil.copy(shard_path(whole[0], Place()), shard_path(folder, Place()))
+    shutil.copy(shard_path(folder, Place()), shard_path(folder, Place(1, 8)))
+    assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
+    assert 'row 0 (val/0) is there twice' in capsys.readouterr().err
 
 
 # --- data that cannot be used -----------------------------------------------------------------

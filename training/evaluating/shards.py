@@ -2,8 +2,9 @@
 """The rows of a run on disk: one file per process, which whatever ends it leaves usable.
 
 ``run.json`` says what the run is. ``rows-00002-of-00008.jsonl`` are the rows of the third of eight
-processes; their first line names the run. When all rows are there, ``rows.jsonl`` holds them in
-the order of the dataset.
+processes; their first line names the run. A run that goes on with another number of processes has
+files of both, and what is done in any of them is done. When all rows are there, ``rows.jsonl``
+holds them in the order of the dataset.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from segzero_core.errors import DataError
 
 RUN = 'run.json'
 ROWS = 'rows.jsonl'
+SHARDS = 'rows-*.jsonl'
 
 
 class Place(NamedTuple):
@@ -78,7 +80,7 @@ def open_run(folder: Path, settings: dict[str, Any]) -> str:
 
 
 class Shard:
-    """The file of one process: knows what is done, adds rows, is nobody else's meanwhile.
+    """The file of one process: knows what is in it, adds rows, is nobody else's meanwhile.
 
     Attributes:
         done: The rows that are there.
@@ -107,14 +109,7 @@ class Shard:
         self._path = shard_path(folder, place)
         self._on_row = on_row
         self.done: set[int] = set()
-        self._lock = (folder / f'.{self._path.name}.lock').open('w')
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise DataError(
-                f'another process is writing {self._path}: wait for it, or choose another --output'
-            ) from error
+        self._lock = _lock(self._path)
         self._write_anew(run, place)
         self._file = self._path.open('ab', buffering=0)
 
@@ -133,7 +128,7 @@ class Shard:
         self._file.close()
         if wanted and not self.done:
             self._path.unlink()
-            if not list(self._path.parent.glob('rows-*.jsonl')):
+            if not list(self._path.parent.glob(SHARDS)):
                 (self._path.parent / RUN).unlink(missing_ok=True)
         self._lock.close()
 
@@ -147,19 +142,75 @@ class Shard:
         draft = self._path.with_suffix('.partial')
         with draft.open('wb') as file:
             file.write(head + b'\n')
-            for line, row in read_shard(self._path, run, place) if self._path.exists() else ():
+            for line, row in read_shard(self._path, run) if self._path.exists() else ():
                 if row['status'] != 'error':
                     file.write(line)
                     self._note(row)
         os.replace(draft, self._path)
 
 
+def _lock(path: Path, kind: int = fcntl.LOCK_EX) -> TextIO:
+    """Make a shard this process's own until the file that is returned is closed.
+
+    Args:
+        path: Of the shard.
+        kind: ``LOCK_SH`` to see only that nobody writes it: several processes may.
+
+    Raises:
+        DataError: It is another's.
+    """
+    lock = path.with_name(f'.{path.name}.lock').open('w')
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise DataError(
+            f'another process is writing {path}: wait for it, or choose another --output'
+        ) from error
+    return lock
+
+
 def shard_path(folder: Path, place: Place) -> Path:
     """Return where the rows of one process are."""
-    return folder / f'rows-{place.rank:05d}-of-{place.world:05d}.jsonl'
+    return folder / f'rows-{place.rank:05d}{_of(place.world)}'
 
 
-def read_shard(path: Path, run: str, place: Place) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def _of(world: int) -> str:
+    return f'-of-{world:05d}.jsonl'
+
+
+class Elsewhere(NamedTuple):
+    """Rows that are done in the files of other processes.
+
+    Attributes:
+        before: By parts of the run that had another number of processes; all of them have ended.
+        beside: By the others of this number of processes, in this part of the run or before.
+    """
+
+    before: set[int]
+    beside: set[int]
+
+
+def done_elsewhere(folder: Path, run: str, place: Place) -> Elsewhere:
+    """Return what the other files of a run hold. The own one must be open: see ``Shard``.
+
+    Raises:
+        DataError: A process of another number is still at work, or a file is of another run or
+            damaged.
+    """
+    found = Elsewhere(set(), set())
+    for path in sorted(folder.glob(SHARDS)):
+        if path == shard_path(folder, place):
+            continue
+        same = path.name.endswith(_of(place.world))
+        if not same:
+            _lock(path, fcntl.LOCK_SH).close()
+        rows = (row['row'] for _, row in read_shard(path, run) if row['status'] != 'error')
+        (found.beside if same else found.before).update(rows)
+    return found
+
+
+def read_shard(path: Path, run: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yield the lines of a shard and what they say; a last one that was cut short is passed over.
 
     Raises:
@@ -169,7 +220,7 @@ def read_shard(path: Path, run: str, place: Place) -> Iterator[tuple[bytes, dict
         head = _loads(file.readline())
         if head is None and not file.readline():
             return  # killed while the first line was written
-        if head is None or head.get('run') != run or head.get('world') != place.world:
+        if head is None or head.get('run') != run:
             raise DataError(
                 f'{path} is of another run than the {RUN} beside it: move it away, or choose '
                 'another --output'
@@ -197,28 +248,36 @@ def counted(row: dict[str, Any]) -> dict[str, Any]:
 def merge(folder: Path, run: str, world: int, total: int) -> list[dict[str, Any]] | None:
     """Write all rows to ``rows.jsonl`` if all are there.
 
+    Args:
+        folder: Of the run.
+        run: Its name.
+        world: How many processes are at work now. What earlier ones could not use is measured
+            again by these, so that only their own rows with the status ``error`` count.
+        total: How many rows there must be.
+
     Returns:
         The rows in the order of the dataset, without what is long; None while some are missing.
 
     Raises:
         DataError: A shard is of another run or damaged, or a row is there twice.
     """
-    known = {shard_path(folder, Place(rank, world)) for rank in range(world)}
-    stale = sorted(set(folder.glob('rows-*.jsonl')) - known)
-    if stale:
-        raise DataError(f'{stale[0]} is not of this run of {world} processes: move it away')
     rows: dict[int, dict[str, Any]] = {}
     places: dict[int, tuple[Path, int, int]] = {}
-    for path in sorted(known):
-        if not path.exists():
-            return None
+    for path in sorted(folder.glob(SHARDS)):
         with path.open('rb') as file:
             start = len(file.readline())
-        for line, row in read_shard(path, run, Place(0, world)):
-            if row['row'] in rows:
-                raise DataError(f'row {row["row"]} ({row["id"]}) is there twice, also in {path}')
-            rows[row['row']] = counted(row)
-            places[row['row']] = (path, start, len(line))
+        for line, row in read_shard(path, run):
+            number, error = row['row'], row['status'] == 'error'
+            known = rows.get(number)
+            if known and known['status'] != 'error' and not error:
+                raise DataError(
+                    f'row {number} ({row["id"]}) is there twice, also in {path}: delete one'
+                )
+            if (not known or known['status'] == 'error') and (
+                not error or path.name.endswith(_of(world))
+            ):
+                rows[number] = counted(row)
+                places[number] = (path, start, len(line))
             start += len(line)
     if len(rows) < total:
         return None
