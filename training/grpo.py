@@ -18,11 +18,12 @@ from training.examples import Examples
 from training.logs import Sample, save_samples
 from training.models import Trainee
 from training.rewarding import Masks, is_readable, reward_functions, text_of
+from training.shared_prompts import SharedPrompts
 
 _PATIENCE = 10  # steps in a row without one readable answer before a person is told
 
 
-class GrpoTrainer(ExactTrainer, GRPOTrainer):
+class GrpoTrainer(ExactTrainer, SharedPrompts, GRPOTrainer):
     """TRL's trainer, fed with records; samples and unreadable answers are looked after."""
 
     def __init__(

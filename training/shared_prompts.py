@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GRPO asks for several answers to a prompt: the model reads the prompt once for all of them.
+
+TRL feeds prompt and answer anew for each answer. With an image the prompt is most of it. Here the
+answers to one prompt follow it in one sequence, and attention keeps them apart: the same log
+probabilities for a fraction of the work.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from trl.trainer.utils import (
+    split_pixel_values_by_grid,
+    split_tensor_dict,
+    unsplit_pixel_values_by_grid,
+)
+
+_IGNORED = -100  # labels that are not scored
+_NEEDED = {'pixel_values', 'image_grid_thw', 'mm_token_type_ids'}
+
+
+class SharedPrompts:
+    """Mixed into TRL's GRPO trainer before it; with sdpa attention and Qwen-VL models."""
+
+    def _prepare_inputs(self: Any, generation_batch: Any) -> Any:
+        # As TRL does, but without shuffling: the answers to one prompt stay neighbours.
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)  # type: ignore[misc]
+        parts = self.args.steps_per_generation
+        if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
+            scored = self._generate_and_score_completions(generation_batch)
+            batches = split_tensor_dict(split_pixel_values_by_grid(scored), parts)
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(batch) for batch in batches]
+        return self._buffered_inputs[self._step % parts]
+
+    def _generate_single_turn(
+        self: Any, prompt_ids: Any, images: Any, fields: Any, copies: int, *rest: Any
+    ) -> Any:
+        generate = super()._generate_single_turn  # type: ignore[misc]
+        if self.use_vllm or len(prompt_ids) % copies or 'image_grid_thw' not in fields:
+            return generate(prompt_ids, images, fields, copies, *rest)
+        # transformers puts images through the vision tower before it multiplies the prompts.
+        self.generation_config.num_return_sequences = copies
+        try:
+            every = slice(None, None, copies)
+            return generate(prompt_ids[every], images, _take(fields, every), copies, *rest)
+        finally:
+            self.generation_config.num_return_sequences = 1
+
+    def _get_per_token_logps_and_entropies(
+        self: Any,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **rest: Any,
+    ) -> Any:
+        fields = {key: rest[key] for key in _NEEDED if rest.get(key) is not None}
+        at_once, copies = batch_size or len(input_ids), 1
+        if fields.keys() == _NEEDED and _bare(self.model).config._attn_implementation == 'sdpa':
+            copies = count_copies(input_ids[:, :-logits_to_keep], fields)
+        if at_once % copies or copies == 1:
+            return super()._get_per_token_logps_and_entropies(  # type: ignore[misc]
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size=batch_size,
+                compute_entropy=compute_entropy,
+                **rest,
+            )
+        found = []
+        for start in range(0, len(input_ids), at_once):
+            rows = slice(start, start + at_once)
+            packed = pack(input_ids[rows], attention_mask[rows], logits_to_keep, copies)
+            first = _take(fields, slice(start, start + at_once, copies))
+            found.append(self._score_packed(model, packed, first, logits_to_keep))
+        logps, entropies = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return logps, entropies if compute_entropy else None, None
+
+    def _score_packed(self: Any, model: Any, packed: Packed, first: Any, answer: int) -> Any:
+        """Return (B, answer) log probabilities, and entropies where the model computes them."""
+        positions, _ = _bare(self.accelerator.unwrap_model(model)).model.get_rope_index(
+            packed.first,
+            mm_token_type_ids=first['mm_token_type_ids'],
+            image_grid_thw=first['image_grid_thw'],
+            attention_mask=packed.first_mask,
+        )
+        with self.accelerator.autocast():
+            out = model(
+                input_ids=packed.ids,
+                attention_mask=packed.mask,
+                position_ids=positions[:, :, packed.source],
+                pixel_values=first['pixel_values'],
+                image_grid_thw=first['image_grid_thw'],
+                shift_labels=packed.labels,
+                fused_lm_head=True,
+            )
+        prefix = packed.first.shape[1] - answer - 1
+        entropy = torch.zeros_like(out.log_probs) if out.entropy is None else out.entropy
+        return tuple(each[:, prefix:].reshape(-1, answer) for each in (out.log_probs, entropy))
+
+
+class Packed(NamedTuple):
+    """G prompts, each with its answers behind it.
+
+    Attributes:
+        ids: (G, L) tokens: the prompt without its last one; then, for every answer, that last one
+            and the answer without its own last.
+        labels: (G, L) the token to predict at each place; -100 in the prompt and in padding.
+        mask: (G, 1, L, L) bool: what each place sees.
+        source: (L,) the column of ``first`` whose position each place has.
+        first: (G, P + answer) prompt and first answer.
+        first_mask: (G, P + answer) 0 in the prompt's padding, else 1.
+    """
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    mask: torch.Tensor
+    source: torch.Tensor
+    first: torch.Tensor
+    first_mask: torch.Tensor
+
+
+def pack(ids: torch.Tensor, mask: torch.Tensor, answer: int, copies: int) -> Packed:
+    """Put the answers to each prompt behind it.
+
+    Args:
+        ids: (G * copies, P + answer) prompts, padded on the left, and answers, on the right.
+        mask: Likewise, 1 where there is a token.
+        answer: Tokens of the longest answer.
+        copies: Answers per prompt, which follow one another.
+    """
+    groups, prefix = len(ids) // copies, ids.shape[1] - answer - 1
+    # What leads to each token of an answer is the last token of the prompt and those before it.
+    labels = ids[:, -answer:].masked_fill(mask[:, -answer:] == 0, _IGNORED)
+
+    def line_up(start: torch.Tensor, spans: torch.Tensor) -> torch.Tensor:
+        return torch.cat([start[::copies], spans.reshape(groups, -1)], dim=1)
+
+    packed = line_up(ids[:, :prefix], ids[:, prefix:-1])
+    labels = line_up(torch.full_like(ids[:, :prefix], _IGNORED), labels)
+    real = line_up(mask[:, :prefix], mask[:, prefix:-1]).bool()
+    place = torch.arange(packed.shape[1], device=ids.device)
+    owner = torch.div(place - prefix, answer, rounding_mode='floor').clamp(min=-1)
+    mine = (owner[:, None] == owner) | (owner == -1)
+    causal = (place[:, None] >= place) & mine
+    # Padding sees itself: attention to nothing has no value.
+    seen = (causal & real[:, None, :]) | torch.eye(len(place), dtype=torch.bool, device=ids.device)
+    source = torch.where(owner < 0, place, prefix + (place - prefix) % answer)
+    first_mask = mask[::copies].clone()
+    first_mask[:, -answer:] = 1
+    return Packed(packed, labels, seen[:, None], source, ids[::copies], first_mask)
+
+
+def count_copies(prompts: torch.Tensor, fields: Mapping[str, Any]) -> int:
+    """Return how many neighbouring rows at least have the same prompt and image, everywhere.
+
+    Args:
+        prompts: (B, P) tokens.
+        fields: ``pixel_values`` and ``image_grid_thw`` of B images.
+    """
+    images = _images(fields)
+    if len(images) != len(prompts):
+        return 1
+    starts = [0]
+    for row in range(1, len(prompts)):
+        same = torch.equal(prompts[row], prompts[row - 1])
+        if not same or not torch.equal(images[row], images[row - 1]):
+            starts.append(row)
+    return math.gcd(*(b - a for a, b in itertools.pairwise([*starts, len(prompts)])))
+
+
+def _take(fields: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    """Return some rows of what the processor made of one image per row."""
+    images = _images(fields)[rows]
+    return {
+        key: torch.cat(images) if key == 'pixel_values' else value[rows]
+        for key, value in fields.items()
+    }
+
+
+def _images(fields: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
+    grids, pixels = (torch.as_tensor(fields[key]) for key in ('image_grid_thw', 'pixel_values'))
+    return torch.split(pixels, grids.prod(-1).tolist())
+
+
+def _bare(model: Any) -> Any:
+    """Return the transformers model under adapters."""
+    return model.get_base_model() if hasattr(model, 'get_base_model') else model
