@@ -124,6 +124,9 @@ def precision(
 def no_target_accuracy(overlaps: Sequence[Overlap] | Array) -> float:
     """Return the share of images without a target whose mask is empty (gRefCOCO's N-acc).
 
+    N-acc and T-acc are those of arXiv 2306.00968; ReLA's code divides by one more, and its T-acc
+    is another figure.
+
     Raises:
         MetricError: Every image has a target.
     """
@@ -132,6 +135,21 @@ def no_target_accuracy(overlaps: Sequence[Overlap] | Array) -> float:
     if len(without) == 0:
         raise MetricError('no-target accuracy needs images without a target, got none')
     return float((without[:, 1] == 0).mean())
+
+
+def target_accuracy(overlaps: Sequence[Overlap] | Array) -> float:
+    """Return the share of images with a target whose mask is not empty (gRefCOCO's T-acc).
+
+    Of the targets that are rejected nothing else tells: their IoU is 0, as that of any miss.
+
+    Raises:
+        MetricError: No image has a target.
+    """
+    rows = np.asarray(overlaps).reshape(-1, 3)
+    targeted = rows[rows[:, 2] > 0]
+    if len(targeted) == 0:
+        raise MetricError('target accuracy needs images with a target, got none')
+    return float((targeted[:, 1] > 0).mean())
 
 
 def box_accuracy(

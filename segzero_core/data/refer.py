@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 from segzero_core.data.annotations import load_json, load_plain_pickle, rows_of, text_of
 from segzero_core.data.files import image_file_size, load_rgb
-from segzero_core.data.rle import Rle, parse_segmentation, unite
+from segzero_core.data.rle import parse_segmentation, unite
 from segzero_core.data.samples import Level, Row, Sample, Samples
 from segzero_core.errors import DataError
 from segzero_core.prompts import check_query
-from segzero_core.types import Size
 
 # Which of the published splits of the sentences the papers use.
 FILES = {
@@ -139,7 +138,7 @@ def _make(source: _Source, ref: dict[str, Any], sentence: Any, row_id: str) -> S
             f'{path} is {size.width} x {size.height} pixels, instances.json says '
             f'{image.get("width")} x {image.get("height")}: it is another image'
         )
-    objects = [_object(source, ref, ann_id, size) for ann_id in _annotation_ids(ref)]
+    objects = [parse_segmentation(ann.get('segmentation'), size) for ann in _meant(source, ref)]
     return Sample(
         id=row_id,
         query=check_query(_text(sentence, source.raw)),
@@ -165,8 +164,18 @@ def _annotation_ids(ref: dict[str, Any]) -> list[Any]:
     return [] if ids == [_NO_TARGET] else ids
 
 
-def _object(source: _Source, ref: dict[str, Any], ann_id: Any, size: Size) -> Rle:
-    annotation = _find(source.annotations, ann_id, 'annotation')
-    if annotation.get('image_id') != ref.get('image_id'):
-        raise DataError(f'the annotation {ann_id} belongs to image {annotation.get("image_id")}')
-    return parse_segmentation(annotation.get('segmentation'), size)
+def _meant(source: _Source, ref: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the annotations of the objects a reference means.
+
+    Of several, those of crowds are left out, as in gRefCOCO's own interface.
+    """
+    found = []
+    for ann_id in _annotation_ids(ref):
+        annotation = _find(source.annotations, ann_id, 'annotation')
+        if annotation.get('image_id') != ref.get('image_id'):
+            raise DataError(
+                f'the annotation {ann_id} belongs to image {annotation.get("image_id")}'
+            )
+        found.append(annotation)
+    single = [annotation for annotation in found if annotation.get('iscrowd') != 1]
+    return single or found

@@ -70,20 +70,22 @@ def unite(masks: Sequence[Rle], size: Size) -> Rle:
 def parse_segmentation(segmentation: Any, size: Size) -> Rle:
     """Read COCO's ``segmentation`` of one object: polygons, or run lengths in any coding.
 
-    The parts of a polygon are united: a pixel in two of them belongs to the object.
+    The parts of a polygon are united: a pixel in two of them belongs to the object. A part of one
+    or two points covers nothing and is passed over beside others.
 
     Args:
         segmentation: ``[[x1, y1, x2, y2, ...], ...]``, ``{'size', 'counts'}`` or a list of those.
         size: Of the image; what reaches beyond it is cut off.
 
     Raises:
-        DataError: Neither form, a polygon of less than three points, numbers that are not finite,
-            or nothing inside the image.
+        DataError: Neither form, no part of at least three points, numbers that are not finite, or
+            nothing inside the image.
     """
     parts = segmentation if isinstance(segmentation, list) else [segmentation]
     if not parts:
         raise DataError('the segmentation is empty: the object has no polygon')
-    found = unite([_part(part, size) for part in parts], size)
+    shapes = [part for part in parts if not (isinstance(part, list) and len(part) in (2, 4))]
+    found = unite([_part(part, size) for part in shapes or parts], size)
     if found.area == 0:
         raise DataError(
             f'the mask is empty: no pixel of the segmentation lies inside the {size.width} x '

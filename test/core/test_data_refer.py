@@ -180,6 +180,26 @@ def test_several_targets_and_none(root: Root) -> None:
     assert (none.truth.area, none.truth.size, none.boxes) == (0, Size(60, 40), ())
 
 
+def test_crowds_among_several_targets_are_left_out(root: Root) -> None:
+    crowd = {'size': [40, 60], 'counts': [0, 2400]}
+    root.instances['annotations'].append({**annotation(4, crowd), 'iscrowd': 1})
+    refs = [make_ref(1, [1, 4], 'both'), make_ref(2, [4], 'the crowd')]
+    both, alone = root.read(*refs, name='grefcoco')
+    assert isinstance(both, Sample)
+    assert isinstance(alone, Sample)
+    assert both.truth is not None
+    assert alone.truth is not None
+    assert (both.truth.area, alone.truth.area) == (200, 2400)
+    assert both.boxes == (Box(10, 10, 29, 19),)
+
+
+def test_parts_of_two_points_are_passed_over(root: Root) -> None:
+    root.instances['annotations'][0]['segmentation'] = [[1, 2, 3, 4], SQUARE, [5, 6]]
+    sample = only(root.read(make_ref(5, 1, 'cup')))
+    assert sample.truth is not None
+    assert sample.truth.area == 200
+
+
 def test_every_bad_row_keeps_its_place_and_says_why(root: Root) -> None:
     root.instances['annotations'] += [
         annotation(4, [[100, 100, 120, 100, 120, 120]]),

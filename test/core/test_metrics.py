@@ -18,6 +18,7 @@ from segzero_core.metrics import (
     overlap_rle,
     points_on_mask,
     precision,
+    target_accuracy,
 )
 from segzero_core.types import Box, Point
 
@@ -82,6 +83,12 @@ def test_no_target_accuracy_looks_at_images_without_a_target():
     )
     with pytest.raises(MetricError, match='without a target, got none'):
         no_target_accuracy([LARGE])
+
+
+def test_target_accuracy_looks_at_images_with_a_target():
+    assert target_accuracy([REJECTED, INVENTED, LARGE, MISSED, SMALL]) == pytest.approx(2 / 3)
+    with pytest.raises(MetricError, match='with a target, got none'):
+        target_accuracy([REJECTED, INVENTED])
 
 
 def test_box_accuracy_counts_missing_boxes_as_wrong():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from segzero_core.data.samples import Row, Sample, Samples
+from segzero_core.errors import DataError, ImageError
 from segzero_core.prompts import get_family
 from segzero_core.segmenters import MaskResult
 from segzero_core.task import Task
@@ -124,7 +126,14 @@ def examined(
 ) -> list[dict[str, Any]]:
     reader = Reader(task or Task(), get_family(family), use, protocol)
     examiner = Examiner(reasoner or Scripted(), segmenter or Filler(), reader, words)
-    data = dataset(*samples)
+    return examined_rows(dataset(*samples), examiner, size)
+
+
+def examined_rows(
+    data: Samples, examiner: Examiner | None = None, size: int = 4
+) -> list[dict[str, Any]]:
+    reader = Reader(Task(), get_family('seg_zero'), 'box_points', 'standard')
+    examiner = examiner or Examiner(Scripted(), Filler(), reader)
     try:
         batches = load_batches(data, range(len(data)), size)
         return [row for batch in batches for row in examiner.examine(batch)]
@@ -244,7 +253,9 @@ def test_failures_count_as_zero_and_nothing_is_left_out() -> None:
     # Two hits, and one right rejection; a text that cannot be read rejects nothing.
     assert summary['standard']['giou']['value'] == pytest.approx(3 / 7)
     assert summary['standard']['ciou']['value'] == pytest.approx(2 / 5)
+    assert summary['standard']['precision_0.5']['value'] == pytest.approx(2 / 4)  # of the targets
     assert summary['no_target_accuracy']['value'] == pytest.approx(1 / 3)
+    assert summary['target_accuracy']['value'] == pytest.approx(2 / 4)
     assert summary['box_accuracy']['value'] == pytest.approx(2 / 4)
     assert summary['counts']['parse_failure_rate'] == pytest.approx(2 / 7)
     assert summary['counts']['repair_rate'] == pytest.approx(1 / 7)
@@ -253,6 +264,31 @@ def test_failures_count_as_zero_and_nothing_is_left_out() -> None:
     for row in rows:
         running.add(row)
     assert str(running) == 'gIoU 42.9  cIoU 40.0'
+
+
+def test_data_that_cannot_be_used_counts_as_zero_in_every_figure() -> None:
+    def broken() -> Image:
+        raise ImageError('the image of row 2 cannot be decoded')
+
+    def unreadable() -> Sample:
+        raise DataError('the annotation is cut off')
+
+    good, empty = sample(answer(), half()), sample(answer('[]'), half() & False)
+    rows = [
+        Row('0', 'a', lambda: good),
+        Row('1', 'b', lambda: empty),
+        Row('2', 'c', lambda: dataclasses.replace(good, load_image=broken)),
+        Row('3', 'd', lambda: dataclasses.replace(empty, load_image=broken)),
+        Row('4', 'e', unreadable),
+    ]
+    found = examined_rows(Samples('tests', 'test', 'expression', rows))
+    assert [row['status'] for row in found] == ['ok', 'nothing_found', 'error', 'error', 'error']
+    summary = summarise(found)
+    assert summary['standard']['giou']['value'] == pytest.approx(2 / 5)
+    assert summary['no_target_accuracy']['value'] == pytest.approx(1 / 2)
+    for figure in ('box_accuracy', 'target_accuracy'):
+        assert summary[figure]['value'] == pytest.approx(1 / 3)
+    assert summary['standard']['precision_0.5']['value'] == pytest.approx(1 / 3)
 
 
 def test_what_is_to_be_ignored_counts_for_nothing_or_for_the_truth() -> None:

@@ -19,6 +19,7 @@ from segzero_core.metrics import (
     ciou,
     image_ious,
     no_target_accuracy,
+    target_accuracy,
 )
 
 Row = dict[str, Any]
@@ -94,38 +95,48 @@ def ious_of(rows: Sequence[Row], protocol: Protocol) -> Array:
 
 
 def mask_figures(rows: Sequence[Row], protocol: Protocol, seed: int) -> dict[str, Any]:
-    """Return gIoU, cIoU and precision, each with its bootstrap interval."""
+    """Return gIoU, cIoU and precision (of what has a target), each with its bootstrap interval."""
     counts = [counts_of(row, protocol) for row in rows]
     ious = ious_of(rows, protocol)
     found = {
         'giou': bootstrap(np.mean, ious, seed=seed),
         'ciou': bootstrap(lambda drawn: ciou(drawn, protocol), counts, seed=seed),
     }
-    for threshold in THRESHOLDS:
-        over = (ious > threshold).astype(float)
+    targeted = ious[[not means_nothing(row, protocol) for row in rows]]
+    for threshold in THRESHOLDS if len(targeted) else ():
+        over = (targeted > threshold).astype(float)
         found[f'precision_{threshold:g}'] = bootstrap(np.mean, over, seed=seed)
     return {name: _interval(interval) for name, interval in found.items()}
 
 
 def prompt_figures(rows: Sequence[Row], seed: int) -> dict[str, Any]:
     """Return how good boxes, points and rejections are, where there are any to judge."""
-    with_target = [row for row in rows if row['truth']]
+    nothing = [row for row in rows if means_nothing(row, 'standard')]
+    targeted = [row for row in rows if not means_nothing(row, 'standard')]
     found: dict[str, Interval] = {}
-    if with_target and _given(rows, 'box'):
-        hits = [float((row.get('box_iou') or 0) > 0.5) for row in with_target]
+    if targeted and _given(rows, 'box'):
+        hits = [float((row.get('box_iou') or 0) > 0.5) for row in targeted]
         found['box_accuracy'] = bootstrap(np.mean, hits, seed=seed)
-    if with_target and _given(rows, 'points'):
-        on = [float(row.get('points_on') or 0) for row in with_target]
+    if targeted and _given(rows, 'points'):
+        on = [float(row.get('points_on') or 0) for row in targeted]
         found['point_accuracy'] = bootstrap(np.mean, on, seed=seed)
-    without = [row for row in rows if not row['truth'] and row['status'] != 'error']
-    if without:
-        # A text that cannot be read rejects nothing.
+    if nothing:
+        # What failed rejects nothing.
         counts = [
-            Overlap(0, 1, 0) if row['status'] == 'failed' else counts_of(row, 'standard')
-            for row in without
+            Overlap(0, 1, 0) if row['status'] in _FAILED else counts_of(row, 'standard')
+            for row in nothing
         ]
         found['no_target_accuracy'] = bootstrap(no_target_accuracy, counts, seed=seed)
+    if nothing and targeted:
+        # Nor does it see a target. The truth of data that cannot be read counts as one.
+        shown = [Overlap(0, counts_of(row, 'standard').predicted, 1) for row in targeted]
+        found['target_accuracy'] = bootstrap(target_accuracy, shown, seed=seed)
     return {name: _interval(interval) for name, interval in found.items()}
+
+
+def means_nothing(row: Row, protocol: Protocol) -> bool:
+    """Whether the truth of a row is known to be empty; that of unusable data is not known."""
+    return 'objects' in row and counts_of(row, protocol).truth == 0
 
 
 def _given(rows: Sequence[Row], what: str) -> bool:

@@ -105,6 +105,7 @@ _OVERVIEW = {
     'box_accuracy': 'box accuracy',
     'point_accuracy': 'point accuracy',
     'no_target_accuracy': 'N-acc',
+    'target_accuracy': 'T-acc',
     'accuracy': 'accuracy',
 }
 
