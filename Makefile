@@ -2,17 +2,23 @@
 PY := .venv/bin/python
 # ROS 2 writes its logs under the home folder unless told otherwise.
 export ROS_LOG_DIR ?= $(CURDIR)/.venv/log
+# Of the demo: tiny (the embedded models) or rules (no model, no torch).
+REASONER ?= tiny
 
 .PHONY: help demo test test-vllm lint clean
 help:
-	@echo 'make demo   a camera, a sentence, a mask: the real ROS graph, no GPU'
+	@echo 'make demo   a camera, a sentence, a mask: the real ROS graph, tiny models, no GPU'
+	@echo 'make demo REASONER=rules   the same without any model, so without torch'
 	@echo 'make test   the whole test suite, but for one engine:'
 	@echo 'make test-vllm   the vllm engine and a vLLM server, on the CPU'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make clean  remove .venv, .venv-vllm and what the demo and the tools wrote'
 
-demo: .venv/.demo
-	$(PY) -m segzero_ros.demo
+.venv/.demo-%:
+	$(error REASONER is "$*": make demo knows tiny and rules)
+
+demo: .venv/.demo-$(REASONER)
+	$(PY) -m segzero_ros.demo --reasoner $(REASONER)
 
 test: .venv/.test
 	$(PY) -m pytest
@@ -28,11 +34,15 @@ lint: .venv/.test
 clean:
 	rm -rf .venv .venv-vllm demo build install log .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.venv/.demo: requirements/install.sh requirements/core.txt requirements/ros.txt setup.py
+.venv/.demo-rules: requirements/install.sh requirements/core.txt requirements/ros.txt setup.py
 	requirements/install.sh core ros
 	@touch $@
 
-.venv/.test: .venv/.demo $(addprefix requirements/,models.txt train.txt bag.txt dev.txt)
+.venv/.demo-tiny: .venv/.demo-rules requirements/models.txt
+	requirements/install.sh core ros models
+	@touch $@
+
+.venv/.test: .venv/.demo-tiny $(addprefix requirements/,train.txt bag.txt dev.txt)
 	requirements/install.sh core ros models train bag dev
 	@touch $@
 

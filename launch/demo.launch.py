@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated camera, the segzero node, and one sentence: no GPU, no model, no camera.
+"""A simulated camera, the segzero node with the embedded tiny models, and one sentence.
 
     ros2 launch segzero_ros demo.launch.py query:='the cone behind the blue tin'
+
+No GPU, no camera, no download; ``params_file:=.../config/demo_rules.yaml`` needs no torch either.
 
 Camera and node go on running. ``ros2 run segzero_ros segzero_ask the tallest thing`` asks again,
 ``ros2 param set /sim_camera seed 12`` changes the scene.

@@ -37,6 +37,7 @@ from segzero_ros.images import image_to_array
 from segzero_ros.paths import config_file
 from segzero_ros.sim_camera import SEED
 
+CONFIGS = {'tiny': 'demo.yaml', 'rules': 'demo_rules.yaml'}
 KINDS = ('attribute', 'relation', 'function')  # one sentence of each
 START_S = 60.0  # for the node to load its models and the processes to find each other
 ANSWER_S = 120.0
@@ -250,7 +251,13 @@ def main() -> int:
     """Run the demo; 0 if every query was answered right."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--seed', type=int, default=SEED, help='which tabletop scene')
-    parser.add_argument('--params-file', type=Path, default=config_file('demo.yaml'))
+    parser.add_argument(
+        '--reasoner',
+        choices=CONFIGS,
+        default='tiny',
+        help='the embedded models, or rules and GrabCut, which need no torch (default: tiny)',
+    )
+    parser.add_argument('--params-file', type=Path, help='parameters, instead of --reasoner')
     parser.add_argument('-o', '--output', type=Path, default=Path('demo'), help='folder')
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -258,7 +265,8 @@ def main() -> int:
     use_fastdds_profile()
     scene = make_scene(options.seed)
     queries = choose_queries(scene)
-    ros = ['--ros-args', '--log-level', 'warn', '--params-file', str(options.params_file)]
+    params_file = options.params_file or config_file(CONFIGS[options.reasoner])
+    ros = ['--ros-args', '--log-level', 'warn', '--params-file', str(params_file)]
     camera = [sys.executable, '-m', 'segzero_ros.sim_camera', *ros, '-p', f'seed:={options.seed}']
     node = [sys.executable, '-m', 'segzero_ros.node', *ros, '-p', 'autostart:=true']
     if shutil.which('ros2'):

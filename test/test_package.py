@@ -201,7 +201,7 @@ def parameters(file: str, node: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize('file', ['segzero.yaml', 'demo.yaml'])
+@pytest.mark.parametrize('file', ['segzero.yaml', 'demo.yaml', 'demo_rules.yaml'])
 def test_node_takes_every_parameter_of_the_file(file: str) -> None:
     pytest.importorskip('rclpy', reason='needs rclpy: make test installs it, or source ROS 2')
     from segzero_ros.settings import PARAMETERS
@@ -221,10 +221,11 @@ def test_parameter_file_to_copy_shows_every_parameter() -> None:
     assert set(parameters('segzero.yaml', 'segzero')) | {'autostart'} == set(PARAMETERS)
 
 
-def test_camera_takes_every_parameter_of_the_demo() -> None:
+@pytest.mark.parametrize('file', ['demo.yaml', 'demo_rules.yaml'])
+def test_camera_takes_every_parameter_of_the_demo(file: str) -> None:
     pytest.importorskip('rclpy', reason='needs rclpy: make test installs it, or source ROS 2')
     from segzero_ros.sim_camera import PARAMETERS
 
-    given = parameters('demo.yaml', 'sim_camera')
+    given = parameters(file, 'sim_camera')
     assert set(given) == set(PARAMETERS)
     assert all(PARAMETERS[name].problem(value) is None for name, value in given.items())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-rclpy = pytest.importorskip('rclpy', reason='needs rclpy: make .venv/.demo, or source ROS 2')
+rclpy = pytest.importorskip('rclpy', reason='needs rclpy: make demo installs it, or source ROS 2')
 
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402

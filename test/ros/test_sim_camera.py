@@ -12,7 +12,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from segzero_core.synthetic import make_scene
 from segzero_core.types import Size
-from segzero_ros.demo import KINDS, choose_queries
+from segzero_ros.demo import CONFIGS, KINDS, choose_queries
 from segzero_ros.images import NumpyCodec, image_to_array
 from segzero_ros.messages import read_lens
 from segzero_ros.parameters import ParameterError
@@ -124,5 +124,6 @@ def test_the_demonstrations_show_one_scene_and_ask_about_it():
     assert tuple(query.kind for query in queries) == KINDS
     launch_file = (root / 'launch' / 'demo.launch.py').read_text(encoding='utf-8')
     assert any(f"default_value='{query.text}'" in launch_file for query in queries)
-    config = yaml.safe_load((root / 'config' / 'demo.yaml').read_text(encoding='utf-8'))
-    assert config['/**/sim_camera']['ros__parameters']['seed'] == SEED
+    for name in CONFIGS.values():
+        config = yaml.safe_load((root / 'config' / name).read_text(encoding='utf-8'))
+        assert config['/**/sim_camera']['ros__parameters']['seed'] == SEED
