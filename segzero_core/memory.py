@@ -48,5 +48,5 @@ def device_memory() -> dict[str, tuple[int, int]]:
 def _cuda() -> Any:
     """Return ``torch.cuda`` where it is in use: to ask it anything else would start CUDA."""
     # Another thread may be importing torch just now.
-    cuda = getattr(sys.modules.get('torch'), 'cuda', None)
+    cuda: Any = getattr(sys.modules.get('torch'), 'cuda', None)
     return cuda if hasattr(cuda, 'is_initialized') and cuda.is_initialized() else None
