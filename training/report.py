@@ -27,6 +27,9 @@ _HEAD = """\
 All in percent; measured ones with their 95 % bootstrap interval. `last checkpoint` was fixed
 before measuring; `best of k` is the highest of k checkpoints on the very set it is shown for.
 Published figures follow protocols of their own, and many are a best of k: a point or two is noise.
+Seg-Zero's in Table 7 are of one sentence for each object, those of most other systems of all of
+them (`refcoco:testA_all`), which makes about a point. Figure 5 does not name its benchmarks; they
+are inferred from what the paper cites.
 The protocol `standard` leaves ReasonSeg's ignored pixels out, as LISA does, and counts every
 failure as zero; `released` counts them as truth and leaves rows out as Seg-Zero's evaluation does.
 """

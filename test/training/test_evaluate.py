@@ -458,6 +458,28 @@ def test_each_checkpoint_has_a_folder_of_its_own(model: str, folder: str) -> Non
     assert config.output == str(Path('runs', 'eval', folder))
 
 
+def test_each_way_of_measuring_has_a_folder_of_its_own() -> None:
+    ways: list[dict[str, Any]] = [
+        {},
+        {'level': 'expression'},
+        {'answer': 'box'},
+        {'prompt': 'box'},
+        {'think': 'no'},
+        {'protocol': 'released'},
+        {'limit': 5},
+    ]
+    configs = [make_config(None, {'dataset': 'refcoco:testA', **way}) for way in ways]
+    assert len({config.output for config in configs}) == len(ways)
+    assert configs[5].output == str(Path('runs', 'eval', 'refcoco_testA-rules-released'))
+
+
+def test_a_preset_may_say_no_without_quotes(tmp_path: Path) -> None:
+    (tmp_path / 'brief.yaml').write_text('think: no\nanswer: box\n')
+    task = make_config(tmp_path / 'brief.yaml', {'dataset': SCENES}).task
+    assert task is not None
+    assert (task.answer, task.think) == ('box', False)
+
+
 @pytest.mark.parametrize('preset', sorted((ROOT / 'config' / 'evaluation').glob('*.yaml')))
 def test_presets_can_be_read(preset: Path) -> None:
     config = make_config(preset, {'dataset': SCENES})

@@ -215,10 +215,13 @@ def test_a_model_of_points_alone_is_asked_and_read_for_points_alone() -> None:
     assert (row['status'], row['box'], row['predicted']) == ('ok', None, 10)
 
 
-def test_the_own_words_of_a_base_model_are_no_repair() -> None:
+@pytest.mark.parametrize('protocol', ['standard', 'released'])
+def test_the_own_words_of_a_base_model_are_no_repair(protocol: str) -> None:
     found = '[\n\t{"bbox_2d": [0, 0, 40, 83], "label": "it"}, {"bbox_2d": [9, 9, 20, 20]}\n]'
     text = f'```json\n{found}\n```'
-    (row,) = examined(sample(text, half()), task=Task('box', False), use='box', family='grounding')
+    task = Task('box', False)
+    options: dict[str, Any] = {'use': 'box', 'family': 'grounding', 'protocol': protocol}
+    (row,) = examined(sample(text, half()), task=task, **options)
     assert row['box'] == [0, 0, 40, 83]
     assert row['repairs'] == ['one of 2 objects was used']
     assert row['union'] == 41 * 84

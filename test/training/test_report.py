@@ -20,6 +20,7 @@ from training.evaluate import evaluate
 from training.evaluating.config import make_config
 from training.evaluating.shards import Place, read_rows
 from training.report import main, report
+from training.reporting.page import _choose
 from training.reporting.runs import known_name
 from training.reporting.tables import published
 
@@ -83,6 +84,14 @@ def measured(rows: list[dict[str, str]]) -> list[tuple[str, str]]:
 )
 def test_datasets_go_by_the_names_of_published_figures(dataset: str, name: str) -> None:
     assert known_name(dataset) == name
+
+
+def test_every_expression_is_another_dataset() -> None:
+    """Its figures are some points higher: they do not belong beside those of instances."""
+    assert known_name('refcoco:val', 'expression') == 'refcoco:val_all'
+    assert known_name('Ricky06662/refcoco_val_all', 'expression') == 'refcoco:val_all'
+    assert known_name('refcoco:val', 'instance') == 'refcoco:val'
+    assert known_name('chartqa:test', 'expression') == 'chartqa:test'
 
 
 def test_published_tables_are_whole() -> None:
@@ -204,6 +213,9 @@ def page(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_page_shows_worst_and_best_and_needs_nothing_else(page: Path, finished: Path) -> None:
     found = Texts(page.read_text(encoding='utf-8'))
     assert 'script' not in found.tags
+    summary = json.loads((finished / 'summary.json').read_text())
+    giou = summary['standard']['giou']
+    assert f'gIoU{100 * giou["value"]:.1f} ({100 * giou["low"]:.1f} to' in found.words
     assert SCRIPT.replace('<', '< ') in found.words  # what check_query made of it, as it was asked
     assert found.tags.count('article') == 6  # 4 of 6, and the other 2
     assert all(source.startswith('data:image/jpeg;base64,') for source in found.sources)
@@ -214,6 +226,14 @@ def test_a_page_shows_worst_and_best_and_needs_nothing_else(page: Path, finished
     first = found.words[found.words.index('Worst') :]
     assert first.index(worst['query']) < 20
     assert answered[-1]['reasoning'] in found.words
+
+
+def test_the_worst_are_of_many_images() -> None:
+    images = list('aaaabbc')
+    assert _choose(range(7), images, 3) == [0, 4, 6]
+    assert _choose(range(7), images, 5) == [0, 1, 4, 5, 6]
+    assert _choose(range(7), images, 9) == list(range(7))
+    assert _choose([6, 1, 0], images, 2) == [6, 1]
 
 
 def test_pages_open_in_a_browser(page: Path, tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ def make_config(preset: Path | None, flags: dict[str, Any]) -> EvalConfig:
     """
     values = {**(_read(preset) if preset else {}), **flags}
     known = {entry.name: entry for entry in dataclasses.fields(EvalConfig)}
+    if isinstance(values.get('think'), bool):  # YAML takes yes and no for truth values
+        values['think'] = 'yes' if values['think'] else 'no'
     for key, value in values.items():
         try:
             look_up('setting', key, known)
@@ -121,16 +123,29 @@ def _completed(config: EvalConfig) -> EvalConfig:
         )
     reasoner = config.reasoner or ('transformers' if config.model else 'rules')
     segmenter = config.segmenter or ('grabcut' if reasoner == 'rules' else 'sam2')
-    path = Path(config.model)
-    of_training = path.name == 'model' or path.name.startswith('checkpoint-')
-    model = '-'.join(path.parts[-2:] if of_training else path.parts[-1:]) or reasoner
-    name = re.sub(r'[^\w.+-]+', '_', f'{config.dataset}-{model}')
     return dataclasses.replace(
         config,
         reasoner=reasoner,
         segmenter=segmenter,
-        output=config.output or str(Path('runs', 'eval', name)),
+        output=config.output or str(Path('runs', 'eval', _run_name(config, reasoner))),
     )
+
+
+def _run_name(config: EvalConfig, reasoner: str) -> str:
+    """Return the name of the run's folder: what is measured, and what is asked for by a flag."""
+    path = Path(config.model)
+    of_training = path.name == 'model' or path.name.startswith('checkpoint-')
+    parts = [
+        config.dataset,
+        '-'.join(path.parts[-2:] if of_training else path.parts[-1:]) or reasoner,
+        config.level,
+        config.answer and f'asked_{config.answer}',
+        config.think and f'think_{config.think}',
+        config.prompt and f'prompt_{config.prompt}',
+        config.protocol if config.protocol != 'standard' else '',
+        f'first_{config.limit}' if config.limit else '',
+    ]
+    return re.sub(r'[^\w.+-]+', '_', '-'.join(part for part in parts if part))
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -38,7 +38,8 @@ class Reader:
         task: What was asked for.
         family: How it was asked.
         use: What of it the segmenter gets: ``box_points``, ``box`` or ``points``.
-        protocol: ``released`` reads as the released evaluation does, faults included.
+        protocol: ``released`` reads as the released evaluation does, faults included; the own
+            words of a base model, which that cannot read, as ever.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Reader:
         protocol: Literal['standard', 'released'],
     ) -> None:
         self._task, self._family, self._use = task, family, use
-        self._released = protocol == 'released'
+        self._released = protocol == 'released' and family.tagged
 
     def read(self, text: str, image: Size) -> Prompt:
         """Return the prompt in ``text``.

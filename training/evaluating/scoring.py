@@ -24,6 +24,7 @@ from segzero_core.metrics import (
 
 Row = dict[str, Any]
 Array = npt.NDArray[Any]
+STATUS = ('ok', 'repaired', 'nothing_found', 'failed', 'error')
 _FAILED = ('failed', 'error')  # not even "nothing matches"
 THRESHOLDS = (0.5, 0.7, 0.9)
 
@@ -61,7 +62,7 @@ def count(rows: Sequence[Row]) -> dict[str, Any]:
     kinds = Counter(row['error']['kind'] for row in rows if row['error'])
     answered = len(rows) - status['error']
     return {
-        **{name: status[name] for name in ('ok', 'repaired', 'nothing_found', 'failed', 'error')},
+        **{name: status[name] for name in STATUS},
         'parse_failure_rate': status['failed'] / answered if answered else 0.0,
         'repair_rate': status['repaired'] / answered if answered else 0.0,
         'kinds': dict(kinds),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import html
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +18,10 @@ from segzero_core.data.samples import Sample
 from segzero_core.errors import DataError, ImageError
 from segzero_core.overlay import ACCENT
 from segzero_core.types import Image, Mask, Size
-from training.evaluating.scoring import counts_of, ious_of
+from training.evaluating.scoring import STATUS, counts_of, ious_of
 from training.evaluating.shards import read_rows
 from training.reporting.runs import Run, system_of
+from training.reporting.tables import OVERVIEW
 
 _SIDE = 420  # pixels; pictures are reduced to this
 _TRUTH = (0, 170, 90)
@@ -31,6 +33,7 @@ article { border-top: 1px solid #d5dbe3; padding: 1rem 0; }
 figure { margin: 0; } figcaption { color: #5b6775; font-size: .85rem; } img { display: block; }
 .query { font-weight: 600; } .fact { color: #5b6775; } pre { white-space: pre-wrap; }
 p, pre { overflow-wrap: anywhere; }
+th { text-align: left; font-weight: normal; color: #5b6775; padding-right: 1rem; }
 """
 
 
@@ -39,7 +42,7 @@ def make_page(run: Run, count: int, root: str = '') -> str:
 
     Args:
         run: A finished run; its dataset must be where it was.
-        count: How many of the worst and of the best samples.
+        count: How many of the worst and of the best samples, of as many images as can be.
         root: The folder of a dataset that is known by name; '' = where the run found it.
 
     Raises:
@@ -59,8 +62,9 @@ def make_page(run: Run, count: int, root: str = '') -> str:
             f'measured {len(scores)}: give the dataset it was measured on'
         )
     order = sorted(range(len(scores)), key=lambda row: scores[row])
-    best = order[max(count, len(order) - count) :][::-1]
-    chosen = {'Worst': order[:count], 'Best': best}
+    worst = _choose(order, samples.image_ids, count)
+    best = _choose([row for row in order[::-1] if row not in worst], samples.image_ids, count)
+    chosen = {'Worst': worst, 'Best': best}
     wanted = {row for rows in chosen.values() for row in rows}
     full = {row['row']: row for row in read_rows(run.folder) if row['row'] in wanted}
     parts = [
@@ -75,9 +79,29 @@ def make_page(run: Run, count: int, root: str = '') -> str:
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
         f'<title>{title}</title><style>{_STYLE}</style></head><body>'
-        f'<h1>{title}</h1><p class="fact">{len(scores)} rows, mean score '
-        f'{100 * float(np.mean(scores)):.1f}</p>{"".join(parts)}</body></html>\n'
+        f'<h1>{title}</h1><p class="fact">{len(scores)} rows; percent and 95 % interval</p>'
+        f'<table>{_figures(run)}</table>{"".join(parts)}</body></html>\n'
     )
+
+
+def _figures(run: Run) -> str:
+    """Return the rows of a table of all figures, and of what became of the answers."""
+    found = {name: cell for (_, name), cell in run.figures().items()}
+    rows = [(words, str(found[name])) for name, words in OVERVIEW.items() if name in found]
+    counts = run.summary['counts']
+    rows.append(('answers', ', '.join(f'{counts[name]} {name}' for name in STATUS)))
+    return ''.join(f'<tr><th>{words}</th><td>{figure}</td></tr>' for words, figure in rows)
+
+
+def _choose(order: Sequence[int], images: Sequence[str], count: int) -> list[int]:
+    """Return the first rows of ``order``, of an image its second only when all had their first."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for row in order:
+        turns.append(seen[images[row]])
+        seen[images[row]] += 1
+    chosen = sorted(range(len(order)), key=lambda place: turns[place])[:count]
+    return [order[place] for place in sorted(chosen)]
 
 
 def _scores(run: Run) -> list[float]:
@@ -94,7 +118,8 @@ def _iou(row: dict[str, Any], protocol: Any) -> float:
 
 
 def _article(row: dict[str, Any], sample: Any, score: float) -> str:
-    facts = [f'{row["id"]}', f'score {100 * score:.1f}', row['status'], *row.get('repairs', ())]
+    scored = 'correct' if 'correct' in row else 'IoU'
+    facts = [row['id'], f'{scored} {100 * score:.1f}', row['status'], *row.get('repairs', ())]
     if row['error']:
         facts.append(row['error']['message'])
     if 'released' in row:

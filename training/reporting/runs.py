@@ -79,20 +79,24 @@ def read_run(folder: Path) -> Run:
             f'{folder} holds no finished evaluation ({type(error).__name__}: {error}): give the '
             'folder that training/evaluate.py wrote to, or start that again to finish it'
         ) from error
-    return Run(folder, settings, summary, known_name(name), model, step)
+    return Run(folder, settings, summary, known_name(name, settings.get('level', '')), model, step)
 
 
-def known_name(dataset: str) -> str:
+def known_name(dataset: str, level: str = '') -> str:
     """Return the name that published figures go by: ``Ricky06662/ReasonSeg_val`` is reasonseg:val.
 
-    Other names come back as they are.
+    With every expression about an object it is another dataset, ``refcoco:val_all``. Other names
+    come back as they are.
     """
     last = Path(dataset).name.replace('refcocoplus', 'refcoco+')
-    found = re.fullmatch(r'(?i)(refcoco[+g]?|reasonseg|chartqa|textvqa)[:_](\w+?)(_all)?', last)
+    found = re.fullmatch(r'(?i)(refcoco[+g]?|reasonseg|chartqa|textvqa)([:_])(\w+?)(_all)?', last)
     if not found:
         return dataset
-    name, split, level = found.groups()
-    return f'{name.lower()}:{split}{level or ""}'
+    name, mark, split, every = found.groups()
+    name = name.lower()
+    # Those on the hub are known by their names, questions have but one level.
+    by_level = mark == ':' and level == 'expression' and not name.endswith('qa')
+    return f'{name}:{split}{"_all" if every or by_level else ""}'
 
 
 def put_together(runs: Sequence[Run]) -> list[Measured]:

@@ -19,6 +19,20 @@ _NONE = '-'
 _NAMES = {'giou': 'gIoU', 'ciou': 'cIoU', 'accuracy': 'accuracy'}
 
 
+OVERVIEW = {
+    'giou': 'gIoU',
+    'ciou': 'cIoU',
+    'precision_0.5': 'P@0.5',
+    'precision_0.7': 'P@0.7',
+    'precision_0.9': 'P@0.9',
+    'box_accuracy': 'box accuracy',
+    'point_accuracy': 'point accuracy',
+    'no_target_accuracy': 'N-acc',
+    'target_accuracy': 'T-acc',
+    'accuracy': 'accuracy',
+}
+
+
 class Table(NamedTuple):
     """Head and rows of text.
 
@@ -84,30 +98,16 @@ def overview(runs: Sequence[Run]) -> Table:
                 system_of(run),
                 '' if run.step is None else run.settings['model'],
                 str(run.summary['rows']),
-                *(show(name) for name in _OVERVIEW),
+                *(show(name) for name in OVERVIEW),
                 f'{100 * counts["parse_failure_rate"]:.1f}',
                 f'{100 * counts["repair_rate"]:.1f}',
                 str(counts['error']),
                 str(run.summary['released']['dropped']) if released else '0',
             ]
         )
-    head = ['dataset', 'level', 'system', 'checkpoint', 'rows', *_OVERVIEW.values()]
+    head = ['dataset', 'level', 'system', 'checkpoint', 'rows', *OVERVIEW.values()]
     head += ['unreadable %', 'repaired %', 'bad data', 'left out']
     return Table('measured', 'What was measured', head, rows)
-
-
-_OVERVIEW = {
-    'giou': 'gIoU',
-    'ciou': 'cIoU',
-    'precision_0.5': 'P@0.5',
-    'precision_0.7': 'P@0.7',
-    'precision_0.9': 'P@0.9',
-    'box_accuracy': 'box accuracy',
-    'point_accuracy': 'point accuracy',
-    'no_target_accuracy': 'N-acc',
-    'target_accuracy': 'T-acc',
-    'accuracy': 'accuracy',
-}
 
 
 def _paper_table(table: dict[str, Any], measured: Sequence[Measured]) -> Table:
