@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 
 import cv2
 
-from segzero_core.errors import ImageError, SegZeroError
+from segzero_core.errors import AnswerError, ImageError, SegZeroError
 from segzero_core.overlay import draw_overlay
 from segzero_core.pipeline import SegZero
-from segzero_core.prompts import FAMILIES
+from segzero_core.prompts import FAMILIES, check_query
 from segzero_core.reasoners import REASONERS, load_reasoner
 from segzero_core.segmenters import SEGMENTERS, load_segmenter
 from segzero_core.types import Image, Segmentation
@@ -35,18 +36,26 @@ def read_image(path: Path) -> Image:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype('uint8', copy=False)
 
 
-def write_image(path: Path, image: Image) -> None:
-    """Write (H, W, 3) uint8 RGB to a picture file; its suffix names the format.
+def check_output(path: Path) -> None:
+    """Make sure that a picture can be written: before a model answers for minutes.
 
     Raises:
         ImageError: The folder does not exist or the suffix is no picture format.
     """
-    try:
-        written = cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    except cv2.error as error:
-        raise ImageError(f'cannot write {path}: use a name that ends in .png or .jpg') from error
-    if not written:
+    if not cv2.haveImageWriter(str(path)):
+        raise ImageError(f'cannot write {path}: use a name that ends in .png or .jpg')
+    if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ImageError(f'cannot write {path}: is there such a folder, and may you write in it?')
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write (H, W, 3) uint8 RGB to a picture file; its suffix names the format.
+
+    Raises:
+        ImageError: It cannot be written.
+    """
+    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+        raise ImageError(f'cannot write {path}: is it a folder, or the disk full?')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -96,7 +105,9 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         SegZeroError: Anything that keeps the sentence from being answered.
     """
-    image = read_image(options.image)
+    query, image = check_query(options.query), read_image(options.image)
+    for path in filter(None, (options.output, options.mask)):
+        check_output(path)
     reasoner = load_reasoner(
         options.reasoner,
         model=options.model,
@@ -108,9 +119,9 @@ def run(options: argparse.Namespace) -> None:
         options.segmenter, model=options.segmenter_model, device=options.device
     )
     with SegZero(reasoner, segmenter) as segzero:
-        found = segzero(image, options.query)
+        found = segzero(image, query)
     if options.output is not None:
-        write_image(options.output, draw_overlay(image, found, options.query))
+        write_image(options.output, draw_overlay(image, found, query))
     if options.mask is not None:
         write_image(options.mask, found.mask[:, :, None].repeat(3, axis=2).astype('uint8') * 255)
     if options.json:
@@ -124,13 +135,18 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 for an answer, 2 for anything that kept it from being given."""
+    """Run the command line.
+
+    Returns:
+        0 for an answer, 1 where nothing matches, 2 for whatever kept it from being answered.
+    """
     options = build_parser().parse_args(arguments)
     try:
         run(options)
     except SegZeroError as error:
         print(f'segzero: {error}', file=sys.stderr)
-        return 2
+        nothing = isinstance(error, AnswerError) and error.kind == 'nothing_found'
+        return 1 if nothing else 2
     return 0
 
 

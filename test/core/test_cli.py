@@ -52,6 +52,12 @@ def test_json_is_one_document_on_standard_output(scene):
     assert answer['mask_pixels'] > 0
 
 
+def test_nothing_found_is_no_error(scene):
+    done = segzero('the purple cone', scene[0])
+    assert done.returncode == 1
+    assert done.stderr == 'segzero: the reasoner says that nothing matches\n'
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -61,14 +67,12 @@ def test_json_is_one_document_on_standard_output(scene):
         (['the mug', 'IMAGE', '--reasoner', 'rulez'], "unknown reasoner 'rulez'"),
         (['the mug', 'IMAGE', '--segmenter', 'sam9'], "unknown segmenter 'sam9'"),
         (['the mug', 'IMAGE', '--family', 'nonsense'], "'nonsense'"),
-        (['the mug', 'IMAGE', '-o', '/no/such/folder/out.png'], 'cannot write'),
-        (['the mug', 'IMAGE', '-o', 'out.nonsense'], 'cannot write'),
+        (['the mug', 'IMAGE', '-o', '/no/such/folder/out.png'], 'is there such a folder'),
+        (['the mug', 'IMAGE', '--mask', 'out.nonsense'], 'ends in .png or .jpg'),
     ],
 )
 def test_whatever_is_wrong_is_one_line_and_exit_code_2(scene, arguments, message):
-    path, _, query = scene
-    if '-o' in arguments:
-        arguments = [query.text, *arguments[1:]]
+    path, _, _ = scene
     done = segzero(*(path if argument == 'IMAGE' else argument for argument in arguments))
     assert done.returncode == 2, done.stdout
     assert message in done.stderr
