@@ -67,18 +67,22 @@ class InstantReasoner:
 
 
 class InstantSegmenter:
-    """Returns a mask that is ready."""
+    """Returns a mask that is ready, from the second time on."""
 
     def __init__(self) -> None:
-        self._mask = np.zeros(SHAPE, bool)
-        self._mask[120:360, 160:480] = True
+        self._masks: dict[tuple[int, int], Any] = {}
 
-    def embed(self, image: Any) -> None:
-        """Nothing to do."""
+    def embed(self, image: Any) -> tuple[int, int]:
+        """Return the size of the image."""
+        height, width = image.shape[:2]
+        if (height, width) not in self._masks:
+            mask = self._masks[height, width] = np.zeros((height, width), bool)
+            mask[height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = True
+        return height, width
 
-    def segment(self, embedding: None, box: Box, points: Any) -> MaskResult:
+    def segment(self, embedding: tuple[int, int], box: Box, points: Any) -> MaskResult:
         """Return the mask."""
-        return MaskResult(self._mask, 1.0)
+        return MaskResult(self._masks[embedding], 1.0)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -122,9 +126,9 @@ def wait_for(ready: Callable[[], Any], what: str, pause: float = 0.005) -> Any:
     return value
 
 
-def random_picture() -> Image:
-    """Return a VGA frame of noise, in the frame ``camera``."""
-    pixels = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3), np.uint8)
+def random_picture(shape: tuple[int, int] = SHAPE) -> Image:
+    """Return a frame of noise, (height, width) pixels, in the frame ``camera``."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     return array_to_image(pixels, 'rgb8', Header(frame_id='camera'))
 
 

@@ -19,7 +19,7 @@ from segzero_core.errors import AnswerError, CancelledError
 from segzero_core.geometry import rescale_box, rescale_point
 from segzero_core.prompts import check_query
 from segzero_core.reasoners.base import BatchReasoner, Reasoner
-from segzero_core.reasoners.picture import frame_key
+from segzero_core.reasoners.picture import LastImage
 from segzero_core.reasoners.reply import answer_end
 from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
 from segzero_core.threads import half_the_cores
@@ -49,7 +49,7 @@ class SegZero:
         self.reasoner = reasoner
         self.segmenter = segmenter
         self._second = ThreadPoolExecutor(max_workers=1, thread_name_prefix='segzero-segment')
-        self._frame, self._embedding = b'', None  # of the newest frame; the second thread's
+        self._frame, self._embedding = LastImage(), None  # the second thread's
 
     def __call__(
         self,
@@ -170,7 +170,7 @@ class SegZero:
     def close(self) -> None:
         """Free both engines."""
         self._second.shutdown(wait=True, cancel_futures=True)
-        self._frame, self._embedding = b'', None
+        self._frame, self._embedding = LastImage(), None
         self.reasoner.close()
         self.segmenter.close()
 
@@ -206,13 +206,13 @@ class SegZero:
 
     def _embed(self, image: Image) -> None:
         """Have ``image`` embedded; run in the second thread."""
-        key = frame_key(image, image_size(image))
-        if key == self._frame:
+        if self._frame.equals(image):
             return
-        self._frame, self._embedding = b'', None  # the old one's memory first
+        self._frame.forget()
+        self._embedding = None  # the old one's memory first
         with half_the_cores():
             self._embedding = self.segmenter.embed(image)
-        self._frame = key
+        self._frame.keep(image)
 
     def _decode(self, prompts: Sequence[_Prompt]) -> list[MaskResult]:
         """Return the masks of the newest frame, in whichever thread has time."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
+from rclpy.event_handler import EventHandler
 from rclpy.exceptions import InvalidHandle
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.task import Future
+
+EVENTS_S = 1.0
 
 
 class AsideExecutor(SingleThreadedExecutor):
@@ -18,6 +22,10 @@ class AsideExecutor(SingleThreadedExecutor):
 
     A transition that loads models would else keep the node from answering anything; and rclpy's
     multi-threaded executor wakes up three times for each image.
+
+    DDS events, such as QoS that does not fit, are looked at when something else happens, at most
+    once in ``EVENTS_S``: there are two for each topic, and rclpy spends most of the time in which
+    it prepares to wait on them.
 
     Those of the group may destroy what the executor is just waiting for, or responding with.
     rclpy then raises ``InvalidHandle``, which ends the executors it brings.
@@ -27,6 +35,8 @@ class AsideExecutor(SingleThreadedExecutor):
         """Start without a node; each callback of ``aside`` gets a thread of its own."""
         super().__init__()
         self._aside = aside
+        self._events, self._events_due = True, 0.0
+        self._events_seen = False
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
         """Run one callback; see rclpy."""
@@ -42,9 +52,21 @@ class AsideExecutor(SingleThreadedExecutor):
                 super().spin_until_future_complete(future, timeout_sec)
                 return
 
+    def can_execute(self, entity: Any) -> bool:
+        """Return whether to wait for an entity; see rclpy."""
+        if isinstance(entity, EventHandler):
+            if not self._events:
+                return False
+            self._events_seen = True
+        return super().can_execute(entity)
+
     def wait_for_ready_callbacks(self, *args: Any, **kwargs: Any) -> Any:
         """Return the next callback to run here; see rclpy."""
         while True:
+            now = time.monotonic()
+            if self._events_seen:
+                self._events_seen, self._events_due = False, now + EVENTS_S
+            self._events = now >= self._events_due
             ready = super().wait_for_ready_callbacks(*args, **kwargs)
             handler, entity, _ = ready
             if entity is None or entity.callback_group is not self._aside:

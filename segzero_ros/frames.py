@@ -130,9 +130,11 @@ class FrameBuffer:
         Raises:
             StaleFrameError: It is older.
         """
+        if not most:
+            return
         stamp = stamp_seconds(frame.image.header)
         age = self._clock() - stamp
-        if most and age > most:
+        if age > most:
             raise StaleFrameError(
                 f'the newest frame was stamped {age:.3f} s ago (at {stamp:.3f}), more than '
                 f'image.max_age = {most:g} s: has the camera stopped, is its clock set, and, '

@@ -39,7 +39,7 @@ class Health:
         self._counting = threading.Lock()
         self._latency: dict[str, float] = {}
         # As text: an exception holds the frames it went through, and with them half-loaded models.
-        self._error, self._error_level = '', OK
+        self._error = '', OK
         self._loading = ''  # what, while models are loaded
         self._loading_since = 0.0
         self._frames = (0, time.monotonic())  # that had come at the last look, and when that was
@@ -56,8 +56,8 @@ class Health:
     def failed(self, error: Exception) -> None:
         """Log an error and keep it; traceback for those nobody foresaw."""
         self._loading = ''
-        self._error = f'{type(error).__name__}: {error}'
-        self._error_level = WARN if isinstance(error, MILD) else ERROR
+        level = WARN if isinstance(error, MILD) else ERROR
+        self._error = f'{type(error).__name__}: {error}', level
         if isinstance(error, SegZeroError):
             self._node.get_logger().error(str(error))
         else:
@@ -65,7 +65,7 @@ class Health:
 
     def recovered(self) -> None:
         """Forget the last error."""
-        self._error, self._error_level = '', OK
+        self._error = '', OK
 
     def ended(self, status: str, error: Exception | None) -> None:
         """Count how a sentence ended; see the ``status`` of results."""
@@ -99,9 +99,9 @@ class Health:
             values: What else there is to say.
         """
         age = None if frames is None else frames.age()
-        level, summary = OK, state
-        if self._error:
-            level, summary = self._error_level, 'the last query or transition failed'
+        (error, error_level), level, summary = self._error, OK, state
+        if error:
+            level, summary = error_level, 'the last query or transition failed'
         if level != ERROR and (silence or (state == 'active' and age is None)):
             level, summary = WARN, silence or 'no image has come'
         everything = {
@@ -123,7 +123,7 @@ class Health:
                 f'{device}_memory_mb': f'{used / 1e6:.0f} of {all_ / 1e6:.0f}'
                 for device, (used, all_) in device_memory().items()
             },
-            'last_error': self._error,
+            'last_error': error,
         }  # fmt: skip
         header = Header(stamp=self._node.get_clock().now().to_msg())
         name = self._node.get_fully_qualified_name().lstrip('/')

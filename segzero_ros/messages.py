@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import array
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,6 @@ from segzero_core.errors import AnswerError, SegZeroError
 from segzero_core.types import Image as RgbImage
 from segzero_core.types import Intrinsics, Mask, Point, Segmentation, Size
 from segzero_ros.grasp import Metres, Target, TargetError
-from segzero_ros.images import array_to_image
 from segzero_ros.lens import Distortion
 
 
@@ -58,7 +58,12 @@ def text_message(text: str) -> String:
 
 def mask_message(header: Header, mask: Mask) -> Image:
     """Return a (H, W) bool mask as mono8, 0 or 255."""
-    return array_to_image(mask.view(np.uint8) * np.uint8(255), 'mono8', header)
+    data = array.array('B', [0]) * mask.size
+    np.multiply(mask.ravel().view(np.uint8), np.uint8(255), out=np.frombuffer(data, np.uint8))
+    height, width = mask.shape
+    message = Image(header=header, height=height, width=width, encoding='mono8', step=width)
+    message.data = data
+    return message
 
 
 def pixels_message(header: Header, points: Sequence[Point]) -> PolygonStamped:

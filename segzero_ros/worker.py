@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
 from segzero_core.errors import CancelledError, SegZeroError
+from segzero_ros.watchdog import Watchdog
 
 Job = TypeVar('Job')
 Answer = TypeVar('Answer')
@@ -114,6 +115,7 @@ class Worker(Generic[Job, Answer]):
         self._load, self._report = load, report
         self._changed = threading.Condition()
         self._reporting = threading.Lock()
+        self._watchdog = Watchdog()
         self._waiting: deque[_Ticket[Job]] = deque()
         self._running: _Ticket[Job] | None = None
         self._closed = False
@@ -196,6 +198,7 @@ class Worker(Generic[Job, Answer]):
             self._changed.notify_all()
             threads = self._threads
         self._tell(dropped, Outcome('cancelled'))
+        self._watchdog.close()
         deadline = time.monotonic() + timeout
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -267,17 +270,16 @@ class Worker(Generic[Job, Answer]):
     ) -> Engine[Job, Answer] | None:
         """Do a job and report its outcome; return the engine, loaded if it was missing."""
         outcome: Outcome[Answer]
-        watch = None
         try:
             engine = engine or self._load()
-            watch = self._watch(ticket.timeout, self._stop, ticket)
+            if ticket.timeout:
+                self._watchdog.watch(ticket, ticket.timeout, lambda: self._stop(ticket))
             outcome = Outcome('done', answer=engine.answer(ticket.job, ticket.cancel))
         except CancelledError:
             outcome = Outcome('cancelled')
         except Exception as error:  # noqa: BLE001 (a broken model must not end the thread)
             outcome = Outcome('failed', error=error)
-        if watch is not None:
-            watch.cancel()
+        self._watchdog.forget(ticket)
         with self._reporting:
             with self._changed:
                 if self._running is ticket:
@@ -291,18 +293,8 @@ class Worker(Generic[Job, Answer]):
             outcome.error.__traceback__ = None
         return engine
 
-    def _watch(
-        self, seconds: float, act: Callable[[_Ticket[Job]], None], ticket: _Ticket[Job]
-    ) -> threading.Timer | None:
-        if not seconds:
-            return None
-        timer = threading.Timer(seconds, act, [ticket])
-        timer.daemon = True
-        timer.start()
-        return timer
-
     def _stop(self, ticket: _Ticket[Job]) -> None:
-        """Cancel a job that takes too long; runs in the timer's thread."""
+        """Cancel a job that takes too long; runs in the watchdog's thread."""
         with self._reporting:
             with self._changed:
                 if self._running is not ticket or self._closed:
@@ -313,10 +305,10 @@ class Worker(Generic[Job, Answer]):
                 'stuck? query.timeout sets the limit'
             )
             self._tell(dropped, Outcome('failed', error=error))
-        self._watch(GRACE_S, self._abandon, ticket)
+        self._watchdog.watch(ticket, GRACE_S, lambda: self._abandon(ticket))
 
     def _abandon(self, ticket: _Ticket[Job]) -> None:
-        """Leave a thread behind that does not come back; runs in the timer's thread."""
+        """Leave a thread behind that does not come back; runs in the watchdog's thread."""
         with self._changed:
             if self._running is ticket and not self._closed:
                 log.error('a model does not come back: the next query loads it anew')

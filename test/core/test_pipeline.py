@@ -193,6 +193,19 @@ def test_a_frame_is_embedded_once_however_many_sentences_are_about_it():
     assert all(map(np.array_equal, segmenter.embedded, frames))
 
 
+def test_an_image_that_has_changed_in_place_is_another_frame():
+    text = answer_text((84, 140, 420, 700), (210, 280), (315, 420))
+    image, segmenter = IMAGE.copy(), BoxFiller()
+    with SegZero(Scripted(lambda: text), segmenter) as segzero:
+        segzero(image, 'it')
+        image[-1, -1, -1] += 1
+        segzero(image, 'it')
+    assert [int(each[-1, -1, -1]) for each in segmenter.embedded] == [
+        IMAGE[-1, -1, -1],
+        image[-1, -1, -1],
+    ]
+
+
 def test_a_frame_that_could_not_be_embedded_is_tried_again():
     text = answer_text((84, 140, 420, 700), (210, 280), (315, 420))
     outcomes = iter([None, RuntimeError('out of memory'), None])

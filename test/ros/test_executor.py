@@ -6,13 +6,18 @@ import threading
 import pytest
 import rclpy
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import InvalidHandle
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.waitable import NumberOfEntities, Waitable
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from segzero_ros.executor import AsideExecutor
 
 LONG = 60.0  # seconds; only what is broken takes so long
+RELIABLE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 @pytest.fixture
@@ -101,3 +106,37 @@ def test_a_service_that_is_destroyed_before_it_responds_does_not_end_the_executo
     client.call_async(Trigger.Request())
     spin_until(node, ReentrantCallbackGroup(), called.is_set)
     node.destroy_client(client)
+
+
+def test_dds_events_are_told_though_not_waited_for_each_time(node, monkeypatch):
+    monkeypatch.setattr('segzero_ros.executor.EVENTS_S', 0.05)
+    told = []
+    for name in ('first', 'second'):  # the second begins when the executor has looked before
+        events = SubscriptionEventCallbacks(incompatible_qos=told.append)
+        hears = node.create_subscription(
+            String, name, told.append, RELIABLE, event_callbacks=events
+        )
+        says = node.create_publisher(String, name, BEST_EFFORT)
+        count = len(told) + 1
+        spin_until(node, ReentrantCallbackGroup(), lambda count=count: len(told) == count)
+        node.destroy_publisher(says)
+        node.destroy_subscription(hears)
+    assert all(event.total_count == 1 for event in told)
+
+
+def test_dds_events_are_not_waited_for_each_time(node, monkeypatch):
+    monkeypatch.setattr('segzero_ros.executor.EVENTS_S', LONG)
+    executor = AsideExecutor(ReentrantCallbackGroup())
+    executor.add_node(node)
+    publisher = node.create_publisher(String, 'topic', BEST_EFFORT)
+    event, looks = publisher.event_handlers[0], []
+    add = event.add_to_wait_set
+    monkeypatch.setattr(event, 'add_to_wait_set', lambda wait: looks.append(add(wait)))
+    woken = []
+    timer = node.create_timer(0.001, lambda: woken.append(len(looks)))
+    while len(woken) < 10:
+        executor.spin_once(timeout_sec=LONG)
+    assert woken[-1] == woken[1] >= 1
+    node.destroy_timer(timer)
+    node.destroy_publisher(publisher)
+    executor.shutdown()
