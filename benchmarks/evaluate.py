@@ -332,6 +332,7 @@ def released(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
     from PIL import Image
 
     from segzero_core.answer_released import parse_released
+    from segzero_core.reasoners.picture import model_picture
     from segzero_core.reasoners.transformers import TransformersReasoner
     from segzero_core.segmenters.sam2 import Sam2Segmenter, _upsample
     from segzero_core.types import Size
@@ -339,6 +340,7 @@ def released(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
     reasoner = TransformersReasoner(str(model), 'cpu', max_new_tokens=1024)
     promptable = Sam2Segmenter(str(segmenter), 'cpu')
     processor, network = reasoner._processor, reasoner._model
+    processor.tokenizer.padding_side = 'left'
     counts = []
     start, worked = time.perf_counter(), time.process_time()
     rows = [json.loads(line) for line in (data / 'records.jsonl').read_text().splitlines()]
@@ -347,7 +349,8 @@ def released(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
     for first in range(0, len(rows), BATCH):
         part = range(first, min(first + BATCH, len(rows)))
         prompts = [reasoner._prompt(rows[i]['query']) for i in part]
-        inputs = reasoner._encode([images[i] for i in part], prompts)
+        pictures = [model_picture(images[i], reasoner.family.input_size(Size(1, 1))) for i in part]
+        inputs = processor(text=prompts, images=pictures, padding=True, return_tensors='pt')
         with torch.inference_mode():
             written = network.generate(**inputs, do_sample=False, max_new_tokens=1024)
         texts = processor.batch_decode(

@@ -145,7 +145,7 @@ def released(
 
     clock = [time.perf_counter()]
     with torch.inference_mode():
-        inputs = reasoner._encode([image], [reasoner._prompt(query)]).to(reasoner.device)
+        inputs = reasoner._encode(image, reasoner._prompt(query)).to(reasoner.device)
         length = inputs['input_ids'].shape[1]
         written = reasoner._model.generate(
             **inputs,

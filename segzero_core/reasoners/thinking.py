@@ -6,7 +6,7 @@ Decoding takes most of the time of an answer, and most of the tokens are thought
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from segzero_core.errors import EngineOptionError
@@ -59,16 +59,56 @@ class Thinking:
             max_new_tokens: Of the whole reply.
         """
         reply.add(self.start)
-        limited = 0 < self.limit < max_new_tokens and self.mode != 'none'
-        if _read(reply, ask(reply.text, self.limit if limited else max_new_tokens)) or not limited:
+        limit = self._limit(max_new_tokens)
+        if _read(reply, ask(reply.text, limit or max_new_tokens)) or not limit:
             return
-        if '</think>' not in reply.text:
-            # The model may have begun to close its thoughts itself.
-            written = max(n for n in range(len(_END)) if reply.text.endswith(_END[:n]))
-            reply.add(_END[written:])
-        _read(reply, ask(reply.text, max_new_tokens - self.limit))
+        _end_thoughts(reply)
+        _read(reply, ask(reply.text, max_new_tokens - limit))
+
+    def write_all(
+        self,
+        replies: Sequence[Reply],
+        ask: Callable[[list[Reply], int], Sequence[str]],
+        max_new_tokens: int,
+    ) -> None:
+        """Let a model write several replies side by side.
+
+        Args:
+            replies: Still empty.
+            ask: Takes some of them and a number of tokens; returns what comes next in each.
+            max_new_tokens: Of each whole reply.
+        """
+        limit = self._limit(max_new_tokens)
+        for reply in replies:
+            reply.add(self.start)
+        _add_all(replies, ask, limit or max_new_tokens)
+        left = [reply for reply in replies if limit and not reply.complete]
+        for reply in left:
+            _end_thoughts(reply)
+        _add_all(left, ask, max_new_tokens - limit)
+
+    def _limit(self, max_new_tokens: int) -> int:
+        """Return the most tokens of thought; 0 where nothing is to be cut short."""
+        return self.limit if self.limit < max_new_tokens and self.mode != 'none' else 0
+
+
+def _end_thoughts(reply: Reply) -> None:
+    """Begin the answer, unless that has been done."""
+    if '</think>' not in reply.text:
+        # The model may have begun to close its thoughts itself.
+        written = max(n for n in range(len(_END)) if reply.text.endswith(_END[:n]))
+        reply.add(_END[written:])
 
 
 def _read(reply: Reply, pieces: Iterable[str]) -> bool:
     """Add pieces until the reply is complete; return whether it is."""
     return any(reply.add(piece) for piece in pieces)
+
+
+def _add_all(
+    replies: Sequence[Reply], ask: Callable[[list[Reply], int], Sequence[str]], tokens: int
+) -> None:
+    """Add to each of ``replies``, if there are any, what the model writes next."""
+    if replies:
+        for reply, text in zip(replies, ask(list(replies), tokens), strict=True):
+            reply.add(text)

@@ -26,13 +26,11 @@ from segzero_core.errors import EngineOptionError, ModelLoadError
 from segzero_core.prompts import PromptFamily
 from segzero_core.reasoners.picture import frame_key, model_picture
 from segzero_core.reasoners.qwen_processor import QwenProcessor
-from segzero_core.reasoners.reply import Reply, answer_end
+from segzero_core.reasoners.reply import Reply
 from segzero_core.reasoners.thinking import Thinking
-from segzero_core.reasoners.writer import Writer
+from segzero_core.reasoners.writer import Prompt, Writer
 from segzero_core.registry import look_up
 from segzero_core.types import Image, Size, image_size
-
-_LOOK_EVERY = 8  # tokens; between looks at the replies of a batch for their ends
 
 
 class TransformersReasoner:
@@ -95,7 +93,7 @@ class TransformersReasoner:
         if image_side:
             self.family = dataclasses.replace(self.family, image_size=image_side)
         with explained(folder):
-            self._processor = QwenProcessor.from_pretrained(folder, padding_side='left')
+            self._processor = QwenProcessor.from_pretrained(folder)
         check_image_size(self.family, self._processor, folder)
         self._model: Any = load_weights(
             transformers.AutoModelForImageTextToText,
@@ -121,41 +119,28 @@ class TransformersReasoner:
         """
         reply = Reply(on_text, cancel)
         reply.check_cancel()
-        frame = frame_key(image, self.family.input_size(image_size(image)))
-        prompt = self._prompt(query)
+        begin = self._prompter(image, query)
 
         def ask(written: str, tokens: int) -> Iterator[str]:
-            def encode() -> Any:
-                return self._encode([image], [prompt + written]).to(self.device)
-
-            return self._writer.write(frame, prompt + written, encode, tokens)
+            return self._writer.write(begin(written), tokens)
 
         self._thinking.write(reply, ask, self._generation.max_new_tokens)
         return reply.text
 
     def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
         """Write several answers side by side; see ``BatchReasoner.reason_batch``."""
-        if self._thinking.limit:  # which ends at another token in each
-            return [self.reason(*each) for each in zip(images, queries, strict=True)]
-        start = self._thinking.start
-        prompts = [self._prompt(query) + start for query in queries]
-        inputs = self._encode(images, prompts).to(self.device)
-        length = inputs['input_ids'].shape[1]
+        replies = [Reply(None, None) for _ in queries]
+        begin = {
+            id(reply): self._prompter(image, query)
+            for reply, image, query in zip(replies, images, queries, strict=True)
+        }
 
-        def read(tokens: torch.Tensor) -> list[str]:
-            replies = self._processor.tokenizer.batch_decode(
-                tokens[:, length:], skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-            return [start + reply for reply in replies]
+        def ask(some: list[Reply], tokens: int) -> list[str]:
+            prompts = [begin[id(reply)](reply.text) for reply in some]
+            return self._writer.write_all(prompts, tokens)
 
-        with torch.inference_mode():
-            written = self._model.generate(
-                **inputs,
-                generation_config=self._generation,
-                stopping_criteria=transformers.StoppingCriteriaList([_Follower(read)]),
-            )
-        ends = ((text, answer_end(text)) for text in read(written))
-        return [text if end < 0 else text[:end] for text, end in ends]
+        self._thinking.write_all(replies, ask, self._generation.max_new_tokens)
+        return [reply.text for reply in replies]
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -169,37 +154,23 @@ class TransformersReasoner:
             self.family.conversation(query), add_generation_prompt=True
         )
 
-    def _encode(self, images: Sequence[Image], prompts: Sequence[str]) -> Any:
-        """Return prompts and images as the model's input, on the CPU, padded on the left."""
-        # Several sentences of a batch may be about one image: it is resized once.
-        pictures = {
-            key: model_picture(image, self.family.input_size(image_size(image)))
-            for key, image in {id(image): image for image in images}.items()
-        }
-        return self._processor(
-            text=list(prompts),
-            images=[pictures[id(image)] for image in images],
-            padding=True,
-            return_tensors='pt',
-        )
+    def _prompter(self, image: Image, query: str) -> Callable[[str], Prompt]:
+        """Return what makes the prompt for ``image`` and ``query`` out of a reply's beginning."""
+        frame = frame_key(image, self.family.input_size(image_size(image)))
+        asked = self._prompt(query)
 
+        def begin(written: str) -> Prompt:
+            def encode() -> Any:
+                return self._encode(image, asked + written).to(self.device)
 
-class _Follower(transformers.StoppingCriteria):
-    """Stops each reply of a batch where it is complete, or a few tokens later."""
+            return Prompt(frame, asked + written, written, encode)
 
-    def __init__(self, read: Callable[[torch.Tensor], list[str]]) -> None:
-        """Read (rows, n) tokens with ``read``."""
-        self._read = read
-        self._steps = 0
+        return begin
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Return (rows,) which of the (rows, n) ``input_ids`` to stop."""
-        self._steps += 1
-        done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        if self._steps % _LOOK_EVERY == 0:
-            for row, text in enumerate(self._read(input_ids)):
-                done[row] = answer_end(text) >= 0
-        return done
+    def _encode(self, image: Image, prompt: str) -> Any:
+        """Return image and prompt as the model's input, on the CPU."""
+        picture = model_picture(image, self.family.input_size(image_size(image)))
+        return self._processor(text=[prompt], images=[picture], return_tensors='pt')
 
 
 def _best_attention(device: torch.device) -> str:

@@ -3,25 +3,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
-from segzero_core.reasoners.decoding import CachedDecoder
+from segzero_core.reasoners.decoding import CachedDecoder, Rows
+from segzero_core.reasoners.reply import answer_end
+
+_GONE = 0.75  # of the rows of a batch; when fewer are left, the others are taken out
 
 
 class TokenText:
     """Turns tokens into text, whole characters at a time: some take several tokens."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
         self._waiting: list[int] = []
 
     def add(self, token: int) -> str:
         """Return the text that ``token`` completes; '' if it only begins a character."""
         self._waiting.append(token)
-        text = self._decode()
+        text = self._decode(self._waiting)
         # A replacement character at the end is mostly the first half of a character: wait.
         if not text or text.endswith('\ufffd'):
             return ''
@@ -30,13 +34,24 @@ class TokenText:
 
     def rest(self) -> str:
         """Return what was still waiting when the tokens ended."""
-        text, self._waiting = self._decode(), []
+        text, self._waiting = self._decode(self._waiting), []
         return text
 
-    def _decode(self) -> str:
-        return self._tokenizer.decode(
-            self._waiting, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+
+class Prompt(NamedTuple):
+    """What is to be continued.
+
+    Attributes:
+        frame: Equal for equal images, and only for them.
+        text: With one image token, not yet repeated; it ends with ``written``.
+        written: The part of the reply that is already there.
+        encode: Returns the model's inputs for text and image; only called for a new image.
+    """
+
+    frame: bytes
+    text: str
+    written: str
+    encode: Callable[[], Any]
 
 
 class Writer:
@@ -68,20 +83,11 @@ class Writer:
         self._tokens: list[int] = []  # of the last prompt and what was written after it
         self._image_end = 0  # tokens up to the end of the image
 
-    def write(
-        self, frame: bytes, prompt: str, encode: Callable[[], Any], count: int
-    ) -> Iterator[str]:
-        """Yield what comes after a prompt, piece by piece.
-
-        Args:
-            frame: Equal for equal images, and only for them.
-            prompt: With one image token, not yet repeated.
-            encode: Returns the model's inputs for prompt and image; only called for a new image.
-            count: Most tokens to write.
-        """
-        logits = self._read(frame, prompt, encode, count)
+    def write(self, prompt: Prompt, count: int) -> Iterator[str]:
+        """Yield what comes after ``prompt``, piece by piece, at most ``count`` tokens."""
+        logits = self._read(prompt, count)
         seen = self._seen(logits)
-        text = TokenText(self._tokenizer)
+        text = TokenText(self._decode)
         for number in range(count):
             if number:
                 logits = self._decoder.go_on(self._tokens[-1:])
@@ -94,27 +100,83 @@ class Writer:
         if piece := text.rest():
             yield piece
 
-    def _read(
-        self, frame: bytes, prompt: str, encode: Callable[[], Any], count: int
-    ) -> torch.Tensor:
-        """Return the logits after the prompt."""
-        if frame == self._frame:
+    def write_all(self, prompts: Sequence[Prompt], count: int) -> list[str]:
+        """Return what comes after each of several prompts, written side by side.
+
+        Args:
+            prompts: Those about one image share what they have in common.
+            count: Most tokens to write after each.
+
+        Returns:
+            Texts that end with their answers, or a few characters behind.
+        """
+        rows, order = Rows(self._decoder.text, len(prompts)), self._by_frame(prompts)
+        first, seen = [], []
+        for index in order:
+            first.append(self._read(prompts[index], count))
+            seen.append(self._seen(first[-1]))
+            rows.add(self._decoder, count)
+        logits = torch.stack(first)
+        occurs = None if self._penalty == 1 else torch.stack(seen)
+        going, ended = order, set()
+        replies: list[list[int]] = [[] for _ in prompts]
+        for number in range(count):
+            tokens = self._choose(logits, occurs)
+            for index, token in zip(going, tokens.tolist(), strict=True):
+                if index not in ended and self._add(replies[index], token, prompts[index].written):
+                    ended.add(index)
+            left = [row for row, index in enumerate(going) if index not in ended]
+            if not left or number + 1 == count:
+                break
+            if len(left) <= _GONE * len(going):
+                rows.keep(left)
+                going, tokens = [going[row] for row in left], tokens[left]
+                occurs = None if occurs is None else occurs[left]
+            logits = rows.step(tokens)
+        return [self._decode(reply) for reply in replies]
+
+    def _add(self, reply: list[int], token: int, written: str) -> bool:
+        """Add a token to what comes after ``written``, and return whether the reply has ended."""
+        if token in self._ends:
+            return True
+        reply.append(token)
+        return token in self._closing and answer_end(written + self._decode(reply)) >= 0
+
+    def _by_frame(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Return the order in which each image is read only once, the one that is there first."""
+        frames = dict.fromkeys((self._frame, *(prompt.frame for prompt in prompts)))
+        places = {frame: place for place, frame in enumerate(frames)}
+        return sorted(range(len(prompts)), key=lambda index: places[prompts[index].frame])
+
+    def _read(self, prompt: Prompt, count: int) -> torch.Tensor:
+        """Return the logits after the prompt, with room for ``count`` tokens."""
+        if prompt.frame == self._frame:
             image = self._image_token * self._tokens.count(self._image_id)
-            tokens = self._tokenizer(prompt.replace(self._image_token, image)).input_ids
+            tokens = self._tokenizer(prompt.text.replace(self._image_token, image)).input_ids
             # The last token is computed again if need be: its logits are what is wanted.
             same = min(_common(tokens, self._tokens), self._decoder.length, len(tokens) - 1)
             if same >= self._image_end:
                 self._decoder.cut(same)
                 self._tokens = list(tokens)
                 return self._decoder.go_on(tokens[same:])
-        inputs = encode()
+        inputs = prompt.encode()
         self._frame = b''  # until the new one is there
         self._tokens = inputs['input_ids'][0].tolist()
         logits = self._decoder.start(inputs, count)
         backwards = self._tokens[::-1]
         self._image_end = len(backwards) - backwards.index(self._image_id)
-        self._frame = frame
+        self._frame = prompt.frame
         return logits
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    @functools.cached_property
+    def _closing(self) -> set[int]:
+        """The tokens that can be the end of a tag."""
+        return {token for text, token in self._tokenizer.get_vocab().items() if '>' in text}
 
     @property
     def _image_id(self) -> int:
@@ -129,13 +191,14 @@ class Writer:
         return seen
 
     def _choose(self, logits: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+        """Return the next token (...) for (..., vocabulary) logits, which occurs from now on."""
         if seen is None:
-            return logits.argmax()
+            return logits.argmax(-1)
         # As in the paper of CTRL (arXiv 1909.05858), and in transformers.
         logits = logits.float()
         punished = torch.where(logits > 0, logits / self._penalty, logits * self._penalty)
-        token = torch.where(seen, punished, logits).argmax()
-        seen[token] = True
+        token = torch.where(seen, punished, logits).argmax(-1)
+        seen.scatter_(-1, token[..., None], True)
         return token
 
 

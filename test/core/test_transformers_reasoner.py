@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,14 @@ from segzero_core.errors import (
     ModelLoadError,
     UnknownNameError,
 )
+from segzero_core.reasoners.decoding import Rows
 from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.reasoners.transformers import (
     TransformersReasoner,
     _greedy,
 )
 from segzero_core.reasoners.writer import TokenText, Writer
+from segzero_core.synthetic import make_scene
 from segzero_core.tiny import ReasonerSizes, build_tiny_reasoner
 from segzero_core.types import Box, Point, Size
 
@@ -88,7 +91,7 @@ def test_all_three_generations_load_and_write(model_type, family, tmp_path):
 
 def test_stops_right_after_the_answer_although_the_model_would_go_on(overfit):
     assert overfit.reason(picture(), 'the red mug') == OVERFIT_ANSWER
-    inputs = overfit._encode([picture()], [overfit._prompt('the red mug')])
+    inputs = overfit._encode(picture(), overfit._prompt('the red mug'))
     unstopped = overfit._model.generate(**inputs, generation_config=overfit._generation)
     written = unstopped[0, inputs['input_ids'].shape[1] :]
     text = overfit._processor.tokenizer.decode(written, skip_special_tokens=True)
@@ -128,13 +131,51 @@ def test_a_batch_is_answered_as_one_by_one(overfit):
     images = [picture(), picture(60, 40), picture(30, 90)]
     queries = ['the red mug', 'a', 'the thing I could drink from, left of the green box']
     assert overfit.reason_batch(images, queries) == [OVERFIT_ANSWER] * 3
-    # Nor does the padding change what the model thinks of each, to which greedy replies are blind.
-    prompts = [overfit._prompt(query) for query in queries]
-    with torch.inference_mode():
-        together = overfit._model(**overfit._encode(images, prompts)).logits[:, -1]
-        for row, image, prompt in zip(together, images, prompts, strict=True):
-            alone = overfit._model(**overfit._encode([image], [prompt])).logits[0, -1]
-            assert torch.allclose(row, alone, atol=1e-4)
+
+
+def test_sentences_written_side_by_side_are_what_generate_writes_for_each(monkeypatch):
+    engine = TransformersReasoner('tiny', device='cpu')
+    scenes = [make_scene(seed) for seed in (1_000_001, 1_000_002)]
+    asked = [(scenes[n % 2].image, scenes[n % 2].queries()[n].text) for n in range(5)]
+    wanted = [written_by_generate(engine, *each) for each in asked]
+    assert len(set(wanted)) > 1
+    assert len({len(text) for text in wanted}) > 1  # some end before others
+    counted = Counted(engine, monkeypatch)
+    assert engine.reason_batch(*zip(*asked, strict=True)) == wanted
+    assert counted.images == 2  # each is read once
+    assert [engine.reason(*each) for each in asked[:2]] == wanted[:2]
+
+
+def test_a_penalty_holds_side_by_side_too(tiny_reasoner_dir):
+    engine = TransformersReasoner(
+        str(tiny_reasoner_dir), device='cpu', max_new_tokens=12, image_side=112
+    )
+    engine._generation.repetition_penalty = 8.0
+    engine._writer = Writer(engine._model, engine._processor.tokenizer, engine._generation)
+    asked = [(picture(), 'the red mug'), (255 - picture(), 'something else')]
+    wanted = [written_by_generate(engine, *each) for each in asked]
+    assert len(set(wanted[0])) > 1  # without it, this model repeats itself
+    assert engine.reason_batch(*zip(*asked, strict=True)) == wanted
+
+
+@pytest.mark.parametrize('model_type', ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl'])
+def test_rows_are_computed_as_if_they_were_alone_also_when_others_have_left(model_type, tmp_path):
+    build_tiny_reasoner(tmp_path, model_type=model_type)
+    engine = TransformersReasoner(str(tmp_path), device='cpu', image_side=224)
+    prompts = [engine._prompt(query) for query in ('a', 'the red mug', 'b', 'what I drink from')]
+    decoder = engine._writer._decoder
+    rows = Rows(decoder.text, len(prompts))
+    for prompt in prompts:
+        decoder.start(engine._encode(picture(), prompt), 4)
+        rows.add(decoder, 4)
+    tokens = torch.tensor([7, 8, 9, 10])
+    first = rows.step(tokens)[[1, 3]]
+    rows.keep([1, 3])
+    second = rows.step(tokens[[3, 1]])
+    for row, prompt, token, other in ((0, prompts[1], 8, 10), (1, prompts[3], 10, 8)):
+        decoder.start(engine._encode(picture(), prompt), 4)
+        assert torch.allclose(first[row], decoder.go_on([token]), atol=1e-5)
+        assert torch.allclose(second[row], decoder.go_on([other]), atol=1e-5)
 
 
 def test_images_may_be_read_only_or_flipped_views(overfit):
@@ -157,7 +198,7 @@ def test_streaming_any_tokens_gives_what_decoding_them_at_once_gives(tokenizer, 
         token for part in data.draw(st.lists(any_text | any_tokens, max_size=4)) for token in part
     ]
     wanted = tokenizer.decode(written, skip_special_tokens=True)
-    text = TokenText(tokenizer)
+    text = TokenText(partial(tokenizer.decode, skip_special_tokens=True))
     assert ''.join([text.add(token) for token in written]) + text.rest() == wanted
 
 
@@ -187,7 +228,7 @@ class Counted:
 
 def written_by_generate(engine, image, query):
     """What transformers' own loop writes, which computes everything anew."""
-    inputs = engine._encode([image], [engine._prompt(query)])
+    inputs = engine._encode(image, engine._prompt(query))
     with torch.inference_mode():
         found = engine._model.generate(**inputs, generation_config=engine._generation)
     written = found[0, inputs['input_ids'].shape[1] :]
@@ -277,7 +318,8 @@ def test_thinking_can_be_left_out_and_cut_short(overfit_reasoner_dir, overfit):
         engine = TransformersReasoner(str(overfit_reasoner_dir), device='cpu', **options)
         text = engine.reason(picture(), 'the red mug')
         assert text.startswith(wanted)
-        assert engine.reason_batch([picture()], ['the red mug']) == [text]
+        both = [text, engine.reason(picture(), 'the mug')]
+        assert engine.reason_batch([picture()] * 2, ['the red mug', 'the mug']) == both
     thoughts = text.partition('</think>')[0].removeprefix('<think>')
     assert OVERFIT_ANSWER.startswith('<think>' + thoughts)
     assert len(engine._processor.tokenizer(thoughts).input_ids) == 3
@@ -285,7 +327,7 @@ def test_thinking_can_be_left_out_and_cut_short(overfit_reasoner_dir, overfit):
 
 def test_a_smaller_image_is_fewer_tokens_and_answers_are_in_its_pixels(tiny_reasoner_dir):
     engine = TransformersReasoner(str(tiny_reasoner_dir), device='cpu', image_side=448)
-    given = engine._encode([picture()], [engine._prompt('x')])
+    given = engine._encode(picture(), engine._prompt('x'))
     assert given['image_grid_thw'].tolist() == [[1, 32, 32]]
     assert engine.family.answer_size(Size(128, 96)) == (448, 448)
 
@@ -324,7 +366,7 @@ def test_cancelled_before_it_began(overfit):
 
 def test_the_image_is_stretched_bilinearly_to_the_size_of_the_family(tiny_reasoner_dir):
     engine = TransformersReasoner(str(tiny_reasoner_dir), device='cpu')
-    given = engine._encode([picture()], [engine._prompt('The red Mug.')])
+    given = engine._encode(picture(), engine._prompt('The red Mug.'))
     assert given['image_grid_thw'].tolist() == [[1, 60, 60]]  # 840 / 14
     seen = Image.fromarray(picture()).resize((840, 840), Image.Resampling.BILINEAR)
     # The first patch: channel, two equal frames, 14 x 14 pixels, normalised.
@@ -583,6 +625,4 @@ def test_sizes_that_suit_a_family_of_another_size(tmp_path):
     folder = build_tiny_reasoner(tmp_path, sizes=sizes)
     (folder / 'segzero.json').write_text('{"family": "json", "image_size": 112}')
     engine = TransformersReasoner(str(folder), device='cpu')
-    assert engine._encode([picture()], [engine._prompt('x')])['image_grid_thw'].tolist() == [
-        [1, 8, 8]
-    ]
+    assert engine._encode(picture(), engine._prompt('x'))['image_grid_thw'].tolist() == [[1, 8, 8]]
