@@ -129,8 +129,9 @@ def _report(config: EvalConfig, summary: dict[str, Any], folder: Path) -> None:
         print(f'  {figures["dropped"]} rows left out, as the released evaluation does')
     if counts['error']:
         print(
-            f'  {counts["error"]} rows have data that cannot be used; they count as zero. Repair '
-            f'it and start the same command again (status "error" in {folder / "rows.jsonl"})',
+            f'  {counts["error"]} rows could not be measured and count as zero: those with status '
+            f'"error" in {folder / "rows.jsonl"} say why. Repair that and start the same command '
+            'again',
             file=sys.stderr,
         )
     print(f'  {folder / SUMMARY}', flush=True)

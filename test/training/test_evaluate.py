@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -397,6 +398,56 @@ def test_a_row_that_is_there_twice_is_refused(
     assert 'row 0 (val/0) is there twice' in capsys.readouterr().err
 
 
+# --- a model server ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[list[str]]:
+    """A server that does what each sentence says, and the flags to ask it."""
+    command = [
+        sys.executable,
+        str(ROOT / 'test' / 'core' / 'protocol_server.py'),
+        '0',
+        'x/Seg-Zero-7B',
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = f'http://127.0.0.1:{process.stdout.readline().strip()}/v1'
+        options = [f'url={url}', 'timeout=100.5', 'retries=0']
+        flags = [part for option in options for part in ('--reasoner-option', option)]
+        yield ['--reasoner', 'openai', *flags, '--segmenter', 'grabcut', '--batch-size', '4']
+        process.kill()
+
+
+def test_a_server_is_asked_and_may_refuse_a_sentence(
+    server: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / 'data'
+    write_scenes(data, 6, 'answer')
+    records = (data / 'records.jsonl').read_text()
+    (data / 'records.jsonl').write_text(records.replace('"answer"', '"status 400"', 1))
+    flags = ['--dataset', str(data), '--output', str(tmp_path / 'run'), *server]
+    assert main(flags) == 0
+    assert '1 rows could not be measured' in capsys.readouterr().err
+    refused, *others = read_rows(tmp_path / 'run')
+    assert refused['error']['kind'] == 'server_refused'
+    assert 'no such luck' in refused['error']['message']
+    assert refused['truth'] > 0
+    assert [row['status'] for row in others] == ['ok'] * 5
+    assert others[0]['box'] == [84 * 160 / 840, 140 * 120 / 840, 420 * 160 / 840, 700 * 120 / 840]
+    assert main(flags) == 0  # it is asked once more, alone
+    assert [row for row in read_rows(tmp_path / 'run') if row['row']] == others
+
+
+def test_a_server_that_refuses_everything_ends_the_run(
+    server: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / 'data'
+    write_scenes(data, 3, 'status 404')
+    assert main(['--dataset', str(data), '--output', str(tmp_path / 'run'), *server]) == 1
+    assert 'no such luck' in capsys.readouterr().err
+
+
 # --- data that cannot be used -----------------------------------------------------------------
 
 
@@ -409,7 +460,7 @@ def test_a_missing_image_counts_as_zero_until_it_is_there(
     flags = ['--dataset', str(data), '--output', str(tmp_path / 'run')]
     assert main(flags) == 0
     error = capsys.readouterr().err
-    assert '1 rows have data that cannot be used' in error
+    assert '1 rows could not be measured and count as zero' in error
     found = list(read_rows(tmp_path / 'run'))
     assert [row['status'] == 'error' for row in found] == [False, False, True, False]
     assert '2.png' in found[2]['error']['message']

@@ -12,6 +12,7 @@ import pytest
 
 from segzero_core.data.samples import Row, Sample, Samples
 from segzero_core.errors import DataError, ImageError
+from segzero_core.memory import OutOfMemoryError
 from segzero_core.prompts import get_family
 from segzero_core.segmenters import MaskResult
 from segzero_core.task import Task
@@ -159,6 +160,28 @@ def test_batches_go_to_a_reasoner_that_takes_them() -> None:
     rows = examined(*[sample(answer(), half(), str(i)) for i in range(7)], reasoner=reasoner)
     assert reasoner.sizes == [4, 3]
     assert [row['intersection'] for row in rows] == [41 * 84] * 7
+
+
+def test_a_batch_that_does_not_fit_is_asked_in_halves() -> None:
+    class Small(InBatches):
+        room = 3
+
+        def reason(self, image: Image, query: str, *_: Any) -> str:
+            return self.reason_batch([image], [query])[0]
+
+        def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
+            if len(queries) > self.room:
+                raise RuntimeError('CUDA error: out of memory')
+            return super().reason_batch(images, queries)
+
+    reasoner = Small()
+    samples = [sample(answer(), half(), str(i)) for i in range(7)]
+    rows = examined(*samples, reasoner=reasoner, size=7)
+    assert reasoner.sizes == [3, 2, 2]
+    assert [row['intersection'] for row in rows] == [41 * 84] * 7
+    reasoner.room = 0
+    with pytest.raises(OutOfMemoryError, match='too small for the reasoner and one image'):
+        examined(*samples, reasoner=reasoner, size=7)
 
 
 def test_the_masks_of_an_image_are_made_together(monkeypatch: pytest.MonkeyPatch) -> None:

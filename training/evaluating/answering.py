@@ -11,13 +11,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 from segzero_core.data.rle import Rle, encode_mask, unite
 from segzero_core.data.samples import Sample
-from segzero_core.errors import AnswerError, MetricError
+from segzero_core.errors import AnswerError, MetricError, ServerError
 from segzero_core.geometry import box_iou
 from segzero_core.metrics import Overlap, overlap_rle, points_on_mask
-from segzero_core.reasoners import BatchReasoner, Reasoner
+from segzero_core.reasoners import Reasoner
 from segzero_core.segmenters import BatchSegmenter, MaskResult, Segmenter
 from segzero_core.types import Box, Image, Point
 from segzero_core.vqa import consensus_accuracy, relaxed_accuracy, written_answer
+from training.evaluating.asking import ask
 from training.evaluating.loading import Loaded
 from training.evaluating.reading import Prompt, Reader
 
@@ -52,11 +53,11 @@ class Examiner:
         usable = [loaded for loaded in batch if loaded.image is not None]
         embeddings = {} if self._words else self._embed(usable)
         start = time.perf_counter()
-        texts = self._ask(usable)
+        written, refused = self._ask(usable)
         seconds = (time.perf_counter() - start) / max(len(usable), 1)
-        written = dict(zip((loaded.row for loaded in usable), texts, strict=True))
-        prompts = {} if self._words else self._read(usable, written)
-        masks = self._segment(usable, prompts, embeddings)
+        answered = [loaded for loaded in usable if loaded.row in written]
+        prompts = {} if self._words else self._read(answered, written)
+        masks = self._segment(answered, prompts, embeddings)
         for loaded in batch:
             row: dict[str, Any] = {
                 'row': loaded.row,
@@ -64,7 +65,7 @@ class Examiner:
                 'image': loaded.image_id,
             }
             if loaded.row not in written:
-                yield row | _unusable(loaded)
+                yield row | _unusable(loaded, refused.get(loaded.row))
                 continue
             assert loaded.sample is not None  # it has an image
             sample, text = loaded.sample, written[loaded.row]
@@ -82,16 +83,14 @@ class Examiner:
         """End the second thread; the engines stay."""
         self._embedder.shutdown(wait=True, cancel_futures=True)
 
-    def _ask(self, batch: Sequence[Loaded]) -> list[str]:
-        pairs = [
-            (loaded.image, loaded.sample.query)
-            for loaded in batch
-            if loaded.image is not None and loaded.sample is not None
-        ]
-        if isinstance(self._reasoner, BatchReasoner) and len(pairs) > 1:
-            images, queries = zip(*pairs, strict=True)
-            return self._reasoner.reason_batch(images, queries)
-        return [self._reasoner.reason(image, query) for image, query in pairs]
+    def _ask(self, batch: Sequence[Loaded]) -> tuple[dict[int, str], dict[int, ServerError]]:
+        """Return the text for each row, and for the others why a server gave none."""
+        images = [loaded.image for loaded in batch if loaded.image is not None]
+        queries = [loaded.sample.query for loaded in batch if loaded.sample is not None]
+        texts = ask(self._reasoner, images, queries)
+        found = list(zip((loaded.row for loaded in batch), texts, strict=True))
+        written = {row: text for row, text in found if isinstance(text, str)}
+        return written, {row: text for row, text in found if not isinstance(text, str)}
 
     def _embed(self, batch: Sequence[Loaded]) -> dict[str, Future[Any]]:
         """Start embedding each image of the batch but the one that the last batch ended with."""
@@ -219,11 +218,12 @@ def _unread(sample: Sample, error: Prompt | AnswerError) -> dict[str, Any]:
     }
 
 
-def _unusable(loaded: Loaded) -> dict[str, Any]:
-    """What a row without usable data ends as: nothing found, nothing known about the truth."""
+def _unusable(loaded: Loaded, refused: ServerError | None) -> dict[str, Any]:
+    """What a row ends as whose data cannot be used, or which a server refuses: a miss."""
+    kind = refused.kind if refused else 'bad_data'
     row: dict[str, Any] = {
         'status': 'error',
-        'error': {'kind': 'bad_data', 'message': loaded.error},
+        'error': {'kind': kind, 'message': str(refused or loaded.error)},
         'intersection': 0,
         'union': 0,
         'predicted': 0,

@@ -8,6 +8,8 @@ import os
 from types import TracebackType
 from typing import Any, Literal, cast
 
+import yaml
+
 from segzero_core.errors import ConfigError
 from segzero_core.reasoners import load_reasoner
 from segzero_core.segmenters import load_segmenter
@@ -90,13 +92,22 @@ def reasoner_options(config: EvalConfig, words: bool) -> dict[str, Any]:
         key, equals, value = given.partition('=')
         if not equals:
             raise ConfigError(f'write --reasoner-option as key=value, got {given!r}')
-        options[key] = int(value) if value.isdigit() else value
+        options[key] = _scalar(value)
     return options
+
+
+def _scalar(text: str) -> Any:
+    """Return the number or truth value that ``text`` is, or else the text."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, (bool, int, float)) else text
 
 
 def _device(config: EvalConfig, engine: str) -> dict[str, str]:
     """Return where an engine is to run, for those that can choose."""
-    return {} if engine in ('rules', 'grabcut') else {'device': config.device}
+    return {} if engine in ('rules', 'openai', 'grabcut') else {'device': config.device}
 
 
 def _take_gpu(place: Place) -> None:
