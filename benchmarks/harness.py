@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -176,7 +176,6 @@ def process(
     *parameters: str,
     namespace: str = '',
     log: TextIO | None = None,
-    environment: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``script --serve kind``; it is ended with SIGINT.
 
@@ -186,7 +185,6 @@ def process(
         parameters: Of the node, ``name:=value``.
         namespace: Of the node.
         log: Gets what the process writes.
-        environment: What to change of ours.
     """
     words = [word for parameter in parameters for word in ('-p', parameter)]
     remap = ['-r', f'__ns:=/{namespace}'] if namespace else []
@@ -195,7 +193,6 @@ def process(
         [sys.executable, script, '--serve', kind, *arguments],
         stdout=log,
         stderr=log,
-        env={**os.environ, **(environment or {})},
     )
     try:
         yield running
@@ -224,3 +221,13 @@ def resident_megabytes(pid: int) -> float:
     """Return the resident memory of a process."""
     pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
     return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
+
+
+def shared_megabytes(pid: int) -> float:
+    """Return how much of that is memory shared with other processes, as that of Fast DDS."""
+    (line,) = (
+        line
+        for line in Path(f'/proc/{pid}/status').read_text().splitlines()
+        if line.startswith('RssShmem:')
+    )
+    return int(line.split()[1]) / 2**10

@@ -2,18 +2,22 @@
 """Ask a running node one sentence and print the answer.
 
 ``ros2 run segzero_ros segzero_ask the red mug``; unlike ``ros2 topic pub --once`` it makes sure
-that both sides have found each other before it speaks.
+that the node is active and both sides have found each other before it speaks.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
+from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -23,38 +27,74 @@ from std_msgs.msg import String
 from segzero_core.prompts import MAX_QUERY_CHARACTERS
 from segzero_ros.signals import stop_event
 
+POLL_S = 0.2
+REPLY_S = 2.0  # for a node that is busy
+PATIENCE_S = 3.0  # before it says what it waits for: nodes that start at once find each other
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
-def ask(node: Node, query: str, stop: threading.Event) -> dict[str, Any] | None:
-    """Publish ``query`` once ``segzero`` listens.
+class Asker:
+    """Asks ``segzero``; setting ``stop`` ends every wait."""
 
-    Returns:
-        The document of ``segzero/result``; None when ``stop`` was set before it came.
-    """
-    results: list[dict[str, Any]] = []
+    def __init__(self, node: Node, stop: threading.Event, tell: Callable[[str], None]) -> None:
+        """Join the graph.
 
-    def keep(message: String) -> None:
-        result = json.loads(message.data)
-        if result['query'] == query[:MAX_QUERY_CHARACTERS] and not result['repeat']:
-            results.append(result)
+        Args:
+            node: Spun by the methods.
+            stop: See above.
+            tell: Called with why it takes so long.
+        """
+        self._node, self._stop, self._tell = node, stop, tell
+        self._results: list[dict[str, Any]] = []
+        # Before the client: DDS announces in this order what a process hears. So the response of
+        # the service, which tells that it knows the client, tells that it knows this one, too.
+        node.create_subscription(String, 'segzero/result', self._keep, RELIABLE)
+        self._states = node.create_client(GetState, 'segzero/get_state')
 
-    answers = node.create_subscription(String, 'segzero/result', keep, RELIABLE)
-    publisher = node.create_publisher(String, 'segzero/query', RELIABLE)
+    def ask(self, query: str) -> dict[str, Any] | None:
+        """Publish ``query`` once the node is active.
 
-    def wait_for(ready: Callable[[], Any]) -> bool:
-        while not stop.is_set() and not ready():
-            rclpy.spin_once(node, timeout_sec=0.1)
-        return not stop.is_set()
+        Returns:
+            The document of ``segzero/result``; None when ``stop`` was set before it came.
+        """
+        self._wait_until_active()
+        publisher = self._node.create_publisher(String, 'segzero/query', RELIABLE)
+        if not self._spin_until(publisher.get_subscription_count):
+            return None
+        publisher.publish(String(data=query))
 
-    def connected() -> bool:
-        heard = publisher.get_subscription_count() > 0
-        return heard and node.count_publishers(answers.topic_name) > 0
+        def answers() -> list[dict[str, Any]]:
+            said = query[:MAX_QUERY_CHARACTERS]
+            return [r for r in self._results if r['query'] == said and not r['repeat']]
 
-    if not wait_for(connected):
-        return None
-    publisher.publish(String(data=query))
-    return results[0] if wait_for(lambda: results) else None
+        return answers()[0] if self._spin_until(answers) else None
+
+    def _keep(self, message: String) -> None:
+        self._results.append(json.loads(message.data))
+
+    def _wait_until_active(self) -> None:
+        name = self._node.resolve_service_name('segzero/get_state').removesuffix('/get_state')
+        told, patient_until = '', time.monotonic() + PATIENCE_S
+        while (state := self._state()) != 'active' and not self._stop.is_set():
+            if state != told and time.monotonic() > patient_until:
+                self._tell(f'{name} is {state}: waiting until it is active')
+                told = state
+            self._spin_until(lambda: False, POLL_S)
+
+    def _state(self) -> str:
+        if not self._states.service_is_ready():
+            return 'not to be found'
+        reply = self._states.call_async(GetState.Request())
+        self._spin_until(reply.done, REPLY_S)
+        self._states.remove_pending_request(reply)
+        return reply.result().current_state.label if reply.done() else 'silent'
+
+    def _spin_until(self, ready: Callable[[], Any], timeout: float = math.inf) -> bool:
+        """Return whether it was not stopped."""
+        deadline = time.monotonic() + timeout
+        while not self._stop.is_set() and not ready() and time.monotonic() < deadline:
+            rclpy.spin_once(self._node, timeout_sec=0.1)
+        return not self._stop.is_set()
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -67,7 +107,8 @@ def main(args: Sequence[str] | None = None) -> int:
     stop = stop_event()
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        result = ask(rclpy.create_node('segzero_ask'), query, stop)
+        tell = functools.partial(print, file=sys.stderr, flush=True)
+        result = Asker(rclpy.create_node('segzero_ask'), stop, tell).ask(query)
     finally:
         rclpy.try_shutdown()
     if result is None:

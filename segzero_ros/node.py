@@ -20,6 +20,7 @@ from rclpy.timer import Timer
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from segzero_core.memory import return_memory
 from segzero_ros.answering import Answerer
 from segzero_ros.callbacks import guarded, transition
 from segzero_ros.cameras import Cameras
@@ -251,6 +252,8 @@ class SegZeroNode(LifecycleNodeMixin, Node):
                 'busy': str(queries.busy),
                 'queue': str(queries.waiting),
             }
+            if not queries.busy:  # a model on the CPU would soon want it again
+                return_memory()
             if self._cameras is not None:
                 silence = self._cameras.silence(settings.timeout)
         self._health.publish(self._state, self._frames, silence, values)

@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy: make test installs it, or source ROS 2')
 
+from lifecycle_msgs.srv import GetState
 from std_msgs.msg import String
 
 if TYPE_CHECKING:
@@ -42,10 +43,25 @@ def start(own_domain: None) -> Iterator[Start]:
         process.wait()
 
 
+@pytest.fixture
+def state(peer: Peer) -> Iterator[list[str]]:
+    """Be a node in these states, one asked for after the other; the last one stays."""
+    labels = ['active']
+
+    def get(request: GetState.Request, response: GetState.Response) -> GetState.Response:
+        response.current_state.label = labels.pop(0) if len(labels) > 1 else labels[0]
+        return response
+
+    service = peer.node.create_service(GetState, 'segzero/get_state', get)
+    yield labels
+    peer.node.destroy_service(service)
+
+
 @pytest.mark.parametrize(('status', 'code'), [('ok', 0), ('nothing_found', 1), ('error', 1)])
 def test_prints_the_answer_to_its_own_sentence(
-    peer: Peer, start: Start, status: str, code: int
+    peer: Peer, start: Start, state: list[str], status: str, code: int
 ) -> None:
+    state[:] = ['unconfigured', 'inactive', 'active']
     results = peer.node.create_publisher(String, 'segzero/result', 10)
     asked: list[str] = []
 
@@ -65,10 +81,18 @@ def test_prints_the_answer_to_its_own_sentence(
     assert 'Traceback' not in err
 
 
-def test_one_interrupt_ends_the_wait(peer: Peer, start: Start) -> None:
-    # Once it has a publisher it waits for the node, which never comes.
+def test_says_why_it_waits(start: Start, state: list[str]) -> None:
+    state[:] = ['inactive']
     process = start('the red mug')
-    peer.wait_for('segzero_ask', lambda: peer.node.count_publishers('segzero/query'))
+    assert process.stderr is not None
+    assert process.stderr.readline() == '/segzero is inactive: waiting until it is active\n'
+
+
+def test_one_interrupt_ends_the_wait(peer: Peer, start: Start) -> None:
+    process = start('the red mug')
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert line == '/segzero is not to be found: waiting until it is active\n'
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)

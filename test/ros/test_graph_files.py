@@ -70,7 +70,8 @@ def test_only_the_operator_may_speak_to_it(policy):
         may = {enclave for enclave, ways in policy.items() if name in ways.get(way, ())}
         assert may == {'/segzero/operator'}
     requested = policy['/segzero/operator']['request']
-    assert requested == {'/segzero/cancel', '/segzero/clear'}  # no parameter, no state
+    # It may look at the state, but change neither that nor a parameter.
+    assert requested == {'/segzero/cancel', '/segzero/clear', '/segzero/get_state'}
 
 
 def test_the_others_hear_and_feed_what_the_node_has(graph, policy):
