@@ -74,7 +74,12 @@ def report(folders: Sequence[Path], output: Path, samples: int = 12, root: str =
         name = re.sub(r'[^\w.+-]+', '_', run.folder.resolve().name)
         if f'{name}.html' in files:
             raise DataError(f'two runs are called {name}: give one of their folders another name')
-        files[f'{name}.html'] = make_page(run, samples, root)
+        try:
+            files[f'{name}.html'] = make_page(run, samples, root)
+        except DataError as error:
+            raise DataError(
+                f'no page of {run.folder}: {error} (--samples 0 makes the tables alone)'
+            ) from error
     try:
         output.mkdir(parents=True, exist_ok=True)
         for file, text in files.items():

@@ -176,7 +176,8 @@ def test_what_cannot_be_reported(
     elif what == 'twice':
         runs, message = [finished, variant(finished, 'again')], 'measured the same'
     else:
-        runs, message = [variant(finished, 'moved', dataset='/nowhere')], '/nowhere'
+        moved = variant(finished, 'moved', dataset='/nowhere')
+        runs, message = [moved], f"no page of {moved}: unknown dataset '/nowhere'"
     assert main([*map(str, runs), '--output', str(tmp_path / 'out')]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
