@@ -27,7 +27,7 @@ from segzero_core.errors import EngineOptionError, ModelLoadError
 _WANTED_FILES = ('*.safetensors', '*.json', '*.jinja', 'merges.txt')
 
 # Checkpoints that come with the package: a reasoner and a segmenter for synthetic scenes.
-EMBEDDED = ('tiny', 'tiny_sam2')
+EMBEDDED = ('tiny', 'tiny_base', 'tiny_sam2')
 _MODELS = Path(__file__).parent / 'models'
 
 # What transformers, safetensors and torch raise for a checkpoint they cannot use. torch's

@@ -20,6 +20,7 @@ from segzero_core.rewards import Recipe
 from segzero_core.types import Size
 
 Answers = Literal['box_points', 'box', 'points']
+KEYS = ('bbox', 'points_1', 'points_2')
 _RECIPE_TARGETS: dict[str, Literal['both', 'box', 'points']] = {
     'box_points': 'both',
     'box': 'box',
@@ -122,13 +123,20 @@ class Task:
         """Read an answer; raises ``AnswerError`` as ``parse_targets`` does."""
         return parse_targets(text, size, self.box, self.points)
 
-    def write(self, target: Target, reasoning: str) -> str:
-        """Return the answer a perfect model gives; coordinates become whole numbers."""
+    def write(self, target: Target, reasoning: str, keys: Sequence[str] = KEYS) -> str:
+        """Return the answer a perfect model gives; coordinates become whole numbers.
+
+        Args:
+            target: What is meant.
+            reasoning: What is thought.
+            keys: Names of the box and the two points.
+        """
         content: dict[str, Any] = {}
         if self.box:
-            content['bbox'] = _whole(target.box)
+            content[keys[0]] = _whole(target.box)
         if self.points:
-            content |= {f'points_{i + 1}': _whole(p) for i, p in enumerate(target.points[:2])}
+            points = zip(keys[1:], target.points, strict=False)
+            content |= {key: _whole(point) for key, point in points}
         thinking = f'<think>{reasoning}</think>' if self.think else ''
         return f'{thinking}<answer>{json.dumps(content)}</answer>'
 

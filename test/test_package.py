@@ -110,7 +110,7 @@ def test_embedded_models_are_installed(setup: dict[str, Any]) -> None:
     patterns = setup['package_data']['segzero_core']
     installed = {path for pattern in patterns for path in core.glob(pattern)}
     files = {path for path in (core / 'models').rglob('*') if path.is_file()}
-    assert {path.parent.name for path in files} == {'tiny', 'tiny_sam2'}
+    assert {path.parent.name for path in files} == {'tiny', 'tiny_base', 'tiny_sam2'}
     assert files <= installed
 
 

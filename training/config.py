@@ -36,6 +36,9 @@ class TrainConfig:
         image_size: Side of the square the model sees, in pixels; 0 = the family's.
         answer: What is asked for: ``box_points``, ``box`` or ``points``.
         think: Whether the model is to think before it answers.
+        imitate: What supervision shows: the ``wanted`` form of answer, or ``every`` form in turn
+            (with and without thinking; box, points and both; other keys), so that rewards have
+            something to choose from.
 
         reward_mode: ``hardened``, or ``released`` as the original code computes them.
         answer_format: ``strict`` or ``soft`` (Table 4 of the paper).
@@ -96,6 +99,7 @@ class TrainConfig:
     image_size: int = 0
     answer: Literal['box_points', 'box', 'points'] = 'box_points'
     think: bool = True
+    imitate: Literal['wanted', 'every'] = 'wanted'
 
     reward_mode: Literal['hardened', 'released'] = 'hardened'
     answer_format: Literal['strict', 'soft'] = 'strict'

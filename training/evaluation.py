@@ -44,8 +44,9 @@ def answer_records(
     recipe: Recipe,
     max_tokens: int,
     batch: int = 16,
+    sampled: bool = False,
 ) -> list[Answered]:
-    """Let ``model`` answer greedily, and judge every answer.
+    """Let ``model`` answer, and judge every answer.
 
     Args:
         model: On its device; called in evaluation mode, left in the mode it was in.
@@ -56,13 +57,14 @@ def answer_records(
         recipe: Which rewards count.
         max_tokens: Longest answer.
         batch: Records at once.
+        sampled: At temperature 1 instead of the likeliest answers.
     """
     training = model.training
     model.eval()
     found = []
     for start in range(0, len(records), batch):
         part = [records[i] for i in range(start, min(start + batch, len(records)))]
-        texts = _generate(model, processor, part, family, max_tokens)
+        texts = _generate(model, processor, part, family, max_tokens, sampled)
         for record, text in zip(part, texts, strict=True):
             truth = make_truth(record, family)
             found.append(Answered(record, truth, text, judge(text, truth, task, recipe)))
@@ -93,6 +95,7 @@ def _generate(
     records: Sequence[Record],
     family: PromptFamily,
     max_tokens: int,
+    sampled: bool,
 ) -> list[str]:
     prompts = [
         processor.apply_chat_template(
@@ -103,7 +106,8 @@ def _generate(
     images = [picture(record, family) for record in records]
     inputs = processor(text=prompts, images=images, padding=True, return_tensors='pt')
     inputs = inputs.to(model.device)
+    ways: dict[str, Any] = {'do_sample': True, 'top_k': 0} if sampled else {'do_sample': False}
     with torch.no_grad():
-        written = model.generate(**inputs, do_sample=False, max_new_tokens=max_tokens)
+        written = model.generate(**inputs, **ways, max_new_tokens=max_tokens)
     replies = written[:, inputs['input_ids'].shape[1] :]
     return list(processor.batch_decode(replies, skip_special_tokens=True))

@@ -17,8 +17,16 @@ from segzero_core.errors import DataError
 from segzero_core.geometry import rescale_box, rescale_point
 from segzero_core.prompts import PromptFamily
 from segzero_core.rewards import Truth
-from segzero_core.task import Task
+from segzero_core.task import KEYS, Task
 from segzero_core.types import Box, Point, Size
+
+_OTHER_KEYS = ('bbox_2d', 'point_1', 'point_2')
+_FORMS = [
+    (Task(answer, think), keys)
+    for answer in ('box_points', 'box', 'points')
+    for think in (True, False)
+    for keys in (KEYS, _OTHER_KEYS)
+]
 
 
 @dataclass(frozen=True)
@@ -29,11 +37,13 @@ class Examples:
         records: What is learnt from.
         family: Prompt, image size and space of the coordinates, reduced to the task.
         task: What is asked for.
+        every_form: Let replies take turns in all forms an answer can have.
     """
 
     records: Sequence[Record]
     family: PromptFamily
     task: Task
+    every_form: bool = False
 
     def row(self, index: int) -> dict[str, Any]:
         """Return ``prompt`` (conversation), ``image`` (PIL), ``truth``, ``record``."""
@@ -52,13 +62,14 @@ class Examples:
             DataError: Thinking is to be learnt and the record has none.
         """
         record = self.records[index]
-        if self.task.think and not record.reasoning:
+        task, keys = _FORMS[index % len(_FORMS)] if self.every_form else (self.task, KEYS)
+        if task.think and not record.reasoning:
             raise DataError(
                 f'row {record.id!r} has no reasoning to learn from: set think=false, or give '
                 'the records a reasoning'
             )
         truth = make_truth(record, self.family)
-        return self.task.write(Target(truth.box, truth.points), record.reasoning)
+        return task.write(Target(truth.box, truth.points), record.reasoning, keys)
 
 
 def make_truth(record: Record, family: PromptFamily) -> Truth:

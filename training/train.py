@@ -242,7 +242,7 @@ def make_trainer(config: TrainConfig, data: Any, held_out: Any, steps: int) -> t
     logging.disable_progress_bar()  # of loading and saving weights: ours is enough
     trainee = load_trainee(config)
     segmenter = make_segmenter(config)
-    examples = Examples(data, trainee.family, config.task)
+    examples = Examples(data, trainee.family, config.task, config.imitate == 'every')
     table = datasets.Dataset.from_dict({'index': range(len(data))})
     callbacks: list[Any] = [Reporter(Path(config.output))]
     examiner = None

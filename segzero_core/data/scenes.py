@@ -182,23 +182,30 @@ def _wanted(scene: Scene, query: Query, options: SceneOptions) -> bool:
 
 
 def _record(scene: Scene, query: Query, name: str) -> Record:
-    mask = scene.mask(query.target)
-    circles = largest_inscribed_circles(mask)
+    mask, thing = scene.mask(query.target), scene.objects[query.target]
+    circles, box = largest_inscribed_circles(mask), mask_to_box(mask)
+    place = (box.x1 + box.x2) / 2 / scene.camera.size.width
     return Record(
         id=name,
         query=check_query(query.text),
         size=scene.camera.size,
-        targets=(Target(mask_to_box(mask), tuple(circle.center for circle in circles)),),
+        targets=(Target(box, tuple(circle.center for circle in circles)),),
         load_image=functools.partial(_same, scene.image),
         load_mask=functools.partial(_same, mask),
-        reasoning=_reasoning(scene, query.target),
+        reasoning=say_thought(thing.colour, thing.shape, place),
     )
 
 
-def _reasoning(scene: Scene, target: int) -> str:
-    """Name what is on the table and what is meant, as an exact observer would."""
-    names = [f'{item.colour} {item.shape}' for item in scene.objects]
-    return f'I see a {", a ".join(names)}. The {names[target]} fits.'
+def say_thought(colour: str, shape: str, place: float) -> str:
+    """Return a short thought that names a thing and where it is.
+
+    Args:
+        colour: Of the thing.
+        shape: Of the thing.
+        place: Middle of its box, as a share of the image's width.
+    """
+    where = 'on the left' if place < 0.38 else 'on the right' if place > 0.62 else 'in the middle'
+    return f'The {colour} {shape} {where}.'
 
 
 def _same(array: Array) -> Array:

@@ -39,7 +39,9 @@ def reasoner() -> Iterator[Reasoner]:
     engine.close()
 
 
-@pytest.mark.parametrize(('name', 'most'), [('tiny', 30e6), ('tiny_sam2', 10e6)])
+@pytest.mark.parametrize(
+    ('name', 'most'), [('tiny', 10e6), ('tiny_base', 10e6), ('tiny_sam2', 10e6)]
+)
 def test_embedded_models_are_small_and_say_what_they_are(name: str, most: float) -> None:
     folder = find_checkpoint(name)
     assert sum(file.stat().st_size for file in folder.iterdir()) <= most

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,13 +68,23 @@ def test_one_switch_changes_the_rewards(name: str, rewards: tuple[str, ...]) -> 
     ('name', 'change'),
     [
         ('tiny_imitation', {'method': 'sft'}),
-        ('tiny_rl_softacc', {'accuracy': 'soft'}),
-        ('tiny_rl_soft', {'answer_format': 'soft'}),
+        ('tiny_nocot', {'think': False}),
+        ('tiny_bbox', {'answer': 'box'}),
+        ('tiny_points', {'answer': 'points'}),
+        ('tiny_softacc', {'accuracy': 'soft'}),
+        ('tiny_soft', {'answer_format': 'soft'}),
     ],
 )
-def test_a_row_in_miniature_changes_one_thing(name: str, change: dict[str, str]) -> None:
+def test_a_row_in_miniature_changes_one_thing(name: str, change: dict[str, Any]) -> None:
     common = dataclasses.replace(preset('tiny_grpo'), output=f'runs/{name}')
-    assert preset(name) == dataclasses.replace(common, **change)  # type: ignore[arg-type]
+    assert preset(name) == dataclasses.replace(common, **change)
+
+
+def test_rows_in_miniature_fit_their_micro_batches() -> None:
+    for name in ('tiny_grpo', 'tiny_imitation'):
+        config = preset(name)
+        copies = config.num_generations if config.method == 'grpo' else 1
+        assert config.batch_size * copies % config.micro_batch == 0
 
 
 def test_grandchildren_inherit() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,22 @@ def test_labels_are_the_answer_and_its_end(
         assert (ids[labels != -100] == kept).all()
         assert records[index].query in processor.tokenizer.decode(ids)
         assert ('<think>' in examples.reply(index)) == think
+
+
+def test_every_form_of_answer_is_shown_in_turn() -> None:
+    from segzero_core.rewards import score
+    from training.examples import Examples, make_truth
+
+    family = get_family('tiny')
+    inside = Target(Box(64, 48, 320, 240), (Point(101, 101), Point(200, 200)))
+    records = [dataclasses.replace(RECORD, targets=(inside,))] * 24
+    examples = Examples(records, family, Task(), every_form=True)
+    replies = [examples.reply(index) for index in range(24)]
+    assert replies[:12] == replies[12:]
+    assert len(set(replies)) == 12
+    truth = make_truth(records[0], family)
+    full = [reply for reply in replies[:12] if sum(score(reply, truth).values()) == 5]
+    assert full == [Examples(records, family, Task()).reply(0)]
 
 
 class CountingSegmenter:

@@ -35,6 +35,7 @@ from training.grounding.losses import (
 from training.grounding.network import read, see
 from training.grounding.scenes import load_scenes
 from training.grounding.texts import find_named, mirror_sentence, write_reply
+from training.train import main
 
 SIDE = 128
 PRESET = Path(__file__).parents[2] / 'config' / 'training' / 'tiny_warm_up.yaml'
@@ -397,6 +398,19 @@ def test_what_comes_out_is_an_ordinary_checkpoint_that_answers(tmp_path, cache, 
     reasoner = TransformersReasoner(str(folder), device='cpu', max_new_tokens=5)
     assert reasoner.family.name == 'tiny'
     assert isinstance(reasoner.reason(scenes.images[0], 'the red mug'), str)
+
+
+def test_reinforcement_goes_on_from_what_comes_out(tmp_path, cache, trl):
+    model = warm_up(settings(tmp_path, cache))
+    output = tmp_path / 'grpo'
+    small = 'batch_size=2 num_generations=2 micro_batch=2 max_completion_tokens=4 max_steps=1'
+    off = 'eval_data= segmenter= segmenter_model= sample_steps=0'
+    ours = [f'model={model}', f'output={output}', 'data=synthetic:train?size=64&count=2']
+    assert (
+        main(['--config', str(PRESET.with_stem('tiny_grpo')), *ours, *f'{small} {off}'.split()])
+        == 0
+    )
+    assert (output / 'model' / 'model.safetensors').is_file()
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from segzero_core.data import Target
+from segzero_core.data.scenes import say_thought
 from segzero_core.synthetic import COLOURS, SHAPES, SIZES, Query
 from segzero_core.task import Task
 from segzero_core.types import Box, Point
@@ -54,9 +55,7 @@ def find_named(query: Query, items: Sequence[Item]) -> int:
 
 def write_thinking(item: Item, side: int) -> str:
     """Return a short thought that names what the item is and where."""
-    place = (item.box.x1 + item.box.x2) / 2 / side
-    where = 'on the left' if place < 0.38 else 'on the right' if place > 0.62 else 'in the middle'
-    return f'The {item.colour} {item.shape} {where}.'
+    return say_thought(item.colour, item.shape, (item.box.x1 + item.box.x2) / 2 / side)
 
 
 def write_reply(item: Item, side: int) -> str:

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's tables in miniature: measures the runs of the tiny presets on held-out scenes.
+
+    for ROW in grpo imitation nocot bbox points softacc soft; do
+        python training/train.py --config config/training/tiny_$ROW.yaml
+    done
+    python benchmarks/miniature.py [RUN ...] [--sentences 200]
+
+Each model answers in its likeliest words about new scenes of the kind it was trained on (`test`),
+and about colours, shapes and relations it never met; `tiny_sam2` makes masks of what it was asked
+for. `--rewards` prints each reward of the start and the runs instead, likeliest and sampled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from segzero_core.data import read_dataset
+from segzero_core.errors import AnswerError
+from segzero_core.metrics import image_ious, overlap
+from training.config import TrainConfig, load_config
+from training.evaluation import Answered, answer_records
+from training.models import load_trainee
+from training.rewarding import Masks, make_segmenter
+
+ROWS = ('grpo', 'imitation', 'nocot', 'bbox', 'points', 'softacc', 'soft')
+SPLITS = ('test', 'unseen_colours', 'unseen_shapes', 'unseen_relations')
+
+
+def answers(config: TrainConfig, split: str, count: int, sampled: bool = False) -> list[Answered]:
+    """Let the model ``config.model`` answer as ``config`` asks."""
+    trainee = load_trainee(config)
+    records = read_dataset(f'synthetic:{split}?size=256x192&count={count}').records
+    torch.manual_seed(0)
+    return answer_records(
+        trainee.model,
+        trainee.processor,
+        records,
+        trainee.family,
+        config.task,
+        config.recipe,
+        config.max_completion_tokens,
+        sampled=sampled,
+    )
+
+
+def mask_iou(masks: Masks, answered: Answered) -> float:
+    """Return the IoU of the mask an answer leads to; 0 where it cannot be read."""
+    record = answered.record
+    assert record.load_mask is not None
+    try:
+        found = masks(answered.text, record, answered.truth.size)
+    except AnswerError:
+        return 0.0
+    return float(image_ious([overlap(found.mask, record.load_mask())])[0])
+
+
+def mean(found: list[Answered], name: str) -> float:
+    """Return the mean of a value over answers."""
+    return float(np.mean([answered.values[name] for answered in found]))
+
+
+def report_table(runs: list[TrainConfig], count: int) -> None:
+    """Print gIoU, and where there is a box how often it is right, of each run and split."""
+    print('| run | ' + ' | '.join(SPLITS) + ' |\n|---' * (len(SPLITS) + 1) + '|')
+    for config in runs:
+        segmenter = make_segmenter(config)
+        assert segmenter is not None
+        cells = []
+        for split in SPLITS:
+            found = answers(config, split, count)
+            masks = Masks(config.task, segmenter)
+            cell = f'{np.mean([mask_iou(masks, one) for one in found]):.3f}'
+            if config.task.box:
+                cell += f' ({mean(found, "box_hit"):.1%})'
+            cells.append(cell)
+        print(f'| {Path(config.output).name} | ' + ' | '.join(cells) + ' |', flush=True)
+
+
+def report_rewards(runs: list[TrainConfig], count: int) -> None:
+    """Print each reward, of the likeliest answers and of sampled ones."""
+    for config in runs:
+        for sampled in (False, True):
+            found = answers(config, 'test', count, sampled)
+            values = ' '.join(f'{name} {mean(found, name):.3f}' for name in found[0].values)
+            way = 'sampled' if sampled else 'likeliest'
+            print(f'{Path(config.output).name}, {config.model}, {way}: {values}', flush=True)
+
+
+def main() -> None:
+    """Run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('runs', nargs='*', default=[f'runs/tiny_{row}' for row in ROWS])
+    parser.add_argument('--sentences', type=int, default=200, help='of each split')
+    parser.add_argument('--rewards', action='store_true')
+    options = parser.parse_args()
+    started = [load_config(Path(run) / 'config.yaml') for run in options.runs]
+    trained = [
+        dataclasses.replace(config, model=f'{run}/model')
+        for config, run in zip(started, options.runs, strict=True)
+    ]
+    if options.rewards:
+        pairs = zip(started, trained, strict=True)
+        report_rewards([config for pair in pairs for config in pair], options.sentences)
+    else:
+        report_table(trained, options.sentences)
+
+
+if __name__ == '__main__':
+    main()
