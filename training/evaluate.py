@@ -125,7 +125,7 @@ def _report(config: EvalConfig, summary: dict[str, Any], folder: Path) -> None:
         f'  {counts["failed"]} texts could not be read, {counts["repaired"]} were repaired, '
         f'{counts["nothing_found"]} say that nothing matches'
     )
-    if config.protocol == 'released':
+    if 'dropped' in figures:
         print(f'  {figures["dropped"]} rows left out, as the released evaluation does')
     if counts['error']:
         print(

@@ -26,6 +26,7 @@ from training.evaluate import evaluate, main
 from training.evaluating.config import make_config
 from training.evaluating.identity import fingerprint
 from training.evaluating.shards import Place, read_rows, shard_path
+from training.report import report
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/evaluate.txt')
 
@@ -138,6 +139,31 @@ def test_real_models_prompted_with_points_alone(
         assert row['box'] is None
         assert row['points'] == [[50 * 128 / 112, 56 * 96 / 112], [62 * 128 / 112, 60 * 96 / 112]]
         assert set(row['timings']) == {'reason', 'embed', 'decode'}
+
+
+@pytest.mark.usefixtures('one_thread')
+@pytest.mark.parametrize('protocol', ['standard', 'released'])
+def test_questions_answered_in_words(
+    overfit_reasoner_dir: Path, tmp_path: Path, protocol: str
+) -> None:
+    """The answer between its tags is judged; no segmenter is loaded."""
+    (tmp_path / 'test' / 'png').mkdir(parents=True)
+    Image.new('RGB', (90, 60)).save(tmp_path / 'test' / 'png' / 'a.png')
+    said = '{"bbox": [28, 30, 84, 90], "points_1": [50, 56], "points_2": [62, 60]}'
+    rows = [{'imgname': 'a.png', 'query': 'Which?', 'label': label} for label in (said, '3')]
+    for part, row in zip(('human', 'augmented'), rows, strict=True):
+        (tmp_path / 'test' / f'test_{part}.json').write_text(json.dumps([row]))
+    folder = tmp_path / 'run'
+    flags = {'dataset': 'chartqa:test', 'root': tmp_path, 'model': overfit_reasoner_dir}
+    flags |= {'output': folder, 'protocol': protocol, 'segmenter-model': '/nowhere'}
+    flags |= {'device': 'cpu', 'family': 'seg_zero'}  # the only way this model can be asked
+    assert main([part for key, value in flags.items() for part in (f'--{key}', str(value))]) == 0
+    summary = json.loads((folder / 'summary.json').read_text())
+    assert summary['accuracy']['value'] == 0.5
+    assert summary['groups']['human']['accuracy']['value'] == 1
+    report([folder], tmp_path / 'report', samples=1)
+    assert '| 50.0 (0.0 to 100.0) |' in (tmp_path / 'report' / 'report.md').read_text()
+    assert 'Right: 3' in (tmp_path / 'report' / 'run.html').read_text()
 
 
 # --- stopped and started again ----------------------------------------------------------------

@@ -129,6 +129,14 @@ def test_a_run_stands_in_every_table_it_belongs_to(finished: Path, tmp_path: Pat
     assert '| rules + grabcut | **measured** | the only one |' in text
 
 
+def test_the_released_model_stands_below_its_published_row(finished: Path, tmp_path: Path) -> None:
+    report([variant(finished, 'seg', model='Ricky06662/Seg-Zero-7B')], tmp_path, samples=0)
+    systems = [row['system'] for row in table(tmp_path, 'table_6')]
+    place = systems.index('Seg-Zero-7B')
+    assert systems[place + 1] == 'Seg-Zero-7B + grabcut'
+    assert systems.count('Seg-Zero-7B + grabcut') == 1
+
+
 def test_last_checkpoint_and_best_of_k_are_told_apart(finished: Path, tmp_path: Path) -> None:
     runs = [
         variant(finished, f'at{i}', giou, model=f'runs/main_7b_n16/{name}')

@@ -12,7 +12,7 @@ import yaml
 
 from segzero_core.errors import ConfigError
 from segzero_core.reasoners import load_reasoner
-from segzero_core.segmenters import load_segmenter
+from segzero_core.segmenters import Segmenter, load_segmenter
 from segzero_core.task import Task
 from training.evaluating.answering import Examiner
 from training.evaluating.config import EvalConfig
@@ -45,9 +45,7 @@ class Engines:
             raise ConfigError(f'{words} asks for words, which rules has none of: give --model')
         _take_gpu(place)
         self._reasoner = load_reasoner(config.reasoner, **reasoner_options(config, bool(words)))
-        self._segmenter = load_segmenter(
-            config.segmenter, model=config.segmenter_model, **_device(config, config.segmenter)
-        )
+        self._segmenter = _segmenter(config, bool(words))
         own: Task = getattr(self._reasoner, 'task', Task())  # not every engine has checkpoints
         task = config.task or own
         if config.task:
@@ -74,6 +72,14 @@ class Engines:
         self.examiner.close()
         self._reasoner.close()
         self._segmenter.close()
+
+
+def _segmenter(config: EvalConfig, words: bool) -> Segmenter:
+    """Return the segmenter; where answers are words, nobody asks it: the one without weights."""
+    if words:
+        return load_segmenter('grabcut')
+    options = {'model': config.segmenter_model, **_device(config, config.segmenter)}
+    return load_segmenter(config.segmenter, **options)
 
 
 def reasoner_options(config: EvalConfig, words: bool) -> dict[str, Any]:

@@ -74,8 +74,8 @@ def published() -> list[dict[str, Any]]:
 def paper_tables(measured: Sequence[Measured]) -> list[Table]:
     """Return the paper's tables, each with what was measured of it.
 
-    A run stands below the row of the preset it was trained with; in the open comparisons
-    (Tables 6 and 7, Figure 5) all others follow at the end.
+    A run stands below the row of the preset it was trained with, or of the released model that it
+    measured; in the open comparisons (Tables 6 and 7, Figure 5) all others follow at the end.
     """
     return [_paper_table(table, measured) for table in published()]
 
@@ -90,7 +90,9 @@ def overview(runs: Sequence[Run]) -> Table:
             cell = figures.get((run.dataset, name))
             return str(cell) if cell else _NONE
 
-        released = run.settings['protocol'] == 'released'
+        released = (
+            run.summary.get('released', {}) if run.settings['protocol'] == 'released' else {}
+        )
         rows.append(
             [
                 run.dataset,
@@ -102,7 +104,7 @@ def overview(runs: Sequence[Run]) -> Table:
                 f'{100 * counts["parse_failure_rate"]:.1f}',
                 f'{100 * counts["repair_rate"]:.1f}',
                 str(counts['error']),
-                str(run.summary['released']['dropped']) if released else '0',
+                str(released.get('dropped', 0)),
             ]
         )
     head = ['dataset', 'level', 'system', 'checkpoint', 'rows', *OVERVIEW.values()]
@@ -118,7 +120,8 @@ def _paper_table(table: dict[str, Any], measured: Sequence[Measured]) -> Table:
         source = entry.get('source', _PAPER)
         rows.append([entry['system'], source, 'published', *values])
         for row in measured:
-            if row.model == entry.get('preset') and id(row) not in shown:
+            its_own = row.model in (entry.get('preset'), entry['system'])
+            if its_own and id(row) not in shown:
                 shown.add(id(row))
                 rows += _measured_row(row, columns)
     for row in measured if table.get('open') else ():
