@@ -27,7 +27,7 @@ from segzero_core.data import read_dataset
 from segzero_core.errors import AnswerError
 from segzero_core.metrics import image_ious, overlap
 from training.config import TrainConfig, load_config
-from training.evaluation import Answered, answer_records
+from training.held_out import Answered, answer_records
 from training.models import load_trainee
 from training.rewarding import Masks, make_segmenter
 

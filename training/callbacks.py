@@ -13,7 +13,7 @@ from trl.models import unwrap_model_for_generation
 
 from segzero_core.data import Record
 from training.config import TrainConfig
-from training.evaluation import answer_records
+from training.held_out import answer_records
 from training.logs import Sample, save_samples
 from training.metrics import append_metrics
 from training.models import Trainee

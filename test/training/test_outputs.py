@@ -107,7 +107,7 @@ def test_evaluation_judges_what_the_reasoner_would_answer(
     from segzero_core.reasoners.transformers import TransformersReasoner
     from segzero_core.rewards import Recipe
     from segzero_core.task import Task
-    from training.evaluation import answer_records
+    from training.held_out import answer_records
     from training.models import load_model
 
     torch = pytest.importorskip('torch')
