@@ -197,17 +197,19 @@ def process(
     try:
         yield running
     finally:
-        running.send_signal(signal.SIGINT)
+        running.send_signal(signal.SIGINT)  # nothing, if it has ended
         running.wait(timeout=20)
 
 
-def serve_node(arguments: list[str], reasoner: str, segmenter: str) -> int:
-    """Be the segzero node, active, with two engines of a benchmark: ``module:Class``."""
+def serve_node(arguments: list[str], reasoner: str, segmenter: str, autostart: bool = True) -> int:
+    """Be the segzero node, with two engines of a benchmark: ``module:Class``."""
     from segzero_ros.node import main
 
     REASONERS['benchmark'] = Engine(reasoner, 'core')
     SEGMENTERS['benchmark'] = Engine(segmenter, 'core')
-    given = ('autostart:=true', 'reasoner.engine:=benchmark', 'segmenter.engine:=benchmark')
+    given = ['reasoner.engine:=benchmark', 'segmenter.engine:=benchmark']
+    if autostart:
+        given.append('autostart:=true')
     return main([*arguments, '--ros-args', *(word for p in given for word in ('-p', p))])
 
 

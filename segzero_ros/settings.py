@@ -52,6 +52,15 @@ PARAMETERS: dict[str, Spec] = {
     'reasoner.quantization': Spec(
         '', 'Weights of the transformers engine in fewer bits', lambda: ['', '4bit', '8bit']
     ),
+    'reasoner.guided': Spec(
+        False, 'The engines vllm and openai let the model write nothing but the answer format'
+    ),
+    'reasoner.memory_share': Spec(
+        0.0,
+        "Of the GPU's memory, for the vllm engine; the segmenter needs the rest; 0 is 0.8",
+        low=0.0,
+        high=1.0,
+    ),
     'reasoner.url': Spec(
         '', 'Model server of the openai engine, such as http://127.0.0.1:8000/v1'
     ),

@@ -39,6 +39,8 @@ def test_the_defaults_can_be_used(node):
             'reasoner.engine': 'transformers',
             'reasoner.model': 'folder',
             'reasoner.max_new_tokens': 64,
+            'reasoner.guided': True,
+            'reasoner.memory_share': 0.5,
             'segmenter.device': 'cpu',
             'image.transport': 'compressed',
             'image.reliability': 'reliable',
@@ -50,7 +52,7 @@ def test_the_defaults_can_be_used(node):
 )
 def test_engines_get_the_options_that_are_set(node):
     settings = read_settings(node)
-    options = {'model': 'folder', 'max_new_tokens': 64}
+    options = {'model': 'folder', 'max_new_tokens': 64, 'guided': True, 'memory_share': 0.5}
     assert settings.reasoner == EngineSettings('transformers', options)
     assert settings.segmenter == EngineSettings('grabcut', {'device': 'cpu'})
     assert settings.compressed

@@ -14,6 +14,7 @@ STATES = {
     'inactive': ('configure',),
     'active': ('configure', 'activate'),
     'answering': ('configure', 'activate'),
+    'finalized': ('shutdown',),
 }
 
 
@@ -77,7 +78,7 @@ def test_killed_in_any_state_it_answers_again(start, ros, make_client, state):
     wait_for_an_answer(client)
 
 
-@pytest.mark.parametrize('state', ['inactive', 'active', 'answering'])
+@pytest.mark.parametrize('state', ['inactive', 'active', 'answering', 'finalized'])
 def test_ended_in_any_state_it_ends_well_and_answers_again(start, ros, make_client, state):
     client = make_client(next(ros))
     node = start(client.namespace)
