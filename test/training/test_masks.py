@@ -11,11 +11,13 @@ pytest.importorskip('transformers', reason='needs transformers: see requirements
 import torch
 
 from segzero_core.checkpoints import transformers
-from segzero_core.errors import TrainingError
+from segzero_core.errors import ModelLoadError, TrainingError
 from segzero_core.segmenters.sam2 import Sam2Segmenter
+from segzero_core.types import Box
 from training.grounding import masks
 from training.grounding.command import read_settings
-from training.grounding.masks import MaskSettings, draw, mask_losses, train_masks
+from training.grounding.mask_batches import View, draw, enlarged
+from training.grounding.masks import MaskSettings, mask_losses, train_masks
 from training.grounding.scenes import load_scenes
 
 PRESET = Path(__file__).parents[2] / 'config' / 'training' / 'tiny_segmenter.yaml'
@@ -37,16 +39,17 @@ def settings(folder, cache, **changes):
     return dataclasses.replace(base, **changes)
 
 
-def test_exact_prompts_are_on_what_they_mean(scenes, cache, tmp_path):
-    exact = settings(tmp_path, cache, jitter=0.0, batch=6, prompts=5)
+@pytest.mark.parametrize('zoom', [1.0, 2.0])
+def test_exact_prompts_are_on_what_they_mean(scenes, cache, tmp_path, zoom):
+    exact = settings(tmp_path, cache, jitter=0.0, batch=12, prompts=5, zoom=zoom)
     batch = draw(scenes, exact, np.random.default_rng(1))
-    assert batch.images.shape == (6, 3, SIDE, SIDE)
-    for image in range(6):
+    assert batch.images.shape == (12, 3, SIDE, SIDE)
+    for image in range(12):
         for prompt in range(5):
             mask = batch.masks[image, prompt]
             rows, columns = mask.nonzero().T
             seen = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-            assert torch.allclose(batch.boxes[image, prompt], seen.float(), atol=2.5)
+            assert torch.allclose(batch.boxes[image, prompt], seen.float(), atol=1.5 * zoom)
             for x, y in batch.points[image, prompt].round().long().tolist():
                 assert mask[y, x]
 
@@ -60,6 +63,30 @@ def test_prompts_are_as_imprecise_as_asked_for(scenes, cache, tmp_path):
     off = (jittered.boxes - exact.boxes) / extent
     assert float(off.std()) == pytest.approx(0.1, rel=0.2)
     assert torch.equal(jittered.masks, exact.masks)
+
+
+def test_a_part_of_a_scene_is_enlarged_with_its_items(scenes):
+    rng = np.random.default_rng(3)
+    kept = 0
+    for image, instances, items in zip(scenes.images, scenes.instances, scenes.items, strict=True):
+        whole = View(image, instances, dict(enumerate(items, start=1)))
+        assert enlarged(whole, 1.0, rng).image.tobytes() == image.tobytes()
+        part = enlarged(whole, 1.5, rng)
+        assert part.image.shape == image.shape
+        assert part.items
+        for number, item in part.items.items():
+            kept += 1
+            share = (part.instances == number).sum() / (instances == number).sum()
+            assert share == pytest.approx(1.5**2, rel=0.1)
+            before = whole.items[number].box
+            assert item.box.x2 - item.box.x1 == pytest.approx(1.5 * (before.x2 - before.x1), 0.01)
+    assert kept > 3
+
+
+def test_what_does_not_fit_is_not_enlarged(scenes):
+    item = scenes.items[0][0]._replace(box=Box(10, 10, 200, 60))
+    view = View(scenes.images[0], scenes.instances[0], {1: item})
+    assert enlarged(view, 1.6, np.random.default_rng(0)) is view
 
 
 def test_losses_ask_for_the_right_mask_and_a_score_that_knows():
@@ -109,6 +136,21 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(tmp_path, cache, 
         SIDE,
         SIDE,
     )
+
+
+def test_training_goes_on_from_a_checkpoint(tmp_path, cache, scenes, tiny_segmenter_dir):
+    given = settings(tmp_path, cache, steps=1, learning_rate=0.0, start=str(tiny_segmenter_dir))
+    trained = train_masks(given)
+    before, after = (
+        transformers.Sam2Model.from_pretrained(folder, dtype=torch.float32).state_dict()
+        for folder in (tiny_segmenter_dir, trained)
+    )
+    assert all(torch.equal(before[name].half(), after[name].half()) for name in before)
+
+
+def test_a_start_that_is_no_sam_2_is_refused(tmp_path, cache, tiny_reasoner_dir):
+    with pytest.raises(ModelLoadError, match='sam2'):
+        train_masks(settings(tmp_path, cache, start=str(tiny_reasoner_dir)))
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path, cache):

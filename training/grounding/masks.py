@@ -13,18 +13,17 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from segzero_core.checkpoints import transformers
+from segzero_core.checkpoints import check_checkpoint, find_checkpoint, transformers
 from segzero_core.errors import TrainingError
-from segzero_core.tiny import SegmenterSizes, build_tiny_segmenter
+from segzero_core.tiny import build_tiny_segmenter
 from segzero_core.types import Size
-from training.grounding.batches import mirror_item
+from training.grounding.mask_batches import draw
 from training.grounding.network import parameters
 from training.grounding.scenes import Scenes, load_scenes
 
-RENDERED = Size(384, 288)
+RENDERED = Size(640, 480)
 _REPORT_EVERY = 50
 _FOCAL_WEIGHT = 20.0  # to dice, as SAM 2 was trained (arXiv 2408.00714, appendix D)
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -41,44 +40,32 @@ class MaskSettings:
         prompts: Per scene.
         learning_rate: At its highest.
         jitter: Standard deviation of a prompt's box sides, as a share of its width and height.
+            Some prompts are nearly exact, others nearly twice as far off.
+        zoom: Half of the images are parts of scenes, enlarged up to this many times.
+        start: A checkpoint to go on from: a name, folder or hub id; '' = random weights.
         seed: Of the weights and the batches.
         save_every: Steps between resume points.
     """
 
     output: Path
     cache: Path
-    scenes: int = 2000
+    scenes: int = 4000
     first_scene: int = 20_000
-    steps: int = 4000
-    batch: int = 8
+    steps: int = 13_500
+    batch: int = 4
     prompts: int = 4
     learning_rate: float = 1e-3
     jitter: float = 0.08
+    zoom: float = 1.6
+    start: str = ''
     seed: int = 0
     save_every: int = 250
-
-
-@dataclass(frozen=True)
-class MaskBatch:
-    """P prompts on each of B images, S pixels square, and what they mean.
-
-    Attributes:
-        images: (B, 3, S, S) float32, normalised.
-        boxes: (B, P, 4) float32, in pixels of the square.
-        points: (B, P, 2, 2) float32.
-        masks: (B, P, S, S) bool.
-    """
-
-    images: torch.Tensor
-    boxes: torch.Tensor
-    points: torch.Tensor
-    masks: torch.Tensor
 
 
 def train_masks(
     settings: MaskSettings, on_report: Callable[[dict[str, float]], None] = lambda _: None
 ) -> Path:
-    """Train a tiny SAM 2 from random weights, or go on where a killed run stopped.
+    """Train a tiny SAM 2 from ``settings.start``, or go on where a killed run stopped.
 
     Args:
         settings: What to do.
@@ -89,17 +76,19 @@ def train_masks(
         The trained model, an ordinary checkpoint folder.
 
     Raises:
+        ModelLoadError: ``settings.start`` is no SAM 2.
         TrainingError: A loss is not a number.
     """
     trained, start = settings.output / 'model', settings.output / 'start'
     if trained.is_dir():
         return trained
-    sizes = SegmenterSizes()
-    scenes = load_scenes(
-        settings.cache, settings.first_scene, settings.scenes, sizes.image_side, RENDERED
-    )
-    if not start.is_dir():
-        build_tiny_segmenter(start.with_suffix('.part'), settings.seed, sizes).rename(start)
+    if settings.start:
+        start = find_checkpoint(settings.start)
+        check_checkpoint(start, ('sam2',))
+    elif not start.is_dir():
+        build_tiny_segmenter(start.with_suffix('.part'), settings.seed).rename(start)
+    side = transformers.AutoConfig.from_pretrained(start).prompt_encoder_config.image_size
+    scenes = load_scenes(settings.cache, settings.first_scene, settings.scenes, side, RENDERED)
     run = _Run(settings, start, scenes, on_report)
     run.resume()
     run.train()
@@ -118,7 +107,11 @@ class _Run:
     ) -> None:
         torch.manual_seed(settings.seed)
         self._settings, self._scenes, self._on_report = settings, scenes, on_report
-        self._model = transformers.Sam2Model.from_pretrained(start).train()
+        # bfloat16 pays on a CPU only with attention as plain matrix products.
+        self._model = transformers.Sam2Model.from_pretrained(
+            start, dtype=torch.float32, attn_implementation='eager'
+        )
+        self._model.train()
         self._optimizer = torch.optim.AdamW(
             parameters(self._model), betas=(0.9, 0.95), weight_decay=0.01, fused=True
         )
@@ -153,13 +146,14 @@ class _Run:
 
     def _update(self) -> dict[str, float]:
         batch = draw(self._scenes, self._settings, self._rng)
-        found = self._model(
-            pixel_values=batch.images,
-            input_boxes=batch.boxes,
-            input_points=batch.points,
-            multimask_output=True,
-        )
-        losses = mask_losses(found.pred_masks, found.iou_scores, batch.masks)
+        with torch.autocast('cpu', torch.bfloat16):
+            found = self._model(
+                pixel_values=batch.images,
+                input_boxes=batch.boxes,
+                input_points=batch.points,
+                multimask_output=True,
+            )
+        losses = mask_losses(found.pred_masks.float(), found.iou_scores.float(), batch.masks)
         total = _FOCAL_WEIGHT * losses['focal'] + losses['dice'] + losses['score']
         if not torch.isfinite(total):
             raise TrainingError(
@@ -198,39 +192,10 @@ class _Run:
     def save(self, folder: Path) -> Path:
         """Write the trained checkpoint and remove what only a resume needs."""
         part = folder.with_suffix('.part')
-        self._model.save_pretrained(part)
+        self._model.half().save_pretrained(part)
         part.rename(folder)
         self._file.unlink(missing_ok=True)
         return folder
-
-
-def draw(scenes: Scenes, settings: MaskSettings, rng: np.random.Generator) -> MaskBatch:
-    """Draw scenes, half of them mirrored, and imprecise prompts on their objects."""
-    images, boxes, points, masks = [], [], [], []
-    for index in rng.integers(len(scenes), size=settings.batch):
-        flip = rng.random() < 0.5
-        step = -1 if flip else 1
-        images.append(scenes.images[index][:, ::step])
-        instances = scenes.instances[index][:, ::step]
-        for chosen in rng.integers(len(scenes.items[index]), size=settings.prompts):
-            item = scenes.items[index][chosen]
-            item = mirror_item(item, scenes.side) if flip else item
-            # A reasoner's boxes are off; its points less so, for they are far from any edge.
-            extent = np.tile([item.box.x2 - item.box.x1, item.box.y2 - item.box.y1], 2)
-            boxes.append(item.box + settings.jitter * extent * rng.standard_normal(4))
-            shift = settings.jitter / 2 * extent.reshape(2, 2) * rng.standard_normal((2, 2))
-            points.append(item.points + shift)
-            masks.append(instances == chosen + 1)
-    shape = (settings.batch, settings.prompts)
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-    gain = torch.from_numpy(0.85 + 0.3 * rng.random((settings.batch, 1, 1, 1))).float()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
-    return MaskBatch(
-        (pixels * gain - mean) / std,
-        torch.from_numpy(np.stack(boxes)).float().view(*shape, 4),
-        torch.from_numpy(np.stack(points)).float().view(*shape, 2, 2),
-        torch.from_numpy(np.stack(masks)).view(*shape, scenes.side, scenes.side),
-    )
 
 
 def mask_losses(
