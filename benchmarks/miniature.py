@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +25,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from segzero_core.data import read_dataset
+from segzero_core.data import Record, read_dataset
 from segzero_core.errors import AnswerError
 from segzero_core.metrics import image_ious, overlap
+from segzero_core.segmenters import load_segmenter
+from segzero_core.segmenters.base import Segmenter
 from training.config import TrainConfig, load_config
 from training.held_out import Answered, answer_records
 from training.models import load_trainee
-from training.rewarding import Masks, make_segmenter
+from training.rewarding import Masks
 
 ROWS = ('grpo', 'imitation', 'nocot', 'bbox', 'points', 'softacc', 'soft')
 SPLITS = ('test', 'unseen_colours', 'unseen_shapes', 'unseen_relations')
@@ -38,18 +42,24 @@ SPLITS = ('test', 'unseen_colours', 'unseen_shapes', 'unseen_relations')
 def answers(config: TrainConfig, split: str, count: int, sampled: bool = False) -> list[Answered]:
     """Let the model ``config.model`` answer as ``config`` asks."""
     trainee = load_trainee(config)
-    records = read_dataset(f'synthetic:{split}?size=256x192&count={count}').records
     torch.manual_seed(0)
     return answer_records(
         trainee.model,
         trainee.processor,
-        records,
+        scenes(split, count),
         trainee.family,
         config.task,
         config.recipe,
         config.max_completion_tokens,
+        batch=50,
         sampled=sampled,
     )
+
+
+@functools.cache
+def scenes(split: str, count: int) -> Sequence[Record]:
+    """Return what is asked; each scene is made once for all runs."""
+    return read_dataset(f'synthetic:{split}?size=256x192&count={count}').records
 
 
 def mask_iou(masks: Masks, answered: Answered) -> float:
@@ -68,12 +78,10 @@ def mean(found: list[Answered], name: str) -> float:
     return float(np.mean([answered.values[name] for answered in found]))
 
 
-def report_table(runs: list[TrainConfig], count: int) -> None:
+def report_table(runs: list[TrainConfig], count: int, segmenter: Segmenter) -> None:
     """Print gIoU, and where there is a box how often it is right, of each run and split."""
     print('| run | ' + ' | '.join(SPLITS) + ' |\n|---' * (len(SPLITS) + 1) + '|')
     for config in runs:
-        segmenter = make_segmenter(config)
-        assert segmenter is not None
         cells = []
         for split in SPLITS:
             found = answers(config, split, count)
@@ -111,7 +119,8 @@ def main() -> None:
         pairs = zip(started, trained, strict=True)
         report_rewards([config for pair in pairs for config in pair], options.sentences)
     else:
-        report_table(trained, options.sentences)
+        segmenter = load_segmenter('sam2', model='tiny_sam2', device='cpu')
+        report_table(trained, options.sentences, segmenter)
 
 
 if __name__ == '__main__':

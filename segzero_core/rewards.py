@@ -125,9 +125,10 @@ def think_format(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
 
 
 def answer_format(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
-    """1 for an answer with the right keys and the right number of coordinates under each."""
+    """1 for the right keys and numbers of coordinates. Hardened: no thinking but as asked for."""
     if recipe.mode == 'hardened':
-        return float(_read(text, recipe).well_formed)
+        asked = recipe.thinking or text.strip().startswith('<answer>')
+        return float(asked and _read(text, recipe).well_formed)
     data = released.read(text)
     if data is None:
         return 0.0

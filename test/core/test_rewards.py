@@ -198,6 +198,8 @@ def test_without_thinking_there_is_no_reward_for_its_form():
     names = list(score(f'<answer>{JSON}</answer>', TRUTH, Recipe(thinking=False)))
     assert names == ['answer_format', 'box_iou', 'box_l1', 'point_l1']
     assert total(f'<answer>{JSON}</answer>', Recipe(thinking=False)) == 4
+    # Thinking that was not asked for costs the reward of the form.
+    assert total(f'<think>a</think><answer>{JSON}</answer>', Recipe(thinking=False)) == 3
 
 
 @pytest.mark.parametrize('mode', ['hardened', 'released'])
