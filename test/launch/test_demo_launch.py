@@ -61,11 +61,15 @@ def query(scene: Scene, source: PythonLaunchDescriptionSource) -> Query:
 @launch_pytest.fixture(scope='module')
 def demo(
     source: PythonLaunchDescriptionSource,
+    root: Path,
     own_domain: None,
     programs: None,
     processes: Processes,
 ) -> LaunchDescription:
-    return LaunchDescription([*processes.watch(), IncludeLaunchDescription(source)])
+    # Without models, which take long to load; test/ros/test_demo.py asks those of the default.
+    arguments = {'params_file': str(root / 'config' / 'demo_rules.yaml')}
+    demo = IncludeLaunchDescription(source, launch_arguments=arguments.items())
+    return LaunchDescription([*processes.watch(), demo])
 
 
 def test_arguments_and_defaults(root: Path, source: PythonLaunchDescriptionSource) -> None:
