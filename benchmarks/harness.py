@@ -69,6 +69,8 @@ class InstantReasoner:
 class InstantSegmenter:
     """Returns a mask that is ready, from the second time on."""
 
+    embeds_at_once = True
+
     def __init__(self) -> None:
         self._masks: dict[tuple[int, int], Any] = {}
 

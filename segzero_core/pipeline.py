@@ -75,7 +75,7 @@ class SegZero:
         start = time.perf_counter()
         query = check_query(query)
         check_image(image)
-        embedding = self._second.submit(_timed, self._embed, image)
+        embedding = self._begin_embedding(image)
         listener = _Listener(on_text, lambda text: self._decode_early(image, text))
         try:
             text, reason_s = _timed(self.reasoner.reason, image, query, listener, cancel)
@@ -118,7 +118,7 @@ class SegZero:
         start = time.perf_counter()
         queries = [check_query(query) for query in queries]
         check_image(image)
-        embedding = self._second.submit(_timed, self._embed, image)
+        embedding = self._begin_embedding(image)
         try:
             texts, reason_s = _timed(self._reason_all, image, queries)
             answers = [self._read(image, text) for text in texts]
@@ -204,15 +204,26 @@ class SegZero:
             return self.reasoner.reason_batch([image] * len(queries), queries)
         return [self.reasoner.reason(image, query) for query in queries]
 
+    def _begin_embedding(self, image: Image) -> Future[tuple[None, float]]:
+        """Have ``image`` embedded in the second thread, unless it is done sooner than said."""
+        if not getattr(self.segmenter, 'embeds_at_once', False):
+            return self._second.submit(_timed, self._embed, image)
+        embedding: Future[tuple[None, float]] = Future()
+        embedding.set_result(_timed(self._embed_anew, image))
+        return embedding
+
     def _embed(self, image: Image) -> None:
-        """Have ``image`` embedded; run in the second thread."""
+        """Have ``image`` embedded, if it is not the newest frame; run in the second thread."""
         if self._frame.equals(image):
             return
         self._frame.forget()
         self._embedding = None  # the old one's memory first
         with half_the_cores():
-            self._embedding = self.segmenter.embed(image)
+            self._embed_anew(image)
         self._frame.keep(image)
+
+    def _embed_anew(self, image: Image) -> None:
+        self._embedding = self.segmenter.embed(image)
 
     def _decode(self, prompts: Sequence[_Prompt]) -> list[MaskResult]:
         """Return the masks of the newest frame, in whichever thread has time."""

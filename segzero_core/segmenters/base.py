@@ -22,7 +22,11 @@ class MaskResult(NamedTuple):
 
 
 class Segmenter(Protocol):
-    """Promptable segmentation in two steps: the first can run while the reasoner thinks."""
+    """Promptable segmentation in two steps: the first can run while the reasoner thinks.
+
+    An engine whose first step is nothing worth a thread, or keeping, may say so with an attribute
+    ``embeds_at_once``.
+    """
 
     def embed(self, image: Image) -> Any:
         """Do everything that depends on the image alone.

@@ -41,6 +41,8 @@ class GrabCutSegmenter:
     Works where object and background differ in colour; it knows nothing about objects.
     """
 
+    embeds_at_once = True
+
     def embed(self, image: Image) -> Embedding:
         """See ``Segmenter``. Reduces a huge image once."""
         check_image(image)

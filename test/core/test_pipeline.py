@@ -193,6 +193,20 @@ def test_a_frame_is_embedded_once_however_many_sentences_are_about_it():
     assert all(map(np.array_equal, segmenter.embedded, frames))
 
 
+def test_a_segmenter_that_embeds_at_once_gets_no_thread_for_it():
+    text = answer_text((84, 140, 420, 700), (210, 280), (315, 420))
+    threads = []
+    segmenter = BoxFiller(on_embed=lambda: threads.append(threading.current_thread()))
+    segmenter.embeds_at_once = True
+    with SegZero(Scripted(lambda: text), segmenter) as segzero:
+        for image in (IMAGE, IMAGE, 255 - IMAGE):
+            found = segzero(image, 'it')
+            assert found.mask.any()
+            assert found.timings['embed'] >= 0
+    assert threads == 3 * [threading.current_thread()]
+    assert np.array_equal(segmenter.embedded[-1], 255 - IMAGE)
+
+
 def test_an_image_that_has_changed_in_place_is_another_frame():
     text = answer_text((84, 140, 420, 700), (210, 280), (315, 420))
     image, segmenter = IMAGE.copy(), BoxFiller()
