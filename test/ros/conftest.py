@@ -76,6 +76,7 @@ def engines(monkeypatch):
     module.ScriptedReasoner.asked.clear()
     module.ScriptedReasoner.started.clear()
     module.ScriptedReasoner.release.clear()
+    module.BoxSegmenter.embedded.clear()
     yield module
     module.ScriptedReasoner.release.set()
 

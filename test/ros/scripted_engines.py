@@ -98,10 +98,13 @@ class BoxSegmenter:
     does not return from ``embed``.
     """
 
+    embedded: ClassVar = []  # the sizes of the images, as often as one was
+
     def __init__(self, model=''):
         self.model = model
 
     def embed(self, image):
+        self.embedded.append(image.shape[:2])
         if self.model == 'stuck':
             threading.Event().wait(LONG)
         return image.shape[:2]

@@ -86,7 +86,7 @@ def test_a_signal_ends_the_process_even_while_a_model_runs(
 
     client.wait_for(running, 'the text of a model that runs')
     process.send_signal(number)
-    output, _ = process.communicate(timeout=15)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
     assert 'Traceback' not in output
     assert client.results(1)[0]['status'] == 'cancelled'
@@ -96,7 +96,7 @@ def test_an_idle_process_ends_too(processes, client, scripted_program):
     process = processes(scripted_program, '--ros-args', '-r', f'__ns:={client.namespace}')
     client.state()
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=15)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
     assert 'Traceback' not in output
 
@@ -111,6 +111,6 @@ def test_a_signal_ends_a_process_that_still_loads_its_model(processes, client, s
             break
     assert client.state() == 'configuring'
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=15)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
     assert 'Traceback' not in output

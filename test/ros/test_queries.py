@@ -149,6 +149,15 @@ def test_no_mask_is_left_when_the_camera_stops(graph, continuous):
     assert len(graph.client.results(1)) == 1
 
 
+def test_a_scene_that_stands_still_is_embedded_once(graph, engines):
+    node = graph.active_node('image')
+    for stamp, value, times in [(1, 100, 1), (2, 100, 1), (3, 101, 2), (4, 101, 2)]:
+        show(graph, node, stamp, value)
+        result = graph.client.ask('the red mug')
+        assert (result['status'], result['stamp']['sec']) == ('ok', stamp)
+        assert len(engines.BoxSegmenter.embedded) == times
+
+
 def test_a_model_that_gets_stuck_is_an_error_and_the_next_sentence_is_answered(
     graph, engines, monkeypatch
 ):
