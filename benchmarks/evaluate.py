@@ -53,7 +53,7 @@ def main() -> None:
     memory = commands.add_parser('memory')
     memory.add_argument('--samples', type=int, default=500)
     throughput = commands.add_parser('throughput')
-    throughput.add_argument('--images', type=int, default=6)
+    throughput.add_argument('--images', type=int, default=18)
     throughput.add_argument('--sentences', type=int, default=7, help='about each image')
     throughput.add_argument('--rounds', type=int, default=3)
     for name in ('ours', 'released'):  # of one round, in a process of its own
@@ -313,8 +313,9 @@ def ours(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
             run = open_run(Path(name), run_settings(config, samples))
             rows: list[dict[str, Any]] = []
             shard = Shard(Path(name), run, place, rows.append)
-            for batch in load_batches(samples, own_rows(samples, place), BATCH):
-                for row in engines.examiner.examine(batch):
+            batches = load_batches(samples, own_rows(samples, place), BATCH)
+            for results in engines.examiner.examine(batches):
+                for row in results:
                     shard.add(row)
             shard.close()
             merge(Path(name), run, place.world, len(samples))

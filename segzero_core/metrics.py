@@ -169,16 +169,12 @@ def box_accuracy(
     return sum(hits) / len(hits)
 
 
-def points_on_mask(points: Sequence[Point], truth: Mask) -> float:
-    """Return the share of ``points`` whose pixel is in the (H, W) truth; 0 of none.
+def points_on_mask(points: Sequence[Point], truth: Rle) -> float:
+    """Return the share of ``points`` whose pixel is in the truth; 0 of none.
 
     Its mean over images is Seg-Zero's point accuracy (appendix C).
     """
-    height, width = truth.shape
-    hits = 0
-    for point in points:
-        column, row = round(point.x), round(point.y)
-        hits += 0 <= column < width and 0 <= row < height and bool(truth[row, column])
+    hits = sum(truth.has(round(point.x), round(point.y)) for point in points)
     return hits / len(points) if points else 0.0
 
 

@@ -78,10 +78,11 @@ def evaluate(config: EvalConfig, place: Place) -> dict[str, Any] | None:
             done = len(rows) - len(todo)
             progress = Progress(len(rows), done, aloud=place.rank == 0)
             with Engines(config, samples.dataset, place) as engines:
-                for batch in load_batches(samples, todo, config.batch_size):
-                    for row in engines.examiner.examine(batch):
+                batches = load_batches(samples, todo, config.batch_size)
+                for results in engines.examiner.examine(batches):
+                    for row in results:
                         shard.add(row)
-                        done += 1
+                    done += len(results)
                     progress.show(done, str(score))
     finally:
         shard.close(wanted=unfinished)

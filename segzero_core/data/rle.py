@@ -41,6 +41,16 @@ class Rle(NamedTuple):
         x, y, width, height = (float(value) for value in _coco().toBbox(_to_coco(self)))
         return Box(x, y, x + width - 1, y + height - 1) if width and height else None
 
+    def has(self, column: int, row: int) -> bool:
+        """Return whether a pixel is set; those outside the mask are not."""
+        width, height = self.size
+        if not (0 <= column < width and 0 <= row < height):
+            return False
+        before = column * height + row
+        runs = [before, 1, width * height - before - 1]
+        given = {'size': [height, width], 'counts': runs}
+        return shared_area([self, _from_coco(_coco().frPyObjects(given, height, width))]) == 1
+
 
 def encode_mask(mask: Mask) -> Rle:
     """Return the run lengths of an (H, W) bool mask."""
@@ -52,6 +62,8 @@ def encode_mask(mask: Mask) -> Rle:
 
 def shared_area(masks: Sequence[Rle]) -> int:
     """Return how many pixels all of ``masks`` have; takes time by their runs, not their pixels."""
+    if len(masks) == 1:
+        return masks[0].area
     return int(_coco().area(_coco().merge([_to_coco(mask) for mask in masks], intersect=True)))
 
 

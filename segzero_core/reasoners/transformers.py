@@ -119,7 +119,7 @@ class TransformersReasoner:
         """
         reply = Reply(on_text, cancel)
         reply.check_cancel()
-        begin = self._prompter(image, query)
+        begin = self._prompter(image, self._frame(image), query)
 
         def ask(written: str, tokens: int) -> Iterator[str]:
             return self._writer.write(begin(written), tokens)
@@ -129,9 +129,11 @@ class TransformersReasoner:
 
     def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
         """Write several answers side by side; see ``BatchReasoner.reason_batch``."""
+        # Several sentences may be about one image: its pixels are compared only once.
+        frames = {key: self._frame(image) for key, image in {id(i): i for i in images}.items()}
         replies = [Reply(None, None) for _ in queries]
         begin = {
-            id(reply): self._prompter(image, query)
+            id(reply): self._prompter(image, frames[id(image)], query)
             for reply, image, query in zip(replies, images, queries, strict=True)
         }
 
@@ -154,9 +156,11 @@ class TransformersReasoner:
             self.family.conversation(query), add_generation_prompt=True
         )
 
-    def _prompter(self, image: Image, query: str) -> Callable[[str], Prompt]:
+    def _frame(self, image: Image) -> bytes:
+        return frame_key(image, self.family.input_size(image_size(image)))
+
+    def _prompter(self, image: Image, frame: bytes, query: str) -> Callable[[str], Prompt]:
         """Return what makes the prompt for ``image`` and ``query`` out of a reply's beginning."""
-        frame = frame_key(image, self.family.input_size(image_size(image)))
         asked = self._prompt(query)
 
         def begin(written: str) -> Prompt:

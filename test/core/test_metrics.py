@@ -101,10 +101,13 @@ def test_box_accuracy_counts_missing_boxes_as_wrong():
 
 
 def test_points_on_mask():
-    assert points_on_mask([Point(0.4, 0.4), Point(1.4, 1)], TRUTH) == 1
-    assert points_on_mask([Point(1, 1), Point(1.6, 1)], TRUTH) == 0.5
-    assert points_on_mask([Point(-4, 0), Point(0, 2)], TRUTH) == 0  # no wrapping round
-    assert points_on_mask([], TRUTH) == 0
+    truth = encode_mask(TRUTH)
+    assert points_on_mask([Point(0.4, 0.4), Point(1.4, 1)], truth) == 1
+    assert points_on_mask([Point(1, 1), Point(1.6, 1)], truth) == 0.5
+    assert points_on_mask([Point(-4, 0), Point(0, 2)], truth) == 0  # no wrapping round
+    assert points_on_mask([], truth) == 0
+    pixels = [(x, y) for y in range(2) for x in range(4)]
+    assert [truth.has(x, y) for x, y in pixels] == TRUTH.flatten().tolist()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from segzero_core.data.samples import Row, Sample, Samples
-from segzero_core.errors import DataError, ImageError
+from segzero_core.errors import DataError, ImageError, ServerError
 from segzero_core.memory import OutOfMemoryError
 from segzero_core.prompts import get_family
 from segzero_core.segmenters import MaskResult
@@ -137,7 +138,7 @@ def examined_rows(
     examiner = examiner or Examiner(Scripted(), Filler(), reader)
     try:
         batches = load_batches(data, range(len(data)), size)
-        return [row for batch in batches for row in examiner.examine(batch)]
+        return [row for results in examiner.examine(batches) for row in results]
     finally:
         examiner.close()
 
@@ -182,6 +183,42 @@ def test_a_batch_that_does_not_fit_is_asked_in_halves() -> None:
     reasoner.room = 0
     with pytest.raises(OutOfMemoryError, match='too small for the reasoner and one image'):
         examined(*samples, reasoner=reasoner, size=7)
+
+
+def test_masks_are_made_while_the_reasoner_answers_the_next_batch() -> None:
+    asked_again = threading.Event()
+
+    class Noticing(InBatches):
+        def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
+            if self.sizes:
+                asked_again.set()
+            return super().reason_batch(images, queries)
+
+    class Waiting(Filler):
+        def segment(self, *prompt: Any) -> MaskResult:
+            assert asked_again.wait(30)
+            return super().segment(*prompt)
+
+    samples = [sample(answer(), half(), str(i)) for i in range(6)]
+    rows = examined(*samples, reasoner=Noticing(), segmenter=Waiting(), size=2)
+    assert [row['intersection'] for row in rows] == [41 * 84] * 6
+
+
+def test_a_batch_is_finished_although_the_next_one_fails() -> None:
+    class Failing(InBatches):
+        def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
+            if self.sizes:
+                raise ServerError('server_unreachable', 'gone')
+            return super().reason_batch(images, queries)
+
+    samples = [sample(answer(), half(), str(i)) for i in range(4)]
+    reader = Reader(Task(), get_family('seg_zero'), 'box_points', 'standard')
+    examiner = Examiner(Failing(), Filler(), reader)
+    results = examiner.examine(load_batches(dataset(*samples), range(4), 2))
+    assert [row['row'] for row in next(results)] == [0, 1]
+    with pytest.raises(ServerError, match='gone'):
+        next(results)
+    examiner.close()
 
 
 def test_the_masks_of_an_image_are_made_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
 
 from segzero_core.data.rle import Rle, encode_mask, unite
 from segzero_core.data.samples import Sample
-from segzero_core.errors import AnswerError, MetricError, ServerError
+from segzero_core.errors import AnswerError, MetricError, SegZeroError, ServerError
 from segzero_core.geometry import box_iou
 from segzero_core.metrics import Overlap, overlap_rle, points_on_mask
 from segzero_core.reasoners import Reasoner
@@ -45,19 +45,48 @@ class Examiner:
         """
         self._reasoner, self._segmenter, self._reader = reasoner, segmenter, reader
         self._words = words
-        self._embedder = ThreadPoolExecutor(1, thread_name_prefix='segzero-embed')
+        self._second = ThreadPoolExecutor(1, thread_name_prefix='segzero-segment')
         self._last: tuple[str, Future[Any]] | None = None
 
-    def examine(self, batch: Sequence[Loaded]) -> Iterator[dict[str, Any]]:
-        """Yield a result for each row of ``batch``, as plain data for JSON."""
-        usable = [loaded for loaded in batch if loaded.image is not None]
-        embeddings = {} if self._words else self._embed(usable)
-        start = time.perf_counter()
-        written, refused = self._ask(usable)
-        seconds = (time.perf_counter() - start) / max(len(usable), 1)
-        answered = [loaded for loaded in usable if loaded.row in written]
+    def examine(self, batches: Iterable[Sequence[Loaded]]) -> Iterator[list[dict[str, Any]]]:
+        """Yield the results for the rows of each batch, as plain data for JSON.
+
+        The masks of a batch are made and counted while the reasoner answers the next one.
+        """
+        before: Future[list[dict[str, Any]]] | None = None
+        for batch in batches:
+            usable = [loaded for loaded in batch if loaded.image is not None]
+            embeddings = {} if self._words else self._embed(usable)
+            start = time.perf_counter()
+            try:
+                written, refused = self._ask(usable)
+            except SegZeroError:
+                if before:
+                    yield before.result()
+                raise
+            seconds = (time.perf_counter() - start) / max(len(usable), 1)
+            if before:
+                yield before.result()
+            # Behind the embeddings, in the same thread: they are there when it begins.
+            before = self._second.submit(
+                self._finish, batch, written, refused, embeddings, seconds
+            )
+        if before:
+            yield before.result()
+
+    def _finish(
+        self,
+        batch: Sequence[Loaded],
+        written: dict[int, str],
+        refused: dict[int, ServerError],
+        embeddings: dict[str, Future[Any]],
+        seconds: float,
+    ) -> list[dict[str, Any]]:
+        """Return the results for a batch, of texts ``written`` in so many seconds each."""
+        answered = [loaded for loaded in batch if loaded.row in written]
         prompts = {} if self._words else self._read(answered, written)
         masks = self._segment(answered, prompts, embeddings)
+        rows = []
         for loaded in batch:
             row: dict[str, Any] = {
                 'row': loaded.row,
@@ -65,7 +94,7 @@ class Examiner:
                 'image': loaded.image_id,
             }
             if loaded.row not in written:
-                yield row | _unusable(loaded, refused.get(loaded.row))
+                rows.append(row | _unusable(loaded, refused.get(loaded.row)))
                 continue
             assert loaded.sample is not None  # it has an image
             sample, text = loaded.sample, written[loaded.row]
@@ -77,11 +106,12 @@ class Examiner:
             else:
                 row |= _unread(sample, prompts[loaded.row])
             row['timings'] = {'reason': seconds, **row.get('timings', {})}
-            yield row
+            rows.append(row)
+        return rows
 
     def close(self) -> None:
         """End the second thread; the engines stay."""
-        self._embedder.shutdown(wait=True, cancel_futures=True)
+        self._second.shutdown(wait=True, cancel_futures=True)
 
     def _ask(self, batch: Sequence[Loaded]) -> tuple[dict[int, str], dict[int, ServerError]]:
         """Return the text for each row, and for the others why a server gave none."""
@@ -99,7 +129,7 @@ class Examiner:
             found[self._last[0]] = self._last[1]
         for loaded in batch:
             if loaded.image is not None and loaded.image_id not in found:
-                work = self._embedder.submit(self._timed_embed, loaded.image)
+                work = self._second.submit(self._timed_embed, loaded.image)
                 found[loaded.image_id] = work
                 self._last = (loaded.image_id, work)
         return found
@@ -189,11 +219,10 @@ def _judge_mask(sample: Sample, prompt: Prompt | AnswerError, found: _Found) -> 
     assert sample.truth is not None
     mask = found.mask
     try:
-        counts = _counts(
-            sample,
-            overlap_rle(mask, sample.truth, sample.ignore),
-            overlap_rle(mask, _with_ignored(sample)),
-        )
+        overlap = overlap_rle(mask, sample.truth, sample.ignore)
+        released = overlap
+        if sample.ignore is not None:
+            released = overlap_rle(mask, _with_ignored(sample))
     except MetricError as error:
         return _wrong_size(sample, str(error))
     return {
@@ -201,7 +230,7 @@ def _judge_mask(sample: Sample, prompt: Prompt | AnswerError, found: _Found) -> 
         'error': None,
         **_described(prompt, sample),
         'score': found.score,
-        **counts,
+        **_counts(sample, overlap, released),
         'mask': {'size': [mask.size.height, mask.size.width], 'counts': mask.counts},
         'timings': found.seconds,
     }
@@ -283,7 +312,7 @@ def _described(prompt: Prompt, sample: Sample) -> dict[str, Any]:
     if true and prompt.box:
         fit['box_iou'] = box_iou(prompt.box, true)
     if true and prompt.points and sample.truth:
-        fit['points_on'] = points_on_mask(prompt.points, sample.truth.mask)
+        fit['points_on'] = points_on_mask(prompt.points, sample.truth)
     return {
         'box': list(prompt.box) if prompt.box else None,
         'points': [list(point) for point in prompt.points],
