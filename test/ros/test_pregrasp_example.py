@@ -2,11 +2,13 @@
 """docs/examples/pregrasp.py, alone and between the camera, the node and whoever plans motions."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, TransformStamped
+from std_msgs.msg import String
 
 from segzero_core.synthetic import make_scene
 
@@ -121,3 +123,34 @@ def test_from_a_sentence_to_a_pose_before_the_object(ros, make_client, processes
     stamp = poses[0].header.stamp
     stamps = [(each['stamp']['sec'], each['stamp']['nanosec']) for each in results]
     check(poses[0], results[stamps.index((stamp.sec, stamp.nanosec))], STANDOFF)
+
+
+def test_the_pose_is_in_the_frame_of_the_base(example, ros, make_client, processes):
+    tf2_ros = pytest.importorskip('tf2_ros', reason='needs tf2_ros, which is not on PyPI')
+    pytest.importorskip('tf2_geometry_msgs', reason='needs tf2_geometry_msgs')
+    client = make_client(next(ros))
+    arguments = ['-p', 'base_frame:=base_link', '-p', f'standoff:={STANDOFF}']
+    processes(str(SCRIPT), '--ros-args', '-r', f'__ns:={client.namespace}', *arguments)
+    mounted = TransformStamped(child_frame_id='optical')  # upside down, and a metre up
+    mounted.header.frame_id = 'base_link'
+    mounted.transform.translation.z = mounted.transform.rotation.x = 1.0
+    mounted.transform.rotation.w = 0.0
+    broadcaster = tf2_ros.StaticTransformBroadcaster(client.node)
+    broadcaster.sendTransform(mounted)
+    target = {'frame_id': 'optical', 'point_m': [0.1, 0.2, 0.7], 'width_m': 0.05}
+    target['closing'] = [1.0, 0.0]
+    result = {'query': 'it', 'status': 'ok', 'stamp': {'sec': 3, 'nanosec': 4}, 'target': target}
+    in_camera, poses = example.pregrasp_pose(result, STANDOFF).pose.position, []
+    client.node.create_subscription(PoseStamped, 'pregrasp', poses.append, 10)
+    publisher = client.node.create_publisher(String, 'segzero/result', 10)
+
+    def asked():  # until tf, too, has come
+        publisher.publish(String(data=json.dumps(result)))
+        return poses
+
+    client.wait_for(asked, 'a pose')
+    assert poses[0].header.frame_id == 'base_link'
+    assert (poses[0].header.stamp.sec, poses[0].header.stamp.nanosec) == (3, 4)
+    position = poses[0].pose.position
+    expected = (in_camera.x, -in_camera.y, 1 - in_camera.z)
+    assert (position.x, position.y, position.z) == pytest.approx(expected)
