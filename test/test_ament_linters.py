@@ -37,4 +37,9 @@ def test_xmllint(capfd: pytest.CaptureFixture[str]) -> None:
     linter = pytest.importorskip('ament_xmllint.main', reason=REASON)
     if not shutil.which('xmllint'):
         pytest.skip('needs xmllint: sudo apt install libxml2-utils')
-    assert linter.main(['package.xml', 'config', 'deploy']) == 0, capfd.readouterr()
+    assert linter.main(['config', 'deploy']) == 0, capfd.readouterr()
+    valid = linter.main(['package.xml']) == 0
+    said = capfd.readouterr()
+    if 'failed to load external entity' in said.err:
+        pytest.skip('needs the schema of package.xml from download.ros.org')
+    assert valid, said
