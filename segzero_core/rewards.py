@@ -9,8 +9,7 @@ only one answer block outside the thinking counts; it must hold valid JSON witho
 and with finite numbers; boxes must not be reversed; distances are L1, as the paper says; the
 points must be inside the true box; thresholds scale with the space the answers are in.
 
-``released`` agrees with the code the released checkpoints were trained with on every text, see
-``rewards_released``.
+``released`` agrees with the released checkpoints' code on every text, see ``rewards_released``.
 """
 
 from __future__ import annotations
@@ -127,8 +126,8 @@ def think_format(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
 def answer_format(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
     """1 for the right keys and numbers of coordinates. Hardened: no thinking but as asked for."""
     if recipe.mode == 'hardened':
-        asked = recipe.thinking or text.strip().startswith('<answer>')
-        return float(asked and _read(text, recipe).well_formed)
+        start = '' if recipe.thinking else '<answer>'
+        return float(text.strip().startswith(start) and _read(text, recipe).well_formed)
     data = released.read(text)
     if data is None:
         return 0.0
