@@ -14,7 +14,8 @@ from pathlib import Path
 if __name__ == '__main__':  # run as a file: the project's root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from segzero_core.errors import SegZeroError
+from segzero_core.data.scenes import LEAST_SIDE
+from segzero_core.errors import ConfigError, SegZeroError
 from segzero_core.types import Size
 from training.preparing.layouts import LAYOUTS, write_layout
 
@@ -32,6 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         size = Size(options.width, options.height)
+        if options.scenes < 1 or min(size) < LEAST_SIDE:
+            raise ConfigError(
+                f'at least one scene of {LEAST_SIDE} x {LEAST_SIDE} pixels is needed, got '
+                f'{options.scenes} of {size.width} x {size.height}'
+            )
         written = write_layout(options.layout, options.root, options.scenes, size)
     except (SegZeroError, OSError) as error:
         print(f'make_synthetic_set.py: {error}', file=sys.stderr)

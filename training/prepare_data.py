@@ -118,7 +118,7 @@ def _check(options: argparse.Namespace) -> None:
     for library in ('pyarrow', 'pycocotools'):
         if importlib.util.find_spec(library) is None:
             raise DataError(
-                f'preparing data needs {library}: pip install -r requirements/train.txt'
+                f'preparing data needs {library}: pip install -r requirements/evaluate.txt'
             )
 
 

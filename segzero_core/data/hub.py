@@ -49,7 +49,7 @@ def load_table(source: str, split: str) -> Any:
     except ImportError as error:
         raise DataError(
             'reading this dataset needs a library that is not here: '
-            'pip install -r requirements/train.txt'
+            'pip install -r requirements/evaluate.txt'
         ) from error
     folder = Path(source).expanduser()
     try:

@@ -44,7 +44,7 @@ SPLITS = {
     'unseen_relations': 5 * 10**9,
 }
 _SIZE = Size(112, 112)
-_LEAST_SIDE = 32
+LEAST_SIDE = 32
 _CACHE_BYTES = 512 * 2**20
 _STRIDE = 50  # seeds per record: as many scenes are tried for a sentence of the kinds wanted
 
@@ -104,8 +104,8 @@ def _read_option(key: str, value: str) -> Any:
     if key == 'size':
         width, _, height = value.partition('x')
         size = Size(int(width), int(height or width))
-        if min(size) < _LEAST_SIDE:
-            raise ValueError(f'size={value}: at least {_LEAST_SIDE} pixels are needed')
+        if min(size) < LEAST_SIDE:
+            raise ValueError(f'size={value}: at least {LEAST_SIDE} pixels are needed')
         return size
     count = int(value)
     if count < 1:

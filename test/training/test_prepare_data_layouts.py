@@ -72,3 +72,12 @@ def test_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / 'file').touch()
     assert make_synthetic_set.main(['refcoco', str(tmp_path / 'file')]) == 1
     assert 'make_synthetic_set.py: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('option', [('--scenes', '0'), ('--width', '5')])
+def test_no_scene_and_none_too_small(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, str]
+) -> None:
+    assert make_synthetic_set.main(['refcoco', str(tmp_path / 'set'), *option]) == 1
+    assert 'at least one scene of 32 x 32 pixels is needed' in capsys.readouterr().err
+    assert not (tmp_path / 'set').exists()

@@ -13,7 +13,15 @@ import pytest
 from segzero_core.data.samples import Row, Samples
 from segzero_core.errors import DataError
 from training.evaluate import own_rows
-from training.evaluating.shards import Place, Shard, done_elsewhere, merge, open_run, read_rows
+from training.evaluating.shards import (
+    Place,
+    Shard,
+    done_elsewhere,
+    merge,
+    open_run,
+    read_rows,
+    read_shard,
+)
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/evaluate.txt')
 
@@ -118,3 +126,7 @@ def test_another_number_of_processes_while_some_are_at_work(tmp_path: Path) -> N
     shard.close()
     Process(tmp_path, run, Place(0, 2), samples)  # the other of the two is expected
     working.end()
+
+
+def test_a_file_that_its_process_took_away_has_no_rows(tmp_path: Path) -> None:
+    assert list(read_shard(tmp_path / 'rows-00000-of-00002.jsonl', 'run')) == []

@@ -152,7 +152,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        there = ', '.join(sorted(path.stem for path in file.parent.glob('*.yaml')))
+        there = ', '.join(sorted(path.name for path in file.parent.glob('*.yaml')))
         raise ConfigError(
             f'cannot read the preset {file} ({str(error).splitlines()[0]}); beside it there are: '
             f'{there or "none"}'

@@ -142,10 +142,10 @@ class Shard:
         draft = self._path.with_suffix('.partial')
         with draft.open('wb') as file:
             file.write(head + b'\n')
-            for line, row in read_shard(self._path, run) if self._path.exists() else ():
-                if row['status'] != 'error':
-                    file.write(line)
-                    self._note(row)
+            for line in read_shard(self._path, run):
+                if line.row['status'] != 'error':
+                    file.write(line.text)
+                    self._note(line.row)
         os.replace(draft, self._path)
 
 
@@ -205,19 +205,35 @@ def done_elsewhere(folder: Path, run: str, place: Place) -> Elsewhere:
         same = path.name.endswith(_of(place.world))
         if not same:
             _lock(path, fcntl.LOCK_SH).close()
-        rows = (row['row'] for _, row in read_shard(path, run) if row['status'] != 'error')
-        (found.beside if same else found.before).update(rows)
+        rows = (line.row for line in read_shard(path, run))
+        good = (row['row'] for row in rows if row['status'] != 'error')
+        (found.beside if same else found.before).update(good)
     return found
 
 
-def read_shard(path: Path, run: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yield the lines of a shard and what they say; a last one that was cut short is passed over.
+class Line(NamedTuple):
+    """A line of a shard: where it starts in the file, its bytes, and what it says."""
+
+    start: int
+    text: bytes
+    row: dict[str, Any]
+
+
+def read_shard(path: Path, run: str) -> Iterator[Line]:
+    """Yield the lines of a shard; a last one that was cut short is passed over.
+
+    A file that is not there has none: another process may have taken its own away.
 
     Raises:
         DataError: It belongs to another run, or a line in its midst is damaged.
     """
-    with path.open('rb') as file:
-        head = _loads(file.readline())
+    try:
+        file = path.open('rb')
+    except FileNotFoundError:
+        return
+    with file:
+        first = file.readline()
+        head, start = _loads(first), len(first)
         if head is None and not file.readline():
             return  # killed while the first line was written
         if head is None or head.get('run') != run:
@@ -232,9 +248,10 @@ def read_shard(path: Path, run: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
             number += 1
             row = _loads(line)
             if row is not None:
-                yield line, row
+                yield Line(start, line, row)
             elif following:
                 raise DataError(f'{path}, line {number} is damaged: delete that line, start again')
+            start += len(line)
             line = following
 
 
@@ -264,21 +281,17 @@ def merge(folder: Path, run: str, world: int, total: int) -> list[dict[str, Any]
     rows: dict[int, dict[str, Any]] = {}
     places: dict[int, tuple[Path, int, int]] = {}
     for path in sorted(folder.glob(SHARDS)):
-        with path.open('rb') as file:
-            start = len(file.readline())
-        for line, row in read_shard(path, run):
+        now = path.name.endswith(_of(world))
+        for start, text, row in read_shard(path, run):
             number, error = row['row'], row['status'] == 'error'
-            known = rows.get(number)
-            if known and known['status'] != 'error' and not error:
+            there = number in rows and rows[number]['status'] != 'error'
+            if there and not error:
                 raise DataError(
                     f'row {number} ({row["id"]}) is there twice, also in {path}: delete one'
                 )
-            if (not known or known['status'] == 'error') and (
-                not error or path.name.endswith(_of(world))
-            ):
+            if not there and (now or not error):
                 rows[number] = counted(row)
-                places[number] = (path, start, len(line))
-            start += len(line)
+                places[number] = (path, start, len(text))
     if len(rows) < total:
         return None
     _copy(folder / ROWS, [places[row] for row in sorted(places)])
