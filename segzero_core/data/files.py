@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images and masks in files or bytes: checked without decoding, decoded when needed."""
+"""Images and masks in files or bytes: checked without decoding, decoded when needed.
+
+Photographs are turned as their EXIF orientation says. So do OpenCV, with which LISA reads them,
+the library datasets, and the tools that polygons are drawn with.
+"""
 
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
+from PIL import ExifTags, ImageOps
 from PIL import Image as PilImage
 
 from segzero_core.errors import DataError, ImageError
@@ -16,6 +22,10 @@ _ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    struct.error,
     PilImage.DecompressionBombError,
 )
 
@@ -28,7 +38,7 @@ def check_image_file(source: Path | bytes) -> Size:
     """
     try:
         with PilImage.open(_stream(source)) as image:
-            size = Size(*image.size)
+            size = _turned_size(image)
             image.verify()
     except _ERRORS as error:
         raise DataError(f'{_name(source)} cannot be read as an image ({error})') from error
@@ -43,7 +53,7 @@ def image_file_size(path: Path) -> Size:
     """
     try:
         with PilImage.open(path) as image:
-            return Size(*image.size)
+            return _turned_size(image)
     except _ERRORS as error:
         raise DataError(f'{path} cannot be read as an image ({error})') from error
 
@@ -56,7 +66,7 @@ def load_rgb(source: Path | bytes, name: str) -> Image:
     """
     try:
         with PilImage.open(_stream(source)) as image:
-            return np.asarray(image.convert('RGB'))
+            return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
     except _ERRORS as error:
         raise ImageError(
             f'the image of row {name!r} ({_name(source)}) cannot be decoded ({error}): repair or '
@@ -75,6 +85,14 @@ def load_mask(path: Path) -> Mask:
             return np.asarray(image.convert('L')) > 0
     except _ERRORS as error:
         raise ImageError(f'the mask {path} cannot be decoded ({error})') from error
+
+
+def _turned_size(image: PilImage.Image) -> Size:
+    # Pillow turns a TIFF itself; to look for EXIF in a PNG that has none, it would decode it.
+    upright = image.format == 'TIFF' or (image.format == 'PNG' and 'exif' not in image.info)
+    if upright or image.getexif().get(ExifTags.Base.Orientation, 1) not in (5, 6, 7, 8):
+        return Size(image.width, image.height)
+    return Size(image.height, image.width)
 
 
 def _stream(source: Path | bytes) -> Path | io.BytesIO:

@@ -21,7 +21,7 @@ from segzero_core.data.rle import encode_mask
 from segzero_core.data.samples import Level, Row, Sample, Samples
 from segzero_core.errors import DataError
 from segzero_core.prompts import check_query
-from segzero_core.types import Mask, image_size
+from segzero_core.types import Mask
 
 SPLIT = 'test'
 COLUMNS = ('image', 'text', 'mask', 'image_id', 'ann_id')
@@ -63,17 +63,14 @@ def masked_samples(source: str, level: Level = 'instance') -> Samples:
 def _make(table: Any, index: int, row_id: str) -> Sample:
     row = table.select_columns(['image', 'text', 'image_id'])[index]
     size = check_image_file(image_source(row))
-    mask = _mask(table, index)
-    if image_size(mask) != size:  # type: ignore[arg-type]
-        raise DataError(f'the mask is {mask.shape[::-1]}, the image {tuple(size)} pixels')
-    truth = encode_mask(mask)
+    truth = encode_mask(_mask(table, index))
     return Sample(
         id=row_id,
         query=check_query(str(row['text'])),
         image_id=str(row['image_id']),
         size=size,
         load_image=functools.partial(_load_image, table, index, row_id),
-        truth=truth,
+        truth=truth,  # maybe of another size: the released evaluation meets that only in the end
         boxes=(truth.box,) if truth.box else (),
     )
 

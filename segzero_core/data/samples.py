@@ -29,7 +29,8 @@ class Sample:
         load_image: Returns the (H, W, 3) uint8 RGB image; decoded on every call. It raises
             ``ImageError`` if the file turns out to be damaged.
         truth: The mask of everything meant: without a pixel where nothing in the image is
-            meant; None where the dataset has no masks (visual question answering).
+            meant; None where the dataset has no masks (visual question answering). Masks of the
+            released sets on the hub may be of another size than their image.
         ignore: Pixels that count for nothing (ReasonSeg's label 255); None if there are none.
             They may not be in ``truth``; the released evaluation counts them as truth.
         boxes: Around each object meant.

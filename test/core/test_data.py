@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from segzero_core.data import Record, Skipped, read_dataset
+from segzero_core.data.files import check_image_file, image_file_size, load_rgb
 from segzero_core.data.scenes import (
     HELD_OUT_COLOURS,
     HELD_OUT_RELATION,
@@ -23,6 +24,7 @@ from segzero_core.geometry import mask_to_box
 from segzero_core.types import Box, Point, Size
 
 SIZE = Size(840, 840)
+SMALL = Size(60, 40)
 SINGLE = '<box>(35,60),(354,423)</box><points>(183,235),(168,305)</points>'
 MULTI = (
     '[{"bbox_2d": [1, 2, 30, 40], "point_2d": [5, 6]}, '
@@ -133,6 +135,21 @@ def test_image_that_breaks_later_names_its_row(photo: Path) -> None:
     (photo / 'photo.png').write_bytes(b'no image')
     with pytest.raises(ImageError, match="row 'r7'"):
         records[0].load_image()
+
+
+@pytest.mark.parametrize('kind', ['png', 'jpg', 'webp', 'tiff'])
+@pytest.mark.parametrize('orientation', [None, 1, 3, 6, 8])
+def test_the_size_is_that_of_the_picture_as_it_is_turned(
+    tmp_path: Path, kind: str, orientation: int | None
+) -> None:
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    file = tmp_path / f'photo.{kind}'
+    Image.new('RGB', (60, 40), (9, 9, 9)).save(file, exif=exif)
+    lies = orientation in (6, 8)
+    assert check_image_file(file) == image_file_size(file) == (Size(40, 60) if lies else SMALL)
+    assert load_rgb(file, 'x').shape == ((60, 40, 3) if lies else (40, 60, 3))
 
 
 def test_limit(photo: Path) -> None:

@@ -128,6 +128,8 @@ class _Picture:
 def _make_row(sample: Sample, picture: _Picture, making: Making) -> Row | Dropped:
     if sample.truth is None:
         raise DataError('the dataset has no masks: it cannot be trained on')
+    if sample.truth.size != sample.size:
+        raise DataError(f'the mask is {tuple(sample.truth.size)}, the image {tuple(sample.size)}')
     if len(sample.boxes) != 1:
         kind = 'several_targets' if sample.boxes else 'no_target'
         return Dropped(sample.id, kind, f'means {len(sample.boxes)} objects; an answer names one')
