@@ -201,7 +201,9 @@ def parameters(file: str, node: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize('file', ['segzero.yaml', 'demo.yaml', 'demo_rules.yaml'])
+@pytest.mark.parametrize(
+    'file', ['segzero.yaml', 'demo.yaml', 'demo_rules.yaml', '../deploy/model_server.yaml']
+)
 def test_node_takes_every_parameter_of_the_file(file: str) -> None:
     pytest.importorskip('rclpy', reason='needs rclpy: make test installs it, or source ROS 2')
     from segzero_ros.settings import PARAMETERS

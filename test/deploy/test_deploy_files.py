@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -74,20 +75,47 @@ def test_build_context_holds_the_package_and_no_more() -> None:
     assert not kept & {'.git', '.venv', 'test', 'training', 'docs'}
 
 
+def compose() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((DEPLOY / 'compose.yaml').read_text('utf-8'))
+    return document
+
+
 def test_compose_builds_that_image_and_launches_with_known_arguments() -> None:
-    document = yaml.safe_load((DEPLOY / 'compose.yaml').read_text(encoding='utf-8'))
-    (service,) = document['services'].values()
+    document = compose()
+    service = document['services']['segzero']
     build = service['build']
     assert (DEPLOY / build['context']).resolve() == ROOT
     assert (ROOT / build['dockerfile']).samefile(DEPLOY / 'Dockerfile')
     check_launch(service['command'])
     cache = next(words for words in dockerfile() if words[0] == 'ENV' and 'HF_HOME' in words[1])
-    (volume,) = service['volumes']
-    name, target = volume.split(':')
+    models, parameters = service['volumes']
+    name, target = models.split(':')
     assert name in document['volumes']
     assert f'HF_HOME={target}' in cache
+    file, target, _ = parameters.split(':')
+    assert (DEPLOY / file).is_file()
+    assert f'params_file:={target}' in service['command']
     # Nobody else on the network is heard unless somebody says so.
     assert service['environment']['ROS_AUTOMATIC_DISCOVERY_RANGE'].endswith(':-LOCALHOST}')
+
+
+def test_compose_starts_the_server_that_its_node_asks() -> None:
+    server = compose()['services']['model_server']
+    options = dict(word.removeprefix('--').split('=') for word in server['command'])
+    given = yaml.safe_load((DEPLOY / 'model_server.yaml').read_text('utf-8'))
+    reasoner = given['/**']['ros__parameters']['reasoner']
+    assert reasoner['url'] == f'http://{options["host"]}:{options["port"]}/v1'
+    assert reasoner['model'] == options['model']
+    assert (reasoner['engine'], options['host']) == ('openai', '127.0.0.1')
+    # Host and port would mean nothing in a network of its own, and the port not this node's.
+    assert server['network_mode'] == compose()['services']['segzero']['network_mode'] == 'host'
+    pinned = (ROOT / 'requirements' / 'vllm.txt').read_text('utf-8').split('vllm==')[1].split()[0]
+    assert server['image'] == f'vllm/vllm-openai:v{pinned}'
+    # With the options that the launch file gives it.
+    launched = re.findall(
+        r'--([\w.-]+) ', (ROOT / 'launch' / 'segzero.launch.py').read_text('utf-8')
+    )
+    assert set(options) <= set(launched)
 
 
 def unit() -> list[tuple[str, str]]:
