@@ -22,6 +22,7 @@ if __name__ == '__main__':  # run as a file: the project's root is not on the pa
 
 from segzero_core.data import Samples, read_samples
 from segzero_core.errors import SegZeroError
+from segzero_core.memory import is_out_of_memory
 from training.evaluating.config import EvalConfig, add_flags, make_config
 from training.evaluating.engines import Engines
 from training.evaluating.identity import run_settings
@@ -45,6 +46,15 @@ def main(arguments: list[str] | None = None) -> int:
         evaluate(make_config(flags.pop('config'), flags), Place.of_environment())
     except SegZeroError as error:
         print(f'evaluate.py: {error}', file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            f'evaluate.py: the memory of the device is too small ({str(error).splitlines()[0]}): '
+            'use a smaller --segmenter-model or --device cpu; finished rows are kept',
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print('\nstopped; the same command goes on', file=sys.stderr)

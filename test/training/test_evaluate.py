@@ -306,6 +306,23 @@ def test_a_run_that_never_began_does_not_keep_its_folder(
     assert main(flags) == 0
 
 
+def test_a_segmenter_that_does_not_fit_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr('segzero_core.segmenters.grabcut.GrabCutSegmenter.segment', fail)
+    words = 'CUDA out of memory. Tried to allocate\nmuch'
+    flags = ['--dataset', SCENES, '--output', str(tmp_path)]
+    assert main(flags) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert '(CUDA out of memory. Tried to allocate): use a smaller --segmenter-model' in line
+    words = 'something else'
+    with pytest.raises(RuntimeError, match='something else'):
+        main(flags)
+
+
 def test_more_processes_than_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     summaries = [run(tmp_path, Place(rank, 3), limit=2) for rank in range(3)]
