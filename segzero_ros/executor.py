@@ -24,8 +24,8 @@ class AsideExecutor(SingleThreadedExecutor):
     multi-threaded executor wakes up three times for each image.
 
     DDS events, such as QoS that does not fit, are looked at when something else happens, at most
-    once in ``EVENTS_S``: there are two for each topic, and rclpy spends most of the time in which
-    it prepares to wait on them.
+    once in ``EVENTS_S``. There are two for each topic, more of them than of everything else, and
+    each would cost time whenever rclpy prepares to wait.
 
     Those of the group may destroy what the executor is just waiting for, or responding with.
     rclpy then raises ``InvalidHandle``, which ends the executors it brings.
