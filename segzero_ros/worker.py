@@ -118,6 +118,7 @@ class Worker(Generic[Job, Answer]):
         self._watchdog = Watchdog()
         self._waiting: deque[_Ticket[Job]] = deque()
         self._running: _Ticket[Job] | None = None
+        self._loading = False  # an engine anew, which may get stuck as the last one did
         self._closed = False
         self._threads: list[threading.Thread] = []  # the last is in charge
         self._start(engine)
@@ -149,6 +150,8 @@ class Worker(Generic[Job, Answer]):
             if refused is None:
                 self._waiting.append(ticket)
                 self._changed.notify_all()
+                if self._loading:
+                    self._limit(ticket)
         self._tell(older, Outcome('replaced'))
         if refused is not None:
             self._tell([ticket], Outcome('rejected', error=refused))
@@ -271,7 +274,10 @@ class Worker(Generic[Job, Answer]):
         """Do a job and report its outcome; return the engine, loaded if it was missing."""
         outcome: Outcome[Answer]
         try:
-            engine = engine or self._load()
+            if engine is None:
+                engine = self._load_anew()
+            if ticket.cancel.is_set():
+                raise CancelledError('cancelled while the models were loaded')
             if ticket.timeout:
                 self._watchdog.watch(ticket, ticket.timeout, lambda: self._stop(ticket))
             outcome = Outcome('done', answer=engine.answer(ticket.job, ticket.cancel))
@@ -292,6 +298,34 @@ class Worker(Generic[Job, Answer]):
             # It holds what every caller worked on, images too, and this frame holds the error.
             outcome.error.__traceback__ = None
         return engine
+
+    def _load_anew(self) -> Engine[Job, Answer]:
+        with self._changed:
+            self._loading = True
+            for ticket in self._open():
+                self._limit(ticket)
+        try:
+            return self._load()
+        finally:
+            with self._changed:
+                self._loading = False
+
+    def _limit(self, ticket: _Ticket[Job]) -> None:
+        """Let a job wait for an engine no longer than it may run."""
+        if ticket.timeout:
+            self._watchdog.watch(ticket, ticket.timeout, lambda: self._give_up(ticket))
+
+    def _give_up(self, ticket: _Ticket[Job]) -> None:
+        """End the wait of a job for an engine; runs in the watchdog's thread."""
+        with self._reporting:
+            with self._changed:
+                loading = self._loading and not ticket.settled
+                dropped = self._settle([ticket]) if loading else []
+            error = StalledError(
+                f'the models are still being loaded anew, after {ticket.timeout:g} s: ask again '
+                'later; if that goes on, start the node anew'
+            )
+            self._tell(dropped, Outcome('failed', error=error))
 
     def _stop(self, ticket: _Ticket[Job]) -> None:
         """Cancel a job that takes too long; runs in the watchdog's thread."""

@@ -341,6 +341,30 @@ def test_an_engine_that_cannot_be_loaded_again_is_tried_again(bench, monkeypatch
     running.release.set()
 
 
+def test_while_an_engine_is_loaded_anew_no_job_waits_longer_than_it_may(bench, monkeypatch):
+    running, load = stuck_job(bench, monkeypatch), bench.load
+    loading, loaded = threading.Event(), threading.Event()
+
+    def load_slowly():
+        loading.set()
+        assert loaded.wait(LONG)
+        return load()
+
+    bench.worker._load = load_slowly
+    first, second, third = (answer_to(i) for i in range(3))
+    bench.submit(first, Rules('queue', timeout=0.05))
+    assert loading.wait(LONG)
+    bench.submit(second, Rules('queue', timeout=0.05))
+    bench.submit(third, Rules('queue', timeout=LONG))
+    for job in (first, second):
+        assert bench.outcome(job).error.kind == 'timeout'
+        assert 'still being loaded anew, after 0.05 s' in str(bench.outcome(job).error)
+    loaded.set()
+    assert bench.outcome(third).answer == 2
+    assert len(bench.engines) == 2
+    running.release.set()
+
+
 @pytest.mark.parametrize('mode', ['replace', 'queue', 'reject'])
 def test_every_job_has_one_outcome_whatever_comes_together(bench, mode):
     rules = Rules(mode, queue_size=3)
