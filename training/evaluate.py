@@ -36,12 +36,7 @@ SUMMARY = 'summary.json'
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog='evaluate.py', description='Measure a reasoner and a segmenter on a dataset.'
-    )
-    parser.add_argument('--config', type=Path, help='a preset of config/evaluation; flags win')
-    add_flags(parser)
-    flags = vars(parser.parse_args(arguments))
+    flags = vars(make_parser().parse_args(arguments))
     try:
         evaluate(make_config(flags.pop('config'), flags), Place.of_environment())
     except SegZeroError as error:
@@ -60,6 +55,16 @@ def main(arguments: list[str] | None = None) -> int:
         print('\nstopped; the same command goes on', file=sys.stderr)
         return 130
     return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        prog='evaluate.py', description='Measure a reasoner and a segmenter on a dataset.'
+    )
+    parser.add_argument('--config', type=Path, help='a preset of config/evaluation; flags win')
+    add_flags(parser)
+    return parser
 
 
 def evaluate(config: EvalConfig, place: Place) -> dict[str, Any] | None:

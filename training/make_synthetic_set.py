@@ -22,15 +22,7 @@ from training.preparing.layouts import LAYOUTS, write_layout
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog='make_synthetic_set.py', description='Write synthetic scenes as a dataset.'
-    )
-    parser.add_argument('layout', choices=LAYOUTS)
-    parser.add_argument('root', type=Path, help='the folder to write to')
-    parser.add_argument('--scenes', type=int, default=100)
-    parser.add_argument('--width', type=int, default=256, help='of the images, pixels')
-    parser.add_argument('--height', type=int, default=192)
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         size = Size(options.width, options.height)
         if options.scenes < 1 or min(size) < LEAST_SIDE:
@@ -45,6 +37,19 @@ def main(arguments: list[str] | None = None) -> int:
     for split, sentences in written.items():
         print(f'{options.layout}:{split}: {sentences} sentences')
     return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        prog='make_synthetic_set.py', description='Write synthetic scenes as a dataset.'
+    )
+    parser.add_argument('layout', choices=LAYOUTS)
+    parser.add_argument('root', type=Path, help='the folder to write to')
+    parser.add_argument('--scenes', type=int, default=100)
+    parser.add_argument('--width', type=int, default=256, help='of the images, pixels')
+    parser.add_argument('--height', type=int, default=192)
+    return parser
 
 
 if __name__ == '__main__':

@@ -37,14 +37,7 @@ failure as zero; `released` counts them as truth and leaves rows out as Seg-Zero
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog='report.py', description='Put evaluations beside published figures.'
-    )
-    parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders of evaluations')
-    parser.add_argument('--output', type=Path, default=Path('runs/report'), help='where to')
-    parser.add_argument('--samples', type=int, default=12, help='of the worst, and of the best')
-    parser.add_argument('--root', default='', help="the datasets' folder, if it has moved")
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         for path in report(options.runs, options.output, options.samples, options.root):
             print(path)
@@ -52,6 +45,18 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'report.py: {error}', file=sys.stderr)
         return 1
     return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        prog='report.py', description='Put evaluations beside published figures.'
+    )
+    parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders of evaluations')
+    parser.add_argument('--output', type=Path, default=Path('runs/report'), help='where to')
+    parser.add_argument('--samples', type=int, default=12, help='of the worst, and of the best')
+    parser.add_argument('--root', default='', help="the datasets' folder, if it has moved")
+    return parser
 
 
 def report(folders: Sequence[Path], output: Path, samples: int = 12, root: str = '') -> list[Path]:
