@@ -18,7 +18,7 @@ from segzero_core.reasoners import Reasoner
 from segzero_core.segmenters import BatchSegmenter, MaskResult, Segmenter
 from segzero_core.types import Box, Image, Point
 from segzero_core.vqa import consensus_accuracy, relaxed_accuracy, written_answer
-from training.evaluating.asking import ask
+from training.evaluating.asking import Asker
 from training.evaluating.loading import Loaded
 from training.evaluating.reading import Prompt, Reader
 
@@ -43,7 +43,7 @@ class Examiner:
             reader: Reads them.
             words: Name of the dataset if its questions are answered in words, else ''.
         """
-        self._reasoner, self._segmenter, self._reader = reasoner, segmenter, reader
+        self._asker, self._segmenter, self._reader = Asker(reasoner), segmenter, reader
         self._words = words
         self._second = ThreadPoolExecutor(1, thread_name_prefix='segzero-segment')
         self._last: tuple[str, Future[Any]] | None = None
@@ -117,7 +117,7 @@ class Examiner:
         """Return the text for each row, and for the others why a server gave none."""
         images = [loaded.image for loaded in batch if loaded.image is not None]
         queries = [loaded.sample.query for loaded in batch if loaded.sample is not None]
-        texts = ask(self._reasoner, images, queries)
+        texts = self._asker.ask(images, queries)
         found = list(zip((loaded.row for loaded in batch), texts, strict=True))
         written = {row: text for row, text in found if isinstance(text, str)}
         return written, {row: text for row, text in found if not isinstance(text, str)}

@@ -13,51 +13,57 @@ from segzero_core.types import Image
 _OF_ONE_SENTENCE = ('server_refused', 'server_broken')  # the others are the server's own
 
 
-def ask(
-    reasoner: Reasoner, images: Sequence[Image], queries: Sequence[str]
-) -> list[str | ServerError]:
-    """Return what the reasoner writes to each sentence, or why a server did not answer that one.
+class Asker:
+    """Asks one reasoner; remembers how many sentences fit into its memory at a time."""
 
-    Args:
-        reasoner: Asked all at once if it can be.
-        images: One for each sentence.
-        queries: The sentences.
+    def __init__(self, reasoner: Reasoner) -> None:
+        self._reasoner = reasoner
+        # As many as there are, until that was too many.
+        self._most = None if isinstance(reasoner, BatchReasoner) else 1
 
-    Raises:
-        ServerError: The server cannot be reached, takes too long, or refuses every sentence.
-        SegZeroError: The memory is too small even for one sentence.
-    """
-    found = _ask(reasoner, images, queries)
-    errors = [text for text in found if isinstance(text, ServerError)]
-    if len(errors) == len(found) > 1:
-        raise errors[0]
-    return found
+    def ask(self, images: Sequence[Image], queries: Sequence[str]) -> list[str | ServerError]:
+        """Return what is written to each sentence, or why a server did not answer that one.
 
+        Args:
+            images: One for each sentence.
+            queries: The sentences; asked all at once if the reasoner can be and they fit.
 
-def _ask(
-    reasoner: Reasoner, images: Sequence[Image], queries: Sequence[str]
-) -> list[str | ServerError]:
-    try:
-        if isinstance(reasoner, BatchReasoner) and len(queries) > 1:
-            return list(reasoner.reason_batch(images, queries))
-        if len(queries) < 2:
-            return [reasoner.reason(*pair) for pair in zip(images, queries, strict=True)]
-    except ServerError as error:
-        if error.kind not in _OF_ONE_SENTENCE:
-            raise
-        if len(queries) == 1:
-            return [error]
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(queries) == 1:
-            raise _too_small() from error
-    free_memory()
-    half = len(queries) // 2
-    return [
-        *_ask(reasoner, images[:half], queries[:half]),
-        *_ask(reasoner, images[half:], queries[half:]),
-    ]
+        Raises:
+            ServerError: The server cannot be reached, takes too long, or refuses every sentence.
+            SegZeroError: The memory is too small even for one sentence.
+        """
+        size = self._most or max(len(queries), 1)
+        found: list[str | ServerError] = []
+        for start in range(0, len(queries), size):
+            found += self._part(images[start : start + size], queries[start : start + size])
+        errors = [text for text in found if isinstance(text, ServerError)]
+        if len(errors) == len(found) > 1:
+            raise errors[0]
+        return found
+
+    def _part(self, images: Sequence[Image], queries: Sequence[str]) -> list[str | ServerError]:
+        count = len(queries)
+        try:
+            if isinstance(self._reasoner, BatchReasoner) and count > 1:
+                return list(self._reasoner.reason_batch(images, queries))
+            return [self._reasoner.reason(images[0], queries[0])]
+        except ServerError as error:
+            if error.kind not in _OF_ONE_SENTENCE:
+                raise
+            if count == 1:
+                return [error]
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if count == 1:
+                raise _too_small() from error
+            self._most = count // 2
+        free_memory()
+        half = count // 2
+        return [
+            *self._part(images[:half], queries[:half]),
+            *self._part(images[half:], queries[half:]),
+        ]
 
 
 def _too_small() -> SegZeroError:
