@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PointStamped
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
@@ -280,6 +281,8 @@ def main() -> int:
             rows = ask_all(client, scene, queries, options.output)
         except DemoError as error:
             print(f'segzero: {error}', file=sys.stderr)
+            return 1
+        except (KeyboardInterrupt, ExternalShutdownException):
             return 1
         finally:
             client.destroy_node()

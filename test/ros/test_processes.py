@@ -114,3 +114,13 @@ def test_a_signal_ends_a_process_that_still_loads_its_model(processes, client, s
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
     assert 'Traceback' not in output
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_demo_and_what_it_started(processes, domain, tmp_path, number):
+    process = processes('-m', 'segzero_ros.demo', '--reasoner', 'rules', '-o', str(tmp_path))
+    assert any(line.startswith('> ') for line in process.stdout)  # the first sentence
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)  # ends when all that write to it have ended
+    assert process.returncode in (0, 1)  # 0 if this was so slow that it had come to its end
+    assert 'Traceback' not in output
