@@ -52,6 +52,9 @@ PARAMETERS: dict[str, Spec] = {
     'reasoner.quantization': Spec(
         '', 'Weights of the transformers engine in fewer bits', lambda: ['', '4bit', '8bit']
     ),
+    'reasoner.compiled': Spec(
+        False, 'The transformers engine compiles what a token is computed with at configure'
+    ),
     'reasoner.guided': Spec(
         False, 'The engines vllm and openai let the model write nothing but the answer format'
     ),

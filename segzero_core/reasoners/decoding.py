@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from segzero_core.reasoners.compiled import CompiledStep, log_failure
 from segzero_core.reasoners.layers import TextLayers
 
 _ROOM = 512  # tokens; buffers grow by multiples of this
@@ -30,13 +31,18 @@ class CachedDecoder:
         values: Likewise.
     """
 
-    def __init__(self, model: Any) -> None:
-        """Use the weights of ``model``, a Qwen2-VL, Qwen2.5-VL or Qwen3-VL in evaluation mode.
+    def __init__(self, model: Any, compiler: str = '') -> None:
+        """Use the weights of a model.
+
+        Args:
+            model: A Qwen2-VL, Qwen2.5-VL or Qwen3-VL in evaluation mode.
+            compiler: Backend of ``torch.compile`` that single tokens are compiled with; '' = not.
 
         Raises:
             ModelLoadError: See ``TextLayers``.
         """
-        self._model = model
+        self._model, self._compiler = model, compiler
+        self._compiled: CompiledStep | None = None
         self.text = TextLayers(model)
         self.length = self.shift = 0
         self.keys = self.values = torch.empty(0)
@@ -76,6 +82,9 @@ class CachedDecoder:
         first, last = self.length, self.length + len(tokens)
         if last > self.keys.shape[2]:
             self._reserve(last, self.keys)
+        if self._compiler and len(tokens) == 1 and (logits := self._next(tokens[0])) is not None:
+            self.length = last
+            return logits
         ids = torch.tensor(tokens, device=self.keys.device)
         place = slice(first + self.shift, last + self.shift)
         cos, sin = self._turns[0][place, None], self._turns[1][place, None]
@@ -92,6 +101,19 @@ class CachedDecoder:
             hidden = layer.finish(hidden, seen[0].transpose(0, 1))
         self.length = last
         return self.text.logits(hidden[-1])
+
+    def _next(self, token: int) -> torch.Tensor | None:
+        """Compute one token by the compiled step; None, from now on, if it cannot be compiled."""
+        if self._compiled is None or not self._compiled.fits(self.keys):
+            self._compiled = CompiledStep(
+                self.text, self.keys, self.values, self._turns, self._compiler
+            )
+        try:
+            return self._compiled(token, self.length, self.length + self.shift)
+        except RuntimeError as error:
+            log_failure(error)
+            self._compiler, self._compiled = '', None
+            return None
 
     def cut(self, length: int) -> None:
         """Forget all tokens from number ``length`` on."""

@@ -40,7 +40,7 @@ class TextLayers:
             )
         self.layers = [Layer(layer) for layer in text.layers]
         self._embed, self._rotary = text.embed_tokens, text.rotary_emb
-        self._norm, self._head = _Norm(text.norm), model.lm_head
+        self._norm, self._head = _Norm(text.norm), _joined(model.lm_head)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the first layer's input (n, width) of (n,) ids."""
@@ -58,7 +58,8 @@ class TextLayers:
         # Text has the same position in time, height and width.
         positions = torch.arange(count, device=like.device).view(1, 1, -1)
         cos, sin = self._rotary(like, positions)
-        return cos[0], sin[0]
+        low, high = sin[0].chunk(2, dim=-1)
+        return cos[0], torch.cat((-low, high), dim=-1)
 
 
 class Layer:
@@ -67,14 +68,18 @@ class Layer:
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self._width, self._scale = attention.head_dim, attention.scaling
-        self._spare = attention.k_proj.out_features // self._width  # heads of keys and of values
+        # How many heads there are for queries, and for keys and values.
+        self._heads, self._spare = (
+            projection.out_features // self._width
+            for projection in (attention.q_proj, attention.k_proj)
+        )
         self._qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
-        self._out = attention.o_proj
+        self._out = _joined(attention.o_proj)
         self._head_norms = None
         if hasattr(attention, 'q_norm'):  # Qwen3-VL
             self._head_norms = _Norm(attention.q_norm), _Norm(attention.k_norm)
         self._gate_up = _joined(mlp.gate_proj, mlp.up_proj)
-        self._down, self._activate = mlp.down_proj, mlp.act_fn
+        self._down, self._activate = _joined(mlp.down_proj), mlp.act_fn
         self._before, self._between = (
             _Norm(norm) for norm in (layer.input_layernorm, layer.post_attention_layernorm)
         )
@@ -90,13 +95,13 @@ class Layer:
             sin: Likewise.
         """
         heads = self._qkv(self._before(hidden)).view(len(hidden), -1, self._width)
-        turned, value = heads[:, : -self._spare], heads[:, -self._spare :]
+        turned, value = heads.split((self._heads + self._spare, self._spare), dim=1)
         if self._head_norms is not None:
             of_query, of_key = self._head_norms
-            query, key = turned[:, : -self._spare], turned[:, -self._spare :]
+            query, key = turned.split((self._heads, self._spare), dim=1)
             turned = torch.cat((of_query(query), of_key(key)), dim=1)
-        turned = _turn(turned, cos, sin)
-        return turned[:, : -self._spare], turned[:, -self._spare :], value
+        query, key = _turn(turned, cos, sin).split((self._heads, self._spare), dim=1)
+        return query, key, value
 
     def attend(
         self,
@@ -149,4 +154,4 @@ def _joined(*projections: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 def _turn(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate (n, heads, width) by the angles of their positions (RoPE)."""
     low, high = heads.chunk(2, dim=-1)
-    return heads * cos + torch.cat((-high, low), dim=-1) * sin
+    return torch.addcmul(heads * cos, torch.cat((high, low), dim=-1), sin)

@@ -62,18 +62,19 @@ class Writer:
     second sentence about a frame costs its own words only.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, settings: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, settings: Any, compiler: str = '') -> None:
         """Write with ``model`` until one of its end tokens.
 
         Args:
             model: See ``CachedDecoder``.
             tokenizer: Of the same checkpoint.
             settings: A ``GenerationConfig``, for its end tokens and its repetition penalty.
+            compiler: See ``CachedDecoder``.
 
         Raises:
             ModelLoadError: See ``CachedDecoder``.
         """
-        self._decoder = CachedDecoder(model)
+        self._decoder = CachedDecoder(model, compiler)
         self._tokenizer = tokenizer
         ends = settings.eos_token_id
         self._ends = {ends} if isinstance(ends, int) else set(ends or ())

@@ -32,7 +32,7 @@ from segzero_core.errors import (
     ModelLoadError,
     UnknownNameError,
 )
-from segzero_core.reasoners.decoding import Rows
+from segzero_core.reasoners.decoding import CachedDecoder, Rows
 from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.reasoners.transformers import (
     TransformersReasoner,
@@ -306,6 +306,42 @@ def test_an_image_that_cannot_be_encoded_leaves_nothing_wrong_behind(overfit, mo
     assert overfit.reason(picture(), 'the red mug') == OVERFIT_ANSWER
 
 
+# --- compiled --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('model_type', ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl'])
+def test_a_compiled_step_gives_what_the_others_give(model_type, tmp_path):
+    build_tiny_reasoner(tmp_path, model_type=model_type)
+    engine = TransformersReasoner(str(tmp_path), device='cpu', image_side=224)
+    found = []
+    # 'aot_eager' traces the whole step into one graph, as every backend gets it, and runs that.
+    for compiler in ('', 'aot_eager'):
+        decoder = CachedDecoder(engine._model, compiler)
+        decoder.start(engine._encode(picture(), engine._prompt('the red mug')), 10)
+        found.append([decoder.go_on([token]) for token in (7, 8)])
+        decoder.go_on([9, 10])  # several tokens go the usual way, and back
+        found[-1].append(decoder.go_on([11]))
+        decoder.cut(decoder.length - 3)
+        found[-1].append(decoder.go_on([12]))
+        assert decoder._compiler == compiler
+    for plain, compiled in zip(*found, strict=True):
+        assert torch.allclose(plain, compiled, atol=1e-5)
+
+
+def test_where_nothing_can_be_compiled_it_goes_on_without(
+    overfit_reasoner_dir, monkeypatch, caplog
+):
+    engine = load_reasoner(
+        'transformers', model=str(overfit_reasoner_dir), device='cpu', compiled=True
+    )
+    monkeypatch.setattr(
+        torch, 'compile', lambda *_, **__: lambda *_: (_ for _ in ()).throw(RuntimeError('no g++'))
+    )
+    assert engine.reason(picture(), 'the red mug') == OVERFIT_ANSWER
+    assert engine.reason(picture(), 'the red mug') == OVERFIT_ANSWER
+    assert caplog.messages == ['cannot compile the reasoner, it goes on without: no g++']
+
+
 # --- thinking ---------------------------------------------------------------------------------
 
 
@@ -383,6 +419,17 @@ def test_the_image_is_stretched_bilinearly_to_the_size_of_the_family(tiny_reason
         "<|im_start|>user\n<|vision_start|><|vision_end|>Please find 'the red mug' with bbox"
     )
     assert text.endswith('<|im_end|>\n<|im_start|>assistant\n')
+
+
+@pytest.mark.parametrize('model_type', ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl'])
+def test_patches_are_embedded_as_the_model_says(model_type, tmp_path):
+    build_tiny_reasoner(tmp_path, model_type=model_type)
+    engine = TransformersReasoner(str(tmp_path), device='cpu', image_side=224)
+    patches = engine._encode(picture(), engine._prompt('x'))['pixel_values']
+    embedding = engine._model.model.visual.patch_embed
+    published = type(embedding).forward(embedding, patches)
+    assert torch.allclose(embedding(patches), published, atol=1e-4)
+    assert published.std() > 0.01
 
 
 def test_the_processor_saves_what_every_checkpoint_has(tiny_reasoner_dir, tmp_path):

@@ -16,6 +16,7 @@ from segzero_core.geometry import box_iou
 from segzero_core.metrics import Overlap, overlap_rle, points_on_mask
 from segzero_core.reasoners import Reasoner
 from segzero_core.segmenters import BatchSegmenter, MaskResult, Segmenter
+from segzero_core.threads import half_the_cores
 from segzero_core.types import Box, Image, Point
 from segzero_core.vqa import consensus_accuracy, relaxed_accuracy, written_answer
 from training.evaluating.asking import Asker
@@ -85,7 +86,8 @@ class Examiner:
         """Return the results for a batch, of texts ``written`` in so many seconds each."""
         answered = [loaded for loaded in batch if loaded.row in written]
         prompts = {} if self._words else self._read(answered, written)
-        masks = self._segment(answered, prompts, embeddings)
+        with half_the_cores():
+            masks = self._segment(answered, prompts, embeddings)
         rows = []
         for loaded in batch:
             row: dict[str, Any] = {
@@ -136,7 +138,8 @@ class Examiner:
 
     def _timed_embed(self, image: Image) -> tuple[Any, float]:
         start = time.perf_counter()
-        return self._segmenter.embed(image), time.perf_counter() - start
+        with half_the_cores():
+            return self._segmenter.embed(image), time.perf_counter() - start
 
     def _read(
         self, batch: Sequence[Loaded], written: dict[int, str]
