@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,9 +27,9 @@ import cv2
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PointStamped
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
@@ -36,6 +37,7 @@ from segzero_core.metrics import giou, overlap
 from segzero_core.synthetic import Query, Scene, make_scene
 from segzero_ros.images import image_to_array
 from segzero_ros.paths import config_file
+from segzero_ros.signals import stop_event
 from segzero_ros.sim_camera import SEED
 
 CONFIGS = {'tiny': 'demo.yaml', 'rules': 'demo_rules.yaml'}
@@ -61,10 +63,13 @@ class Answer:
 class Client(Node):
     """Asks one sentence at a time and gathers what comes back, joined by the frame's stamp."""
 
-    def __init__(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
-        """Connect; while waiting, ``processes`` must all keep running."""
+    def __init__(
+        self, processes: Sequence[subprocess.Popen[bytes]], stop: threading.Event | None = None
+    ) -> None:
+        """Connect; while waiting, ``processes`` must all keep running, and ``stop`` not be set."""
         super().__init__('segzero_demo')
         self._processes = processes
+        self._stop = stop or threading.Event()
         self._results: list[dict[str, Any]] = []
         self._by_stamp: dict[tuple[str, int, int], Any] = {}
         self._text = ''
@@ -156,6 +161,8 @@ class Client(Node):
     def _wait(self, ready: Callable[[], bool], seconds: float, what: str) -> None:
         deadline = time.monotonic() + seconds
         while not ready():
+            if self._stop.is_set():
+                raise DemoError('interrupted')
             for process in self._processes:
                 if process.poll() is not None:
                     raise DemoError(f'{process.args!r} ended with code {process.returncode}')
@@ -272,17 +279,16 @@ def main() -> int:
     node = [sys.executable, '-m', 'segzero_ros.node', *ros, '-p', 'autostart:=true']
     if shutil.which('ros2'):
         print('The same with the ROS tools: ros2 launch segzero_ros demo.launch.py')
+    stop = stop_event()
     with running(camera, node) as processes:
-        rclpy.init(args=[])
-        client = Client(processes)
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        client = Client(processes, stop)
         try:
             client.wait_for_camera()
             client.wait_for_node()
             rows = ask_all(client, scene, queries, options.output)
         except DemoError as error:
             print(f'segzero: {error}', file=sys.stderr)
-            return 1
-        except (KeyboardInterrupt, ExternalShutdownException):
             return 1
         finally:
             client.destroy_node()
