@@ -82,6 +82,7 @@ PARAMETERS: dict[str, Spec] = {
     'segmenter.engine': Spec('grabcut', 'What makes the mask', lambda: SEGMENTERS),
     'segmenter.model': _model('segmenter'),
     'segmenter.device': _device('segmenter'),
+    'segmenter.compiled': Spec(False, 'The sam2 engine compiles its image encoder at configure'),
     'query.mode': Spec(
         'replace',
         'A sentence that comes while another is answered: replaces it, waits its turn, or is '

@@ -6,15 +6,11 @@ On CUDA the whole step is one graph besides, so that a token costs one launch in
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 
-from segzero_core.memory import is_out_of_memory
 from segzero_core.reasoners.layers import TextLayers
-
-_LOG = logging.getLogger(__name__)
 
 
 class CompiledStep:
@@ -97,11 +93,3 @@ class CompiledStep:
             seen = layer.attend(query, keys[None], values[None], mask)
             hidden = layer.finish(hidden, seen[0].transpose(0, 1))
         return self._text.logits(hidden)[0]
-
-
-def log_failure(error: RuntimeError) -> None:
-    """Say that it goes on without compilation; out of memory is not a failure of the compiler."""
-    if is_out_of_memory(error):
-        raise error
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    _LOG.warning('cannot compile the reasoner, it goes on without: %s', reason[0])

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from segzero_core.reasoners.compiled import CompiledStep, log_failure
+from segzero_core.compiling import go_on_without
+from segzero_core.reasoners.compiled import CompiledStep
 from segzero_core.reasoners.layers import TextLayers
 
 _ROOM = 512  # tokens; buffers grow by multiples of this
@@ -111,7 +112,7 @@ class CachedDecoder:
         try:
             return self._compiled(token, self.length, self.length + self.shift)
         except RuntimeError as error:
-            log_failure(error)
+            go_on_without('reasoner', error)
             self._compiler, self._compiled = '', None
             return None
 

@@ -29,12 +29,14 @@ from segzero_core.checkpoints import (
     load_weights,
     transformers,
 )
+from segzero_core.compiling import go_on_without
 from segzero_core.segmenters.base import MaskResult
 from segzero_core.types import Box, Image, Point, Size, image_size
 
 # Meta publishes image checkpoints as video ones: the image part of both is the same.
 MODEL_TYPES = ('sam2', 'sam2_video')
 
+_COMPILER = 'inductor'
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
@@ -60,8 +62,19 @@ class Sam2Segmenter:
 
     needs_warm_up = True
 
-    def __init__(self, model: str = 'facebook/sam2.1-hiera-large', device: str = '') -> None:
-        """Load ``model``, a folder or hub id, onto ``device`` ('' = CUDA when there is one).
+    def __init__(
+        self,
+        model: str = 'facebook/sam2.1-hiera-large',
+        device: str = '',
+        compiled: bool = False,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: A folder or hub id.
+            device: '' = CUDA when there is one.
+            compiled: Compile the image encoder, at the first image. Goes on without where that
+                cannot be done.
 
         Raises:
             EngineOptionError: The device has no name torch knows.
@@ -73,6 +86,9 @@ class Sam2Segmenter:
         self._model: Any = load_weights(
             transformers.AutoModelForMaskGeneration, folder, self.device, dtype=torch.float32
         )
+        self._compiled = compiled
+        if compiled:
+            self._model.vision_encoder.compile(backend=_COMPILER, dynamic=False)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == 'cuda' else None
         self._side = int(self._model.config.prompt_encoder_config.image_size)
         self._mean = torch.tensor(_MEAN, device=self.device).view(1, 3, 1, 1)
@@ -82,7 +98,16 @@ class Sam2Segmenter:
     def embed(self, image: Image) -> Sam2Embedding:
         """Run the image encoder on ``image``, (H, W, 3) uint8 RGB."""
         with self._beside(), self._autocast():
-            features = self._model.get_image_embeddings(self._preprocess(image))
+            square = self._preprocess(image)
+            try:
+                features = self._model.get_image_embeddings(square)
+            except RuntimeError as error:
+                if not self._compiled:
+                    raise
+                go_on_without('segmenter', error)
+                self._compiled = False
+                self._model.vision_encoder._compiled_call_impl = None
+                features = self._model.get_image_embeddings(square)
         return Sam2Embedding(features, image_size(image))
 
     def segment(

@@ -111,6 +111,34 @@ def test_masks_made_together_are_those_made_one_by_one(segmenter):
     assert segmenter.segment_all(embedding, []) == []
 
 
+def test_a_compiled_encoder_gives_the_same_masks(tiny_segmenter_dir, segmenter, monkeypatch):
+    # 'aot_eager' traces the encoder into graphs, as every backend gets them, and runs those.
+    monkeypatch.setattr('segzero_core.segmenters.sam2._COMPILER', 'aot_eager')
+    compiled = load_segmenter('sam2', model=str(tiny_segmenter_dir), device='cpu', compiled=True)
+    found = compiled.segment(compiled.embed(picture()), BOX, POINTS)
+    plain = segmenter.segment(segmenter.embed(picture()), BOX, POINTS)
+    assert compiled._compiled
+    assert np.array_equal(found.mask, plain.mask)
+    assert found.score == pytest.approx(plain.score, abs=1e-5)
+
+
+def test_where_nothing_can_be_compiled_it_goes_on_without(
+    tiny_segmenter_dir, segmenter, monkeypatch, caplog
+):
+    def no_compiler(*_):
+        raise RuntimeError('no g++')
+
+    monkeypatch.setattr('segzero_core.segmenters.sam2._COMPILER', no_compiler)
+    engine = load_segmenter('sam2', model=str(tiny_segmenter_dir), device='cpu', compiled=True)
+    for _ in range(2):
+        found = engine.segment(engine.embed(picture()), BOX, POINTS)
+        plain = segmenter.segment(segmenter.embed(picture()), BOX, POINTS)
+        assert np.array_equal(found.mask, plain.mask)
+    (message,) = caplog.messages
+    assert message.startswith('cannot compile the segmenter, it goes on without: ')
+    assert 'no g++' in message
+
+
 def test_preprocessing_is_an_antialiased_stretch_to_the_square_then_imagenet_statistics(segmenter):
     # Stripes one pixel wide, four times as many as the square has columns: with antialiasing
     # they become an even grey; without it, aliased stripes.
