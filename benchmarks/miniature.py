@@ -80,7 +80,8 @@ def mean(found: list[Answered], name: str) -> float:
 
 def report_table(runs: list[TrainConfig], count: int, segmenter: Segmenter) -> None:
     """Print gIoU, and where there is a box how often it is right, of each run and split."""
-    print('| run | ' + ' | '.join(SPLITS) + ' |\n|---' * (len(SPLITS) + 1) + '|')
+    print('| run | ' + ' | '.join(SPLITS) + ' |')
+    print('|---' * (len(SPLITS) + 1) + '|')
     for config in runs:
         cells = []
         for split in SPLITS:
