@@ -51,7 +51,7 @@ class MaskSettings:
     cache: Path
     scenes: int = 4000
     first_scene: int = 20_000
-    steps: int = 13_500
+    steps: int = 17_000
     batch: int = 4
     prompts: int = 4
     learning_rate: float = 1e-3
