@@ -34,7 +34,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             DeclareLaunchArgument(
                 'query',
-                default_value='the purple thing left of the orange tin',
+                default_value='the cup behind the blue box',
                 description='What to ask.',
             ),
             DeclareLaunchArgument(

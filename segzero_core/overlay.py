@@ -11,6 +11,7 @@ from PIL import ImageDraw, ImageFont
 from segzero_core.types import Image, Mask, Segmentation
 
 ACCENT = (255, 64, 129)  # RGB; a pink no table and few things on one are painted in
+DIMMED = 0.7  # brightness of what is not the object
 PANEL = (18, 22, 28)
 SENTENCE = (255, 255, 255)
 REASONING = (176, 186, 197)
@@ -19,6 +20,8 @@ MAX_REASONING_LINES = 8
 
 def draw_overlay(image: Image, segmentation: Segmentation, query: str) -> Image:
     """Draw ``segmentation`` over ``image`` and write the sentence and the reasoning below.
+
+    The object keeps its colours, everything else is dimmed.
 
     Args:
         image: (H, W, 3) uint8 RGB, the image that was asked about; left unchanged.
@@ -29,7 +32,7 @@ def draw_overlay(image: Image, segmentation: Segmentation, query: str) -> Image:
         (H + panel, W, 3) uint8 RGB; the panel's height depends on the words.
     """
     unit = max(1, round(image.shape[1] / 400))  # line width that looks the same at every size
-    canvas = _tint(image, segmentation.mask)
+    canvas = _dim_around(image, segmentation.mask)
     contours, _ = cv2.findContours(
         segmentation.mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
     )
@@ -44,10 +47,10 @@ def draw_overlay(image: Image, segmentation: Segmentation, query: str) -> Image:
     return np.vstack([canvas, _panel(image.shape[1], query, segmentation.reasoning)])
 
 
-def _tint(image: Image, mask: Mask) -> Image:
-    canvas = image.copy()
-    mixed = 0.65 * image[mask] + 0.35 * np.array(ACCENT, np.float64)
-    canvas[mask] = mixed.astype(np.uint8)
+def _dim_around(image: Image, mask: Mask) -> Image:
+    # Not a tint on the object: its colour is often what the sentence is about.
+    canvas = cv2.convertScaleAbs(image, alpha=DIMMED)
+    canvas[mask] = image[mask]
     return canvas
 
 
