@@ -23,7 +23,7 @@ PARSERS = {
     'prepare_data': prepare_data.make_parser,
     'report': report.make_parser,
 }
-VARIABLES = {'$data': 'refcoco:val', '$model': '--model tiny'}
+VARIABLES = {'$data': 'refcoco:val', '$model': '--model tiny', '$ROW': 'grpo'}
 
 
 def commands() -> list[tuple[str, list[str]]]:
