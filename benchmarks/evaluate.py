@@ -236,12 +236,14 @@ def measure_throughput(folder: Path, images: int, sentences: int, rounds: int) -
 
 def one_round(way: str, processes: int, paths: list[str]) -> dict[str, Any]:
     """Run one way in so many processes at a time; return its time, CPU time, peak and counts."""
+    # As torchrun does: processes with a thread per core each would wait for each other.
+    threads = {'OMP_NUM_THREADS': '1'} if processes > 1 else {}
     running = [
         subprocess.Popen(
             [sys.executable, __file__, way, *paths],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {'RANK': str(rank), 'WORLD_SIZE': str(processes)},
+            env=os.environ | {'RANK': str(rank), 'WORLD_SIZE': str(processes)} | threads,
         )
         for rank in range(processes)
     ]
