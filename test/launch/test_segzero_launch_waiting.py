@@ -57,8 +57,8 @@ def nodes(
 def test_a_node_that_cannot_be_configured_says_why_and_waits(
     peer: Peer, processes: Processes
 ) -> None:
-    assert peer.state(WRONG) == 'unconfigured'
     peer.wait_for('a message', lambda: 'scissors' in processes.output.get('segzero_node', ''))
+    peer.wait_for('state unconfigured', lambda: peer.state(WRONG) == 'unconfigured')
     assert "segmenter.engine must be one of 'grabcut'" in processes.output['segzero_node']
     assert processes.exits == {}
 
