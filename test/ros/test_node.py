@@ -377,8 +377,9 @@ def test_the_overlay_is_drawn_only_for_those_who_look(graph, monkeypatch):
     picture_shown(graph, node)
     graph.client.ask('the red mug')
     assert drawn == []
-    graph.client.listen('overlay', Image)
+    looking = graph.client.listen('overlay', Image)
     graph.client.wait_for(node._outputs._overlay.get_subscription_count, 'the one who looks')
+    graph.client.wait_for(looking.get_publisher_count, 'what is looked at')
     graph.client.ask('the blue mug')
     overlay = graph.client.message('overlay')
     assert len(drawn) == 1
