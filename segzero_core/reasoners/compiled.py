@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One token through compiled layers and buffers of a fixed size.
+"""A few tokens through compiled layers and buffers of a fixed size.
 
-On CUDA the whole step is one graph besides, so that a token costs one launch instead of hundreds.
+On CUDA the whole step is one graph besides, so that it costs one launch instead of hundreds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,10 +15,10 @@ from segzero_core.reasoners.layers import TextLayers
 
 
 class CompiledStep:
-    """The next token of one sequence whose keys and values stay where they are.
+    """The next tokens of one sequence, always as many, whose keys and values stay where they are.
 
     Attention runs over the whole buffers, with a mask: what is computed has the same shapes, and
-    the same addresses, for every token.
+    the same addresses, every time.
     """
 
     def __init__(
@@ -26,19 +27,21 @@ class CompiledStep:
         keys: torch.Tensor,
         values: torch.Tensor,
         turns: tuple[torch.Tensor, torch.Tensor],
+        count: int,
         backend: str = 'inductor',
     ) -> None:
-        """Compile for these buffers, which happens at the first token.
+        """Compile for these buffers, which happens at the first call.
 
         Args:
             text: The layers.
             keys: (layers, heads, room, head width); the step writes into it.
             values: Likewise.
             turns: Cosines and sines of ``TextLayers.turns``.
+            count: How many tokens at a time.
             backend: Of ``torch.compile``.
         """
         self._text, self._keys, self._values, self._turns = text, keys, values, turns
-        self._inputs = torch.zeros(3, 1, dtype=torch.long, device=keys.device)
+        self._inputs = torch.zeros(3, count, dtype=torch.long, device=keys.device)
         self._compute: Any = torch.compile(
             self._step, backend=backend, fullgraph=True, dynamic=False
         )
@@ -49,13 +52,24 @@ class CompiledStep:
         """Return whether these are still the buffers it was compiled for."""
         return keys is self._keys
 
-    def __call__(self, token: int, index: int, position: int) -> torch.Tensor:
-        """Return (vocabulary,) logits after ``token``, the one of that index and position.
+    def __call__(self, tokens: Sequence[int], index: int, position: int) -> torch.Tensor:
+        """Compute ``tokens``, the first of which has that index and position.
+
+        If there are fewer than ``count``, so many places behind them must be free.
+
+        Returns:
+            (n, vocabulary) logits after each.
 
         Raises:
             RuntimeError: There is no compiler, or it failed.
         """
-        self._inputs.copy_(torch.tensor([[token], [index], [position]]))
+        count = self._inputs.shape[1]
+        padded = [*tokens, *[0] * (count - len(tokens))]
+        places = range(index, index + count), range(position, position + count)
+        self._inputs.copy_(torch.tensor([padded, *places]))
+        return self._run()[: len(tokens)]
+
+    def _run(self) -> torch.Tensor:
         if self._keys.device.type != 'cuda':
             return self._compute(*self._inputs)
         if self._graph is None:
@@ -79,9 +93,9 @@ class CompiledStep:
     def _step(
         self, token: torch.Tensor, index: torch.Tensor, position: torch.Tensor
     ) -> torch.Tensor:
-        """Return (vocabulary,) logits; all of them have the shape (1,)."""
+        """Return (count, vocabulary) logits; all of them have the shape (count,)."""
         room = self._keys.shape[2]
-        mask = (torch.arange(room, device=index.device) <= index)[None, None, None]
+        mask = torch.arange(room, device=index.device) <= index[:, None]
         cos, sin = (table[position][:, None] for table in self._turns)
         hidden = self._text.embed(token)
         for number, layer in enumerate(self._text.layers):
@@ -92,4 +106,4 @@ class CompiledStep:
             query = query.transpose(0, 1)[None]
             seen = layer.attend(query, keys[None], values[None], mask)
             hidden = layer.finish(hidden, seen[0].transpose(0, 1))
-        return self._text.logits(hidden)[0]
+        return self._text.logits(hidden)

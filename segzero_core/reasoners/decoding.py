@@ -32,18 +32,20 @@ class CachedDecoder:
         values: Likewise.
     """
 
-    def __init__(self, model: Any, compiler: str = '') -> None:
+    def __init__(self, model: Any, compiler: str = '', most: int = 1) -> None:
         """Use the weights of a model.
 
         Args:
             model: A Qwen2-VL, Qwen2.5-VL or Qwen3-VL in evaluation mode.
-            compiler: Backend of ``torch.compile`` that single tokens are compiled with; '' = not.
+            compiler: Backend of ``torch.compile``; '' = do not compile.
+            most: What is compiled is two steps, one for a single token and one for so many.
 
         Raises:
             ModelLoadError: See ``TextLayers``.
         """
         self._model, self._compiler = model, compiler
-        self._compiled: CompiledStep | None = None
+        self._compiled: dict[int, CompiledStep] = {}
+        self._most = most
         self.text = TextLayers(model)
         self.length = self.shift = 0
         self.keys = self.values = torch.empty(0)
@@ -71,21 +73,22 @@ class CachedDecoder:
         return found.logits[0, -1]
 
     @torch.inference_mode()
-    def go_on(self, tokens: Sequence[int]) -> torch.Tensor:
+    def go_on(self, tokens: Sequence[int], wanted: int = 1) -> torch.Tensor:
         """Compute text that follows what has been computed.
 
         Args:
             tokens: (n,) ids, at least one.
+            wanted: Of how many of them, the last ones, something is to be returned.
 
         Returns:
-            (vocabulary,) logits of the next token.
+            (wanted, vocabulary) logits of what follows each.
         """
         first, last = self.length, self.length + len(tokens)
         if last > self.keys.shape[2]:
             self._reserve(last, self.keys)
-        if self._compiler and len(tokens) == 1 and (logits := self._next(tokens[0])) is not None:
+        if self._compiler and (found := self._by_compiled(tokens)) is not None:
             self.length = last
-            return logits
+            return found[-wanted:]
         ids = torch.tensor(tokens, device=self.keys.device)
         place = slice(first + self.shift, last + self.shift)
         cos, sin = self._turns[0][place, None], self._turns[1][place, None]
@@ -101,19 +104,26 @@ class CachedDecoder:
             seen = layer.attend(query, keys[None, :, :last], values[None, :, :last], mask)
             hidden = layer.finish(hidden, seen[0].transpose(0, 1))
         self.length = last
-        return self.text.logits(hidden[-1])
+        return self.text.logits(hidden[-wanted:])
 
-    def _next(self, token: int) -> torch.Tensor | None:
-        """Compute one token by the compiled step; None, from now on, if it cannot be compiled."""
-        if self._compiled is None or not self._compiled.fits(self.keys):
-            self._compiled = CompiledStep(
-                self.text, self.keys, self.values, self._turns, self._compiler
+    def _by_compiled(self, tokens: Sequence[int]) -> torch.Tensor | None:
+        """Return (n, vocabulary) logits by a compiled step; None if there is none for so many.
+
+        If it cannot be compiled, nothing is from now on.
+        """
+        count = 1 if len(tokens) == 1 else self._most
+        if len(tokens) > count or self.length + count > self.keys.shape[2]:
+            return None
+        step = self._compiled.get(count)
+        if step is None or not step.fits(self.keys):
+            step = self._compiled[count] = CompiledStep(
+                self.text, self.keys, self.values, self._turns, count, self._compiler
             )
         try:
-            return self._compiled(token, self.length, self.length + self.shift)
+            return step(tokens, self.length, self.length + self.shift)
         except RuntimeError as error:
             go_on_without('reasoner', error)
-            self._compiler, self._compiled = '', None
+            self._compiler, self._compiled = '', {}
             return None
 
     def cut(self, length: int) -> None:

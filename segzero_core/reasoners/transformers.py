@@ -35,7 +35,7 @@ from segzero_core.types import Image, Size, image_size
 
 
 class TransformersReasoner:
-    """A Qwen-VL checkpoint that writes greedily, one token at a time, until ``</answer>``.
+    """A Qwen-VL checkpoint that writes greedily, until ``</answer>``.
 
     In bfloat16 on CUDA, with FlashAttention 2 where it is installed and PyTorch's own fused
     attention (SDPA) where not; in float32 on the CPU. A second sentence about the same image costs
@@ -60,6 +60,7 @@ class TransformersReasoner:
         image_side: int = 0,
         quantization: str = '',
         compiled: bool = False,
+        drafts: int = 8,
     ) -> None:
         """Load a checkpoint.
 
@@ -75,8 +76,10 @@ class TransformersReasoner:
                 pixels are fewer tokens: 448 takes 256 where 840 takes 900.
             quantization: ``8bit`` or ``4bit`` weights, for small GPUs, with the bitsandbytes
                 package; '' = as they are.
-            compiled: Compile what a token of a single sentence is computed with, at the first
-                one; on CUDA as one graph. Goes on without where that cannot be done.
+            compiled: Compile what the tokens of a single sentence are computed with, at the first
+                ones; on CUDA as one graph. Goes on without where that cannot be done.
+            drafts: Most tokens of a single sentence that are guessed from earlier replies and
+                then checked at once, which changes no reply; 0 = one token at a time.
 
         Raises:
             EngineOptionError: An option has a value that cannot be used.
@@ -85,6 +88,8 @@ class TransformersReasoner:
         """
         if max_new_tokens < 1:
             raise EngineOptionError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
+        if drafts < 0:
+            raise EngineOptionError(f'drafts must be at least 0, got {drafts}')
         if image_side < 0:
             raise EngineOptionError(f'image_side must be at least 0, got {image_side}')
         self._thinking = Thinking(thinking, max_think_tokens)
@@ -114,6 +119,7 @@ class TransformersReasoner:
             self._processor.tokenizer,
             self._generation,
             'inductor' if compiled else '',
+            drafts,
         )
 
     def reason(

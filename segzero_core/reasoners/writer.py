@@ -9,9 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from segzero_core.answer import Answer, format_answer
 from segzero_core.reasoners.decoding import CachedDecoder, Rows
+from segzero_core.reasoners.drafts import Drafts
 from segzero_core.reasoners.reply import answer_end
+from segzero_core.types import Box, Point
 
+# What guesses begin with, before there has been an answer.
+_ANSWER = format_answer(Answer(Box(10, 20, 30, 40), (Point(15, 25), Point(20, 30))))
 _GONE = 0.75  # of the rows of a batch; when fewer are left, the others are taken out
 
 
@@ -62,7 +67,9 @@ class Writer:
     second sentence about a frame costs its own words only.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, settings: Any, compiler: str = '') -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, settings: Any, compiler: str = '', drafts: int = 0
+    ) -> None:
         """Write with ``model`` until one of its end tokens.
 
         Args:
@@ -70,11 +77,15 @@ class Writer:
             tokenizer: Of the same checkpoint.
             settings: A ``GenerationConfig``, for its end tokens and its repetition penalty.
             compiler: See ``CachedDecoder``.
+            drafts: Most tokens that are guessed and then checked at once; see ``Drafts``.
 
         Raises:
             ModelLoadError: See ``CachedDecoder``.
         """
-        self._decoder = CachedDecoder(model, compiler)
+        self._decoder = CachedDecoder(model, compiler, 1 + drafts)
+        numbers = {token for text, token in tokenizer.get_vocab().items() if text.isdecimal()}
+        self._drafts = Drafts(numbers, drafts)
+        self._drafts.add(tokenizer(_ANSWER).input_ids)
         self._tokenizer = tokenizer
         ends = settings.eos_token_id
         self._ends = {ends} if isinstance(ends, int) else set(ends or ())
@@ -86,20 +97,47 @@ class Writer:
 
     def write(self, prompt: Prompt, count: int) -> Iterator[str]:
         """Yield what comes after ``prompt``, piece by piece, at most ``count`` tokens."""
-        logits = self._read(prompt, count)
-        seen = self._seen(logits)
+        guess: list[int] = []
+        rows = self._read(prompt, count)[None]
+        seen = self._seen(rows[0])
         text = TokenText(self._decode)
-        for number in range(count):
-            if number:
-                logits = self._decoder.go_on(self._tokens[-1:])
-            token = int(self._choose(logits, seen))
-            if token in self._ends:
+        while True:
+            tokens = self._agreed(rows, guess, seen)
+            end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
+            written = tokens[:end]
+            # First, for whoever reads the pieces may stop at any of them.
+            self._tokens += written
+            # Only before an end has the last token been computed too.
+            self._decoder.cut(len(self._tokens) - (1 if end is None else 0))
+            self._drafts.add(written)
+            for token in written:
+                if piece := text.add(token):
+                    yield piece
+            count -= len(tokens)
+            if end is not None or count <= 0:
                 break
-            self._tokens.append(token)
-            if piece := text.add(token):
-                yield piece
+            # Where little of the last guess was right, a long one will hardly be.
+            guess = self._drafts.next(min(count - 1, len(tokens) + 2))
+            rows = self._decoder.go_on([*self._tokens[-1:], *guess], 1 + len(guess))
         if piece := text.rest():
             yield piece
+
+    def _agreed(
+        self, rows: torch.Tensor, guess: list[int], seen: torch.Tensor | None
+    ) -> list[int]:
+        """Return the tokens of ``guess`` that are what the model writes, and one more.
+
+        Args:
+            rows: (1 + n, vocabulary) logits, after the last token written and after each guessed.
+            guess: n tokens.
+            seen: See ``_choose``.
+        """
+        tokens: list[int] = []
+        for row, guessed in zip(rows, (*guess, None), strict=True):
+            tokens.append(int(self._choose(row, seen)))
+            if tokens[-1] != guessed:
+                break
+        return tokens
 
     def write_all(self, prompts: Sequence[Prompt], count: int) -> list[str]:
         """Return what comes after each of several prompts, written side by side.
@@ -159,7 +197,8 @@ class Writer:
             if same >= self._image_end:
                 self._decoder.cut(same)
                 self._tokens = list(tokens)
-                return self._decoder.go_on(tokens[same:])
+                self._drafts.add(tokens[same:])
+                return self._decoder.go_on(tokens[same:])[0]
         inputs = prompt.encode()
         self._frame = b''  # until the new one is there
         self._tokens = inputs['input_ids'][0].tolist()
@@ -167,6 +206,7 @@ class Writer:
         backwards = self._tokens[::-1]
         self._image_end = len(backwards) - backwards.index(self._image_id)
         self._frame = prompt.frame
+        self._drafts.add(self._tokens[self._image_end :])
         return logits
 
     def _decode(self, tokens: list[int]) -> str:

@@ -38,7 +38,7 @@ from segzero_core.reasoners.transformers import (
     TransformersReasoner,
     _greedy,
 )
-from segzero_core.reasoners.writer import TokenText, Writer
+from segzero_core.reasoners.writer import Prompt, TokenText, Writer
 from segzero_core.synthetic import make_scene
 from segzero_core.tiny import ReasonerSizes, build_tiny_reasoner
 from segzero_core.types import Box, Point, Size
@@ -210,7 +210,7 @@ class Counted:
 
     def __init__(self, engine, monkeypatch):
         decoder = engine._writer._decoder
-        self.tokens, self.images = 0, 0
+        self.tokens, self.images, self.steps = 0, 0, 0
         start, go_on = decoder.start, decoder.go_on
 
         def counted_start(inputs, room):
@@ -218,9 +218,10 @@ class Counted:
             self.images += 1
             return start(inputs, room)
 
-        def counted_go_on(tokens):
+        def counted_go_on(tokens, wanted=1):
             self.tokens += len(tokens)
-            return go_on(tokens)
+            self.steps += 1
+            return go_on(tokens, wanted)
 
         monkeypatch.setattr(decoder, 'start', counted_start)
         monkeypatch.setattr(decoder, 'go_on', counted_go_on)
@@ -306,6 +307,71 @@ def test_an_image_that_cannot_be_encoded_leaves_nothing_wrong_behind(overfit, mo
     assert overfit.reason(picture(), 'the red mug') == OVERFIT_ANSWER
 
 
+# --- drafts -----------------------------------------------------------------------------------
+
+
+def test_guessing_changes_no_reply_and_takes_fewer_steps(monkeypatch):
+    plain = TransformersReasoner('tiny', device='cpu', drafts=0)
+    engine = TransformersReasoner('tiny', device='cpu')
+    counts = [Counted(each, monkeypatch) for each in (plain, engine)]
+    for seed in range(1_000_000, 1_000_005):
+        scene = make_scene(seed)
+        for query in scene.queries()[:3]:
+            assert engine.reason(scene.image, query.text) == plain.reason(scene.image, query.text)
+    assert counts[1].steps < 0.6 * counts[0].steps
+
+
+@pytest.mark.parametrize('penalty', [1.0, 1.3])
+@pytest.mark.parametrize('right', [0, 1, 3])
+def test_what_is_guessed_is_checked(penalty, right, tmp_path, monkeypatch):
+    build_tiny_reasoner(tmp_path, seed=3)
+    engine = TransformersReasoner(str(tmp_path), device='cpu', max_new_tokens=12, image_side=112)
+    engine._generation.repetition_penalty = penalty
+    engine._writer = Writer(
+        engine._model, engine._processor.tokenizer, engine._generation, drafts=4
+    )
+    wanted = written_by_generate(engine, picture(), 'the red mug')
+    prompt = engine._encode(picture(), engine._prompt('the red mug'))['input_ids'].shape[1]
+    inputs = engine._encode(picture(), engine._prompt('the red mug'))
+    tokens = engine._model.generate(**inputs, generation_config=engine._generation)[0].tolist()
+
+    def guess(count):
+        """So many right tokens, then wrong ones, more than asked for if they could be."""
+        written = len(engine._writer._tokens)
+        wrong = [(token + 1) % 500 for token in tokens[written + right :]]
+        return [*tokens[written : written + right], *wrong][: min(count, 4)]
+
+    counted = Counted(engine, monkeypatch)
+    monkeypatch.setattr(engine._writer._drafts, 'next', guess)
+    assert engine.reason(picture(), 'the red mug') == wanted
+    assert len(engine._writer._tokens) == prompt + 12
+    # The prompt gives the first token. Each step adds one, and what was guessed right.
+    assert counted.steps == -(-11 // (right + 1))
+    # What is remembered is what was written, not what was guessed.
+    monkeypatch.undo()
+    assert engine.reason(picture(), 'the red cup') == written_by_generate(
+        engine, picture(), 'the red cup'
+    )
+
+
+@pytest.mark.parametrize('stop', range(1, 12, 2))
+def test_stopping_within_a_guess_leaves_nothing_wrong_behind(overfit, stop):
+    overfit.reason(picture(), 'the red mug')  # from now on, all of it is guessed
+    wanted = written_by_generate(overfit, picture(), 'the red mug')
+    prompt = Prompt(
+        overfit._frame(picture()),
+        overfit._prompt('the red mug'),
+        '',
+        lambda: overfit._encode(picture(), overfit._prompt('the red mug')),
+    )
+    pieces = overfit._writer.write(prompt, 200)
+    begun = ''.join(next(pieces) for _ in range(stop))
+    pieces.close()
+    assert wanted.startswith(begun)
+    assert overfit._writer._decoder.length < len(overfit._writer._tokens)
+    assert overfit.reason(picture(), 'the red mug') == OVERFIT_ANSWER
+
+
 # --- compiled --------------------------------------------------------------------------------
 
 
@@ -316,15 +382,19 @@ def test_a_compiled_step_gives_what_the_others_give(model_type, tmp_path):
     found = []
     # 'aot_eager' traces the whole step into one graph, as every backend gets it, and runs that.
     for compiler in ('', 'aot_eager'):
-        decoder = CachedDecoder(engine._model, compiler)
+        decoder = CachedDecoder(engine._model, compiler, most=4)
         decoder.start(engine._encode(picture(), engine._prompt('the red mug')), 10)
         found.append([decoder.go_on([token]) for token in (7, 8)])
-        decoder.go_on([9, 10])  # several tokens go the usual way, and back
+        found[-1].append(decoder.go_on([9, 10, 11], 3))
+        found[-1].append(decoder.go_on([9, 10, 11, 12], 2))
+        decoder.go_on([9, 10, 11, 12, 13])  # so many go the usual way, and back
         found[-1].append(decoder.go_on([11]))
         decoder.cut(decoder.length - 3)
-        found[-1].append(decoder.go_on([12]))
+        found[-1].append(decoder.go_on([12, 13], 2))
         assert decoder._compiler == compiler
+        assert set(decoder._compiled) == ({1, 4} if compiler else set())
     for plain, compiled in zip(*found, strict=True):
+        assert plain.shape == compiled.shape
         assert torch.allclose(plain, compiled, atol=1e-5)
 
 
