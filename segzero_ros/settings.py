@@ -52,6 +52,13 @@ PARAMETERS: dict[str, Spec] = {
     'reasoner.quantization': Spec(
         '', 'Weights of the transformers engine in fewer bits', lambda: ['', '4bit', '8bit']
     ),
+    'reasoner.drafts': Spec(
+        0,
+        'Most tokens that are guessed and checked at once, which changes no answer; 0 is the '
+        "engine's own default",
+        low=0,
+        high=64,
+    ),
     'reasoner.compiled': Spec(
         False, 'The transformers engine compiles what a token is computed with at configure'
     ),
