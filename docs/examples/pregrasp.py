@@ -37,7 +37,8 @@ def pregrasp_pose(result: dict[str, Any], standoff: float) -> PoseStamped:
         standoff: Metres between the pose and the target.
 
     Raises:
-        ValueError: The result has no metric target; the message says why.
+        ValueError: The result has no metric target, or one in another frame than the camera's; the
+            message says why.
     """
     if result['status'] != 'ok':
         raise ValueError(result['error']['message'] if result['error'] else result['status'])
@@ -47,6 +48,12 @@ def pregrasp_pose(result: dict[str, Any], standoff: float) -> PoseStamped:
     }
     if target['point_m'] is None:
         raise ValueError(target['reason']['message'])
+    if target['frame_id'] != result['frame_id']:
+        # The line of sight begins where the camera is, which another frame does not tell.
+        raise ValueError(
+            f'the target is in {target["frame_id"]!r}, not in the frame of the camera, '
+            f'{result["frame_id"]!r}: leave depth.target_frame empty and set base_frame here'
+        )
     point = np.array(target['point_m'])
     approach = point / np.linalg.norm(point)
     # `closing` lies in the image plane; what counts is its part across the line of sight. It is

@@ -60,6 +60,7 @@ def check(pose, result, standoff):
 def test_pose_stands_off_along_the_line_of_sight(example, point, angle):
     result = {
         'status': 'ok',
+        'frame_id': 'optical',
         'stamp': {'sec': 3, 'nanosec': 4},
         'target': {
             'frame_id': 'optical',
@@ -72,7 +73,8 @@ def test_pose_stands_off_along_the_line_of_sight(example, point, angle):
 
 def test_an_object_of_unknown_width_is_closed_upon_along_the_rows(example):
     target = {'frame_id': 'optical', 'point_m': [0.1, 0.2, 0.7], 'closing': None}
-    result = {'status': 'ok', 'stamp': {'sec': 3, 'nanosec': 4}, 'target': target}
+    stamp = {'sec': 3, 'nanosec': 4}
+    result = {'status': 'ok', 'frame_id': 'optical', 'stamp': stamp, 'target': target}
     pose = example.pregrasp_pose(result, STANDOFF)
     check(pose, {**result, 'target': {**target, 'closing': [1.0, 0.0]}}, STANDOFF)
 
@@ -90,9 +92,17 @@ def test_an_object_of_unknown_width_is_closed_upon_along_the_rows(example):
             },
             'too little',
         ),
+        (
+            {
+                'status': 'ok',
+                'frame_id': 'optical',
+                'target': {'frame_id': 'base_link', 'point_m': [0.5, 0.1, 0.2]},
+            },
+            "in 'base_link', not in the frame of the camera, 'optical'",
+        ),
     ],
 )
-def test_without_a_metric_target_it_says_why(example, result, message):
+def test_without_a_metric_target_in_the_camera_frame_it_says_why(example, result, message):
     with pytest.raises(ValueError, match=message):
         example.pregrasp_pose(result, STANDOFF)
 
