@@ -88,7 +88,7 @@ class SegZeroNode(LifecycleNodeMixin, Node):
 
         answerer = load()  # the lock is free: meanwhile all callbacks are served
         with self.lock:
-            self._settings = settings
+            self._settings = read_settings(self)  # live ones may have been set meanwhile
             self._outputs = Outputs(self)
             self._queries = Queries(answerer, load, self._outputs, self._health)
             self._state = 'inactive'

@@ -127,6 +127,22 @@ def test_the_node_answers_while_its_models_load(graph, engines, monkeypatch):
     assert graph.client.diagnostics(lambda v: v['state'] == 'inactive')[1]['loading'] == ''
 
 
+def test_what_is_set_while_the_models_load_holds(graph, engines):
+    graph.node(reasoner__model='endless')
+    reply = graph.client.change_state_async('configure')
+    assert engines.ScriptedReasoner.started.wait(60)
+    assert graph.client.set_parameter('query.mode', 'reject').successful
+    engines.ScriptedReasoner.started.clear()
+    engines.ScriptedReasoner.release.set()
+    graph.client.wait_for(reply.done, 'the end of the transition')
+    assert graph.client.change_state('activate')
+    graph.client.wait_for_node('image')
+    graph.client.show_picture()
+    graph.client.say('wait')
+    assert engines.ScriptedReasoner.started.wait(60)
+    assert graph.client.ask('the red mug')['status'] == 'rejected'
+
+
 def test_why_loading_failed_is_in_the_diagnostics_and_another_model_loads(graph, monkeypatch):
     monkeypatch.setattr('segzero_ros.node.DIAGNOSTICS_S', 0.02)
     graph.node(reasoner__model='broken')
