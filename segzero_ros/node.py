@@ -158,7 +158,7 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         except ModuleNotFoundError as error:
             self.get_logger().warning(
                 f'targets stay in the frame of the camera, not {frame_id!r}: {error}; '
-                'install tf2_ros'
+                'install tf2_ros_py'
             )
             return None
 

@@ -19,7 +19,12 @@ setuptools = pytest.importorskip('setuptools', reason='needs setuptools: pip ins
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ('segzero_core', 'segzero_ros')
 # Import name -> rosdep key, where they differ.
-KEYS = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv', 'PIL': 'python3-pil'}
+KEYS = {
+    'numpy': 'python3-numpy',
+    'cv2': 'python3-opencv',
+    'PIL': 'python3-pil',
+    'tf2_ros': 'tf2_ros_py',  # the package tf2_ros is C++ alone
+}
 # Imported only by the engine or codec that was asked for; see the comment in package.xml.
 OPTIONAL = {
     'cv_bridge',
