@@ -171,6 +171,8 @@ class FrameBuffer:
             return
         for frame in reversed(self._images):
             stamp = stamp_seconds(frame.image.header)
+            if not stamp:  # no time at all: that of another moment would fit as well
+                continue
             depth = min(self._depths, key=lambda d: abs(stamp_seconds(d.header) - stamp))
             if abs(stamp_seconds(depth.header) - stamp) <= self._slop:
                 self._complete = replace(frame, depth=depth)

@@ -48,6 +48,14 @@ def test_with_depth_a_handful_of_frames_is_kept():
     assert kept <= 2 * frames_module.HISTORY
 
 
+def test_stamps_of_zero_say_nothing_about_what_belongs_together():
+    frames = with_depth()
+    for seconds in (0, 0, 0):
+        frames.add_image(image_at(seconds))
+        frames.add_depth(image_at(seconds))
+    assert frames.newest(GO_ON).depth is None
+
+
 def test_no_image_is_an_error():
     frames = FrameBuffer(None, 0.0)
     assert frames.age() is None
