@@ -36,7 +36,8 @@ def read_folder(folder: Path) -> Iterator[Record | Skipped]:
         DataError: ``records.jsonl`` cannot be read.
     """
     try:
-        lines = (folder / FILE).read_text(encoding='utf-8').splitlines()
+        # Not splitlines: what Unicode also counts as the end of a line may stand in a sentence.
+        lines = (folder / FILE).read_text(encoding='utf-8').split('\n')
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f'cannot read {folder / FILE}: {error}') from error
     for number, line in enumerate(lines, start=1):

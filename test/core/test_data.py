@@ -152,6 +152,15 @@ def test_the_size_is_that_of_the_picture_as_it_is_turned(
     assert load_rgb(file, 'x').shape == ((60, 40, 3) if lies else (40, 60, 3))
 
 
+@pytest.mark.parametrize('separator', ['\u2028', '\x85', '\r\n'])
+def test_only_the_end_of_a_line_ends_a_row(photo: Path, separator: str) -> None:
+    row = {'image': 'photo.png', 'query': f'the{separator}mug', 'mask': 'mask.png'}
+    line = json.dumps(row, ensure_ascii=False)
+    records, skipped = read_dataset(write(photo, line + '\r', line))
+    assert [record.query for record in records] == ['the mug'] * 2
+    assert skipped == []
+
+
 def test_limit(photo: Path) -> None:
     row = {'image': 'photo.png', 'query': 'x', 'mask': 'mask.png'}
     assert len(read_dataset(write(photo, row, row, row), limit=2).records) == 2
