@@ -50,7 +50,7 @@ class Examiner(TrainerCallback):
 
     def _examine(self, step: int) -> None:
         accelerator = self.trainer.accelerator
-        share = range(accelerator.process_index, len(self._records), accelerator.num_processes)
+        share = own_share(len(self._records), accelerator.process_index, accelerator.num_processes)
         with unwrap_model_for_generation(self.trainer.model_wrapped, accelerator) as model:
             mine = answer_records(
                 model,
@@ -62,7 +62,8 @@ class Examiner(TrainerCallback):
                 min(self._config.max_completion_tokens, _MOST_TOKENS),
             )
         # Records hold images behind functions: only figures travel between processes.
-        values = gather_object([answer.values for answer in mine])
+        found = zip(share, (answer.values for answer in mine), strict=True)
+        values = list(dict(gather_object(list(found))).values())
         if not accelerator.is_main_process:
             return
         means = {name: sum(v[name] for v in values) / len(values) for name in values[0]}
@@ -74,3 +75,13 @@ class Examiner(TrainerCallback):
         samples = [Sample(a.record, a.truth.size, a.text, a.values) for a in mine]
         folder = run / 'eval_samples'
         save_samples(folder, step, samples[: self._config.samples], self._config.task, self._masks)
+
+
+def own_share(records: int, process: int, processes: int) -> list[int]:
+    """Return which records one of several processes answers: as many each, so some come twice.
+
+    Where weights are shared out, writing is work of all processes together: one that has a batch
+    less to answer would leave the others waiting for ever.
+    """
+    last = -(-records // processes) * processes
+    return [record % records for record in range(process, last, processes)]

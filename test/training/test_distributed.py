@@ -25,7 +25,11 @@ ZERO2 = (
 
 
 def losses(run: Path) -> list[float]:
-    return [line['loss'] for line in read_metrics(run)]
+    return [line['loss'] for line in read_metrics(run) if 'loss' in line]
+
+
+def examined(run: Path) -> list[float]:
+    return [line['eval/reward'] for line in read_metrics(run) if 'eval/reward' in line]
 
 
 def launch(module: tuple[str, ...], arguments: list[str]) -> str:
@@ -41,29 +45,44 @@ def launch(module: tuple[str, ...], arguments: list[str]) -> str:
 
 
 @pytest.fixture(scope='module')
-def supervised(
-    short_grpo: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[list[str], list[float]]:
-    """Arguments of a supervised run, and the losses one process has."""
-    arguments = ['--config', str(short_grpo), 'method=sft', 'batch_size=4', 'micro_batch=2']
+def single(short_grpo: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """Arguments of a supervised run, and the run of one process."""
+    arguments = [
+        *('--config', str(short_grpo), 'method=sft', 'batch_size=4', 'micro_batch=2'),
+        'eval_data=synthetic:val?kinds=attribute&size=56&objects=2&count=3',
+    ]
     run = tmp_path_factory.mktemp('single')
     assert main([*arguments, f'output={run}']) == 0
     found = losses(run)
     assert found[3] < found[0]
-    return arguments, found
+    return arguments, run
 
 
 @pytest.mark.slow
-def test_two_processes(supervised: tuple[list[str], list[float]], tmp_path: Path) -> None:
-    arguments, expected = supervised
-    assert '2 processes' in launch(TORCHRUN, [*arguments, f'output={tmp_path}'])
-    assert losses(tmp_path) == pytest.approx(expected, rel=1e-4)
+def test_two_processes(single: tuple[list[str], Path], tmp_path: Path) -> None:
+    arguments, alone = single
+    told = launch(TORCHRUN, [*arguments, f'output={tmp_path}'])
+    assert '2 processes' in told
+    assert '3 held-out records' in told
+    assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-4)
+    assert len(examined(alone)) == 2
+    assert examined(tmp_path) == pytest.approx(examined(alone))
+
+
+@pytest.mark.parametrize(('records', 'processes'), [(1, 1), (7, 2), (3, 8), (16, 4), (33, 8)])
+def test_all_processes_answer_equally_often(trl: None, records: int, processes: int) -> None:
+    from training.callbacks import own_share
+
+    shares = [own_share(records, process, processes) for process in range(processes)]
+    assert len({len(share) for share in shares}) == 1
+    assert {record for share in shares for record in share} == set(range(records))
+    assert sorted(set(shares[0])) == shares[0]
 
 
 @pytest.mark.slow
-def test_deepspeed(supervised: tuple[list[str], list[float]], tmp_path: Path) -> None:
+def test_deepspeed(single: tuple[list[str], Path], tmp_path: Path) -> None:
     pytest.importorskip('deepspeed', reason='needs deepspeed: requirements/train.txt')
-    arguments, expected = supervised
+    arguments, alone = single
     launch(ZERO2, [*arguments, f'output={tmp_path}', 'precision=bf16'])
     assert (tmp_path / 'checkpoint-4' / 'latest').is_file()
-    assert losses(tmp_path) == pytest.approx(expected, rel=0.02)
+    assert losses(tmp_path) == pytest.approx(losses(alone), rel=0.02)
