@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -169,7 +170,9 @@ _AT_LEAST = {
     **dict.fromkeys(('keep_checkpoints', 'eval_steps', 'vllm_tensor_parallel'), 1),
     **dict.fromkeys(('data_limit', 'image_size', 'max_steps', 'lora_rank', 'sample_steps'), 0),
     **dict.fromkeys(('beta', 'epsilon', 'entropy', 'learning_rate', 'warmup_steps'), 0),
+    **dict.fromkeys(('eval_limit', 'seed', 'weight_decay', 'max_grad_norm'), 0),
 }
+_ABOVE_ZERO = ('epochs', 'temperature')
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -268,9 +271,12 @@ def _convert(key: str, value: Any) -> Any:
     if wanted is float and not isinstance(value, bool):
         # YAML reads 1e-6 as text: it wants 1.0e-6.
         try:
-            return float(value)
+            number = float(value)
         except (TypeError, ValueError):
-            raise ConfigError(f'{key} must be a number, got {value!r}') from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise ConfigError(f'{key} must be a number, got {value!r}')
+        return number
     if wanted is str and value is None:
         return ''
     if type(value) is not wanted:
@@ -290,6 +296,9 @@ def _check(config: TrainConfig) -> None:
     for key, least in _AT_LEAST.items():
         if getattr(config, key) < least:
             raise ConfigError(f'{key} must be at least {least}, got {getattr(config, key)}')
+    for key in _ABOVE_ZERO:
+        if getattr(config, key) <= 0:
+            raise ConfigError(f'{key} must be above 0, got {getattr(config, key)}')
     unknown = set(config.extra_rewards) - {'length', 'non_repeat', 'mask_iou'}
     if unknown:
         raise ConfigError(
