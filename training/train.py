@@ -21,6 +21,7 @@ if __name__ == '__main__':  # run as a file: the project's root is not on the pa
 
 from segzero_core.data import Dataset, Record, Skipped, read_dataset
 from segzero_core.errors import ConfigError, DataError, ModelLoadError, SegZeroError
+from training.changed import changed
 from training.config import TrainConfig, describe, load_config, save_config
 
 CONFIG = 'config.yaml'
@@ -139,16 +140,14 @@ def check_same_run(config: TrainConfig, run: Path) -> None:
     """
     if not (run / CONFIG).is_file() or not list(run.glob('checkpoint-*')):
         return
-    before = load_config(run / CONFIG)
     free = _FREE | ({'max_steps', 'epochs'} if config.schedule == 'constant' else set())
-    changed = [
-        f'{field.name} ({getattr(before, field.name)!r}, now {getattr(config, field.name)!r})'
-        for field in dataclasses.fields(config)
-        if field.name not in free and getattr(before, field.name) != getattr(config, field.name)
-    ]
-    if changed:
+    before, now = (
+        {key: value for key, value in dataclasses.asdict(each).items() if key not in free}
+        for each in (load_config(run / CONFIG), config)
+    )
+    if found := changed(before, now):
         raise ConfigError(
-            f'{run} holds a run with other settings: {", ".join(changed)}. Start it again with '
+            f'{run} holds a run with other settings: {", ".join(found)}. Start it again with '
             'the settings it had, or choose another output=...'
         )
 

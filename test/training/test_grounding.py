@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from segzero_core.synthetic import COLOURS, KINDS, SHAPES, SIZES
 from segzero_core.types import Box, Size
 from training.grounding import Phase, Settings, loop, warm_up
 from training.grounding.batches import NO_LABEL, Batcher, mirror_item
-from training.grounding.command import read_settings
+from training.grounding.command import read_settings, run_from_scratch
 from training.grounding.losses import (
     DenseHeads,
     Vocabulary,
@@ -35,6 +36,7 @@ from training.grounding.losses import (
 from training.grounding.network import read, see
 from training.grounding.scenes import load_scenes
 from training.grounding.texts import find_named, mirror_sentence, write_reply
+from training.metrics import read_metrics
 from training.train import main
 
 SIDE = 128
@@ -390,6 +392,36 @@ def test_a_stopped_warm_up_goes_on_as_if_nothing_had_happened(tmp_path, cache, m
     assert warm_up(halves) == resumed  # is done
     assert len(steps) == 10
     assert [file.name for file in resumed.parent.iterdir() if file.is_file()] == []
+
+
+def test_a_run_goes_on_with_no_other_settings_and_measures_no_step_twice(
+    tmp_path, cache, monkeypatch
+):
+    monkeypatch.setattr(loop, '_REPORT_EVERY', 1)
+    update, steps = loop._Run._update, []
+
+    def stop_at_fifth(run, phase):
+        steps.append(phase)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        return update(run, phase)
+
+    monkeypatch.setattr(loop._Run, '_update', stop_at_fifth)
+    base = settings(tmp_path / 'run', cache)
+    file = tmp_path / 'short.yaml'
+    values = json.loads(json.dumps(dataclasses.asdict(base), default=str))
+    file.write_text(json.dumps({'method': 'warm_up', **values}))
+    with pytest.raises(KeyboardInterrupt):
+        run_from_scratch(file, [])
+    assert [line['step'] for line in read_metrics(base.output)] == [1, 2, 3, 4]
+    with pytest.raises(ConfigError, match=r'other settings: seed \(0, now 1\)'):
+        run_from_scratch(file, ['seed=1', 'save_every=2'])
+    run_from_scratch(file, ['save_every=2'])
+    done = [line['step'] for line in read_metrics(base.output)]
+    assert done == sorted(set(done))
+    assert (base.output / 'model' / 'model.safetensors').is_file()
+    with pytest.raises(ConfigError, match='dense_weight'):
+        run_from_scratch(file, ['dense_weight=0.5'])  # though it is done
 
 
 def test_what_comes_out_is_an_ordinary_checkpoint_that_answers(tmp_path, cache, scenes):

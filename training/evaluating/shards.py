@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from segzero_core.errors import DataError
+from training.changed import changed
 
 RUN = 'run.json'
 ROWS = 'rows.jsonl'
@@ -65,15 +66,9 @@ def open_run(folder: Path, settings: dict[str, Any]) -> str:
         before = json.loads(file.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise DataError(f'cannot use {folder} for a run ({error}): choose another') from error
-    if before != json.loads(text):
-        keys = sorted({*before, *settings})
-        changed = [
-            f'{key} ({before.get(key)!r}, now {settings.get(key)!r})'
-            for key in keys
-            if before.get(key) != settings.get(key)
-        ]
+    if found := changed(before, json.loads(text)):
         raise DataError(
-            f'{folder} holds another run: {"; ".join(changed)}. Start it again as it was, or '
+            f'{folder} holds another run: {"; ".join(found)}. Start it again as it was, or '
             'choose another --output'
         )
     return hashlib.sha256(text.encode()).hexdigest()[:16]

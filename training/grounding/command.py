@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,25 @@ import yaml
 
 from segzero_core.errors import ConfigError, UnknownNameError
 from segzero_core.registry import look_up
+from training.changed import changed
 from training.grounding.loop import Phase, Settings, warm_up
 from training.grounding.masks import MaskSettings, train_masks
 from training.metrics import append_metrics
+
+_NOTE = 'settings.json'
+_LEFT = ('start', 'resume.pt', 'model')  # by a run that has come to anything
+_FREE = ('output', 'cache', 'save_every')  # nothing that changes what is learnt
 
 
 def run_from_scratch(file: Path, overrides: Sequence[str]) -> None:
     """Train as a configuration file and ``key=value`` overrides say; print and keep progress.
 
     Raises:
-        ConfigError: A key does not exist or a value does not fit.
+        ConfigError: A key does not exist, a value does not fit, or the run was begun with others.
         TrainingError: A loss is not a number.
     """
     settings = read_settings(file, overrides)
-    settings.output.mkdir(parents=True, exist_ok=True)
+    _begin(settings)
     print(settings, flush=True)
 
     def report(line: dict[str, float]) -> None:
@@ -37,6 +43,22 @@ def run_from_scratch(file: Path, overrides: Sequence[str]) -> None:
     else:
         model = warm_up(settings, report)
     print(f'the model is in {model}')
+
+
+def _begin(settings: Settings | MaskSettings) -> None:
+    """Note the settings in the run's folder; make sure that it was begun with no others."""
+    now = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+    now = {key: value for key, value in now.items() if key not in _FREE}
+    file = settings.output / _NOTE
+    if file.is_file() and any((settings.output / name).exists() for name in _LEFT):
+        if found := changed(json.loads(file.read_text(encoding='utf-8')), now):
+            raise ConfigError(
+                f'{settings.output} holds a run with other settings: {", ".join(found)}. Start it '
+                'again with the settings it had, or choose another output=...'
+            )
+        return
+    settings.output.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(now, indent=1), encoding='utf-8')
 
 
 def read_settings(file: Path, overrides: Sequence[str]) -> Settings | MaskSettings:

@@ -37,6 +37,7 @@ from training.grounding.network import (
     start_local,
     start_ordered,
 )
+from training.grounding.resume import ResumePoint
 from training.grounding.scenes import Scenes, load_scenes
 from training.grounding.texts import corpus, whole_tokens
 
@@ -129,7 +130,6 @@ def warm_up(settings: Settings, on_report: Report = lambda _: None) -> Path:
     if not start.is_dir():
         create(start, scenes, settings.seed)
     run = _Run(settings, start, scenes, on_report)
-    run.resume()
     run.train()
     run.save(trained)
     return trained
@@ -199,8 +199,14 @@ class _Run:
             parameters(self._model, self._heads), betas=(0.9, 0.95), weight_decay=0.05, fused=True
         )
         self._rng = np.random.Generator(np.random.PCG64(settings.seed))
-        self._step = 0
-        self._file = settings.output / 'resume.pt'
+        self._point = ResumePoint(
+            settings.output,
+            self._rng,
+            model=self._model,
+            heads=self._heads,
+            optimizer=self._optimizer,
+        )
+        self._step = self._point.load()
 
     def train(self) -> None:
         """Run all phases from the step it stands at."""
@@ -220,7 +226,7 @@ class _Run:
                     self._report(rate, sums, done / (time.perf_counter() - began))
                     began, sums = time.perf_counter(), {}
                 if self._step % self._settings.save_every == 0:
-                    self._checkpoint()
+                    self._point.save(self._step)
             start += phase.steps
 
     def _update(self, phase: Phase) -> dict[str, float]:
@@ -240,7 +246,7 @@ class _Run:
         if not torch.isfinite(total):
             raise TrainingError(
                 f'the loss at step {self._step} is {total.item()}: lower the learning rate. '
-                f'The last good state is in {self._file}'
+                f'The last good state is in {self._point.file}'
             )
         self._optimizer.zero_grad()
         total.backward()
@@ -277,38 +283,13 @@ class _Run:
             losses[name], losses[f'hit/{name}'] = gaze_losses(gaze[places], items[places], owner)
         return losses
 
-    def resume(self) -> None:
-        """Go back to the newest resume point, if there is one."""
-        if not self._file.is_file():
-            return
-        state = torch.load(self._file, weights_only=True)
-        self._model.load_state_dict(state['model'])
-        self._heads.load_state_dict(state['heads'])
-        self._optimizer.load_state_dict(state['optimizer'])
-        self._rng.bit_generator.state = state['rng']
-        self._step = state['step']
-
-    def _checkpoint(self) -> None:
-        part = self._file.with_suffix('.tmp')
-        torch.save(
-            {
-                'model': self._model.state_dict(),
-                'heads': self._heads.state_dict(),
-                'optimizer': self._optimizer.state_dict(),
-                'rng': self._rng.bit_generator.state,
-                'step': self._step,
-            },
-            part,
-        )
-        part.replace(self._file)
-
     def save(self, folder: Path) -> None:
         """Write the trained checkpoint and remove what only a resume needs."""
         part = folder.with_suffix('.part')
         shutil.copytree(self._start, part, dirs_exist_ok=True)
         self._model.save_pretrained(part)
         part.rename(folder)
-        self._file.unlink(missing_ok=True)
+        self._point.remove()
 
     def _report(self, rate: float, sums: dict[str, list[float]], speed: float) -> None:
         means = {name: float(np.mean(values)) for name, values in sums.items()}

@@ -19,6 +19,7 @@ from segzero_core.tiny import build_tiny_segmenter
 from segzero_core.types import Size
 from training.grounding.mask_batches import draw
 from training.grounding.network import parameters
+from training.grounding.resume import ResumePoint
 from training.grounding.scenes import Scenes, load_scenes
 
 RENDERED = Size(640, 480)
@@ -90,7 +91,6 @@ def train_masks(
     side = transformers.AutoConfig.from_pretrained(start).prompt_encoder_config.image_size
     scenes = load_scenes(settings.cache, settings.first_scene, settings.scenes, side, RENDERED)
     run = _Run(settings, start, scenes, on_report)
-    run.resume()
     run.train()
     return run.save(trained)
 
@@ -116,8 +116,10 @@ class _Run:
             parameters(self._model), betas=(0.9, 0.95), weight_decay=0.01, fused=True
         )
         self._rng = np.random.Generator(np.random.PCG64(settings.seed))
-        self._step = 0
-        self._file = settings.output / 'resume.pt'
+        self._point = ResumePoint(
+            settings.output, self._rng, model=self._model, optimizer=self._optimizer
+        )
+        self._step = self._point.load()
 
     def train(self) -> None:
         """Run all steps from the one it stands at."""
@@ -136,7 +138,7 @@ class _Run:
                 self._on_report({'step': self._step, 'rate': rate, 'scenes_per_s': speed, **means})
                 began, sums = time.perf_counter(), {}
             if self._step % self._settings.save_every == 0:
-                self._checkpoint()
+                self._point.save(self._step)
 
     def _rate(self) -> float:
         """Return the learning rate: up for 100 steps, then down on a half cosine."""
@@ -158,7 +160,7 @@ class _Run:
         if not torch.isfinite(total):
             raise TrainingError(
                 f'the loss at step {self._step} is {total.item()}: lower the learning rate. '
-                f'The last good state is in {self._file}'
+                f'The last good state is in {self._point.file}'
             )
         self._optimizer.zero_grad()
         total.backward()
@@ -166,35 +168,12 @@ class _Run:
         self._optimizer.step()
         return {name: float(value.detach()) for name, value in losses.items()}
 
-    def resume(self) -> None:
-        """Go back to the newest resume point, if there is one."""
-        if not self._file.is_file():
-            return
-        state = torch.load(self._file, weights_only=True)
-        self._model.load_state_dict(state['model'])
-        self._optimizer.load_state_dict(state['optimizer'])
-        self._rng.bit_generator.state = state['rng']
-        self._step = state['step']
-
-    def _checkpoint(self) -> None:
-        part = self._file.with_suffix('.tmp')
-        torch.save(
-            {
-                'model': self._model.state_dict(),
-                'optimizer': self._optimizer.state_dict(),
-                'rng': self._rng.bit_generator.state,
-                'step': self._step,
-            },
-            part,
-        )
-        part.replace(self._file)
-
     def save(self, folder: Path) -> Path:
         """Write the trained checkpoint and remove what only a resume needs."""
         part = folder.with_suffix('.part')
         self._model.half().save_pretrained(part)
         part.rename(folder)
-        self._file.unlink(missing_ok=True)
+        self._point.remove()
         return folder
 
 

@@ -28,6 +28,7 @@ import cv2
 from segzero_core.data import Sample, Samples, Skipped
 from segzero_core.errors import ConfigError, DataError
 from segzero_core.segmenters import Segmenter, load_segmenter
+from training.changed import changed
 from training.preparing.rows import Dropped, Making, Row, make_rows
 
 SPLITS = ('train', 'val')
@@ -104,15 +105,9 @@ def _check_settings(folder: Path, settings: Settings) -> None:
     now = json.loads(json.dumps(asdict(settings)))
     file = folder / SETTINGS
     if file.is_file():
-        before = json.loads(file.read_text(encoding='utf-8'))
-        changed = [
-            f'{key} ({before.get(key)!r}, now {value!r})'
-            for key, value in now.items()
-            if before.get(key) != value
-        ]
-        if changed:
+        if found := changed(json.loads(file.read_text(encoding='utf-8')), now):
             raise ConfigError(
-                f'{folder} holds rows made with other settings: {", ".join(changed)}. Use the '
+                f'{folder} holds rows made with other settings: {", ".join(found)}. Use the '
                 'settings it had, or choose another --output'
             )
         return
