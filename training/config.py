@@ -192,7 +192,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         key, equals, text = override.partition('=')
         if not equals:
             raise ConfigError(f'{override!r} is not of the form key=value')
-        values[key] = _parse_yaml(text, f'the value of {key}')
+        values[key] = parse_yaml(text, f'the value of {key}')
     values.setdefault('output', f'runs/{path.stem}')
     config = TrainConfig(**{key: _convert(key, value) for key, value in values.items()})
     _check(config)
@@ -225,7 +225,7 @@ def _read_file(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         near = difflib.get_close_matches(path.stem, _presets(path.parent), n=1)
         hint = f' Did you mean {near[0]}.yaml?' if near else ''
         raise ConfigError(f'cannot read the configuration {path}: {error}.{hint}') from error
-    values = _parse_yaml(text, path.name)
+    values = parse_yaml(text, path.name)
     if not isinstance(values, dict):
         raise ConfigError(f'{path} holds no settings: write "key: value" lines')
     base = values.pop('base', None)
@@ -239,7 +239,12 @@ def _presets(folder: Path) -> list[str]:
     return [path.stem for path in folder.glob('*.yaml')]
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """Return what a YAML text holds.
+
+    Raises:
+        ConfigError: It is none; the message begins with ``where``.
+    """
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -485,6 +485,8 @@ def test_a_phase_asks_only_its_kinds_of_sentences(batcher, scenes, processor, rn
         ('phases=[{stepz: 3}]', "Did you mean 'steps'"),
         ('phases=[{steps: 3}]', 'missing 3 required positional arguments'),
         ('scenes=many', "scenes must be of type int, got 'many'"),
+        ('phases=3', 'phases must be a list of mappings, got 3'),
+        ('seed=[', 'the value of seed is no YAML'),
         ('seed', "'seed' is not of the form key=value"),
     ],
 )

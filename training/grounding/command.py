@@ -14,6 +14,7 @@ import yaml
 from segzero_core.errors import ConfigError, UnknownNameError
 from segzero_core.registry import look_up
 from training.changed import changed
+from training.config import parse_yaml
 from training.grounding.loop import Phase, Settings, warm_up
 from training.grounding.masks import MaskSettings, train_masks
 from training.metrics import append_metrics
@@ -74,11 +75,17 @@ def read_settings(file: Path, overrides: Sequence[str]) -> Settings | MaskSettin
         key, equals, text = override.partition('=')
         if not equals:
             raise ConfigError(f'{override!r} is not of the form key=value')
-        values[key] = yaml.safe_load(text)
+        values[key] = parse_yaml(text, f'the value of {key}')
     if 'phases' in values:
-        values['phases'] = [_make(Phase, phase) for phase in values['phases']]
+        values['phases'] = _phases(values['phases'])
     settings: Settings | MaskSettings = _make(kind, values)
     return settings
+
+
+def _phases(values: Any) -> list[Phase]:
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise ConfigError(f'phases must be a list of mappings, got {values!r}')
+    return [_make(Phase, value) for value in values]
 
 
 def _make(kind: type[Any], values: Mapping[str, Any]) -> Any:
