@@ -41,7 +41,7 @@ class Health:
         # As text: an exception holds the frames it went through, and with them half-loaded models.
         self._error = '', OK
         self._loading = ''  # what, while models are loaded
-        self._loading_since = 0.0
+        self._loading_since, self._loader = 0.0, 0  # since when, and in which thread
         self._frames = (0, time.monotonic())  # that had come at the last look, and when that was
 
     def loading(self, what: str) -> None:
@@ -50,12 +50,14 @@ class Health:
             seconds = time.monotonic() - self._loading_since
             self._node.get_logger().info(f'loaded {self._loading} in {seconds:.1f} s')
         self._loading, self._loading_since = what, time.monotonic()
+        self._loader = threading.get_ident()
         if what:
             self._node.get_logger().info(f'loading {what}')
 
     def failed(self, error: Exception) -> None:
         """Log an error and keep it; traceback for those nobody foresaw."""
-        self._loading = ''
+        if self._loader == threading.get_ident():  # else another sentence's error
+            self._loading = ''
         level = WARN if isinstance(error, MILD) else ERROR
         self._error = f'{type(error).__name__}: {error}', level
         if isinstance(error, SegZeroError):

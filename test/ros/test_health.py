@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What /diagnostics tells about a node over real DDS."""
 
+import threading
+
 import pytest
 
 OK, WARN, ERROR = b'\x00', b'\x01', b'\x02'
@@ -55,6 +57,16 @@ def test_an_error_stays_until_something_is_answered(graph, sentence, level, erro
     graph.client.ask('the red mug')
     status, _ = graph.client.diagnostics(lambda v: not v['last_error'])
     assert (status.level, status.message) == (OK, 'active')
+
+
+def test_the_error_of_a_sentence_does_not_hide_what_is_being_loaded(graph):
+    node = graph.active_node('image')
+    loader = threading.Thread(target=node._health.loading, args=['another model'])
+    loader.start()
+    loader.join()
+    graph.client.ask('')
+    _, values = graph.client.diagnostics(lambda v: v['last_error'])
+    assert values['loading'].startswith('another model for ')
 
 
 def test_what_was_answered_and_how_fast(graph):
