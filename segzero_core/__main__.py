@@ -18,6 +18,7 @@ from segzero_core.overlay import draw_overlay
 from segzero_core.pipeline import SegZero
 from segzero_core.prompts import FAMILIES, check_query
 from segzero_core.reasoners import REASONERS, load_reasoner
+from segzero_core.registry import device_option
 from segzero_core.segmenters import SEGMENTERS, load_segmenter
 from segzero_core.types import Image, Segmentation
 
@@ -80,7 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--segmenter-model', help="the segmenter's model: a hub id or a folder")
     parser.add_argument(
-        '--device', help='cpu, cuda, cuda:1, ...; CUDA when there is one if absent'
+        '--device',
+        help='where models run: cpu, cuda, cuda:1, ...; CUDA when there is one if absent',
     )
     return parser
 
@@ -113,10 +115,12 @@ def run(options: argparse.Namespace) -> None:
         model=options.model,
         url=options.url,
         family=options.family,
-        device=options.device,
+        **device_option(REASONERS, options.reasoner, options.device),
     )
     segmenter = load_segmenter(
-        options.segmenter, model=options.segmenter_model, device=options.device
+        options.segmenter,
+        model=options.segmenter_model,
+        **device_option(SEGMENTERS, options.segmenter, options.device),
     )
     with SegZero(reasoner, segmenter) as segzero:
         found = segzero(image, query)

@@ -13,10 +13,17 @@ from segzero_core.errors import EngineOptionError, ModelLoadError, UnknownNameEr
 
 
 class Engine(NamedTuple):
-    """Where an engine lives and which file under ``requirements/`` lists what it needs."""
+    """Where an engine lives and which file under ``requirements/`` lists what it needs.
 
-    path: str  # 'module:Class'
+    Attributes:
+        path: ``module:Class``.
+        requirements: The file's name without its suffix.
+        has_device: It runs a model in this process and takes the option ``device``.
+    """
+
+    path: str
     requirements: str
+    has_device: bool = False
 
 
 def look_up(kind: str, name: str, known: Iterable[str]) -> str:
@@ -31,6 +38,11 @@ def look_up(kind: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f' Did you mean {near[0]!r}?' if near else ''
     raise UnknownNameError(f'unknown {kind} {name!r}.{hint} Available: {", ".join(names)}')
+
+
+def device_option(registry: Mapping[str, Engine], name: str, device: str | None) -> dict[str, Any]:
+    """Return where models are to run as an option of engine ``name``, if it runs one."""
+    return {'device': device} if name in registry and registry[name].has_device else {}
 
 
 def create_engine(

@@ -11,8 +11,10 @@ from segzero_core.registry import Engine, create_engine
 REASONERS = {
     'openai': Engine('segzero_core.reasoners.openai:OpenAIReasoner', 'core'),
     'rules': Engine('segzero_core.reasoners.rules:RulesReasoner', 'core'),
-    'transformers': Engine('segzero_core.reasoners.transformers:TransformersReasoner', 'models'),
-    'vllm': Engine('segzero_core.reasoners.vllm:VllmReasoner', 'vllm'),
+    'transformers': Engine(
+        'segzero_core.reasoners.transformers:TransformersReasoner', 'models', has_device=True
+    ),
+    'vllm': Engine('segzero_core.reasoners.vllm:VllmReasoner', 'vllm', has_device=True),
 }
 
 

@@ -10,8 +10,10 @@ from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
 
 SEGMENTERS = {
     'grabcut': Engine('segzero_core.segmenters.grabcut:GrabCutSegmenter', 'core'),
-    'sam2': Engine('segzero_core.segmenters.sam2:Sam2Segmenter', 'models'),
-    'sam2_official': Engine('segzero_core.segmenters.sam2_official:OfficialSam2Segmenter', 'sam2'),
+    'sam2': Engine('segzero_core.segmenters.sam2:Sam2Segmenter', 'models', has_device=True),
+    'sam2_official': Engine(
+        'segzero_core.segmenters.sam2_official:OfficialSam2Segmenter', 'sam2', has_device=True
+    ),
 }
 
 

@@ -52,6 +52,12 @@ def test_json_is_one_document_on_standard_output(scene):
     assert answer['mask_pixels'] > 0
 
 
+def test_a_device_concerns_only_engines_that_run_a_model(scene):
+    path, _, query = scene
+    done = segzero(query.text, path, '--device', 'cpu')
+    assert done.returncode == 0, done.stderr
+
+
 def test_nothing_found_is_no_error(scene):
     done = segzero('the purple cone', scene[0])
     assert done.returncode == 1

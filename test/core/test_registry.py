@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines by name: what is accepted, and what a wrong name or option says."""
 
+import importlib
+import inspect
 import subprocess
 import sys
 
@@ -8,7 +10,9 @@ import pytest
 
 from segzero_core import load_reasoner, load_segmenter
 from segzero_core.errors import EngineOptionError, ModelLoadError, UnknownNameError
+from segzero_core.reasoners import REASONERS
 from segzero_core.registry import Engine, create_engine, look_up
+from segzero_core.segmenters import SEGMENTERS
 
 
 def test_unknown_name_suggests_the_nearest_and_lists_all():
@@ -29,6 +33,16 @@ def test_option_the_engine_does_not_take_names_those_it_takes():
 def test_empty_options_are_left_to_the_engine():
     reasoner = load_reasoner('rules', model='', device=None, family='')
     assert reasoner.family.name
+
+
+@pytest.mark.parametrize('name', [*REASONERS, *SEGMENTERS])
+def test_the_registry_knows_which_engines_choose_their_device(name):
+    entry = {**REASONERS, **SEGMENTERS}[name]
+    module, class_name = entry.path.split(':')
+    if name not in ('rules', 'openai', 'grabcut'):
+        pytest.importorskip(module, reason=f'needs requirements/{entry.requirements}.txt')
+    engine = getattr(importlib.import_module(module), class_name)
+    assert entry.has_device == ('device' in inspect.signature(engine).parameters)
 
 
 def test_missing_library_names_the_requirements_file():

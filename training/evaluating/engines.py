@@ -11,8 +11,9 @@ from typing import Any, Literal, cast
 import yaml
 
 from segzero_core.errors import ConfigError
-from segzero_core.reasoners import load_reasoner
-from segzero_core.segmenters import Segmenter, load_segmenter
+from segzero_core.reasoners import REASONERS, load_reasoner
+from segzero_core.registry import device_option
+from segzero_core.segmenters import SEGMENTERS, Segmenter, load_segmenter
 from segzero_core.task import Task
 from training.evaluating.answering import Examiner
 from training.evaluating.config import EvalConfig
@@ -78,8 +79,11 @@ def _segmenter(config: EvalConfig, words: bool) -> Segmenter:
     """Return the segmenter; where answers are words, nobody asks it: the one without weights."""
     if words:
         return load_segmenter('grabcut')
-    options = {'model': config.segmenter_model, **_device(config, config.segmenter)}
-    return load_segmenter(config.segmenter, **options)
+    return load_segmenter(
+        config.segmenter,
+        model=config.segmenter_model,
+        **device_option(SEGMENTERS, config.segmenter, config.device),
+    )
 
 
 def reasoner_options(config: EvalConfig, words: bool) -> dict[str, Any]:
@@ -92,7 +96,7 @@ def reasoner_options(config: EvalConfig, words: bool) -> dict[str, Any]:
         'model': config.model,
         'family': config.family or ('question' if words else ''),
         'max_new_tokens': config.max_new_tokens or None,
-        **_device(config, config.reasoner),
+        **device_option(REASONERS, config.reasoner, config.device),
     }
     for given in config.reasoner_options:
         key, equals, value = given.partition('=')
@@ -109,11 +113,6 @@ def _scalar(text: str) -> Any:
     except yaml.YAMLError:
         return text
     return value if isinstance(value, (bool, int, float)) else text
-
-
-def _device(config: EvalConfig, engine: str) -> dict[str, str]:
-    """Return where an engine is to run, for those that can choose."""
-    return {} if engine in ('rules', 'openai', 'grabcut') else {'device': config.device}
 
 
 def _take_gpu(place: Place) -> None:
