@@ -7,7 +7,75 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import torch
+from PIL import Image as PilImage
+
 from segzero_core.checkpoints import transformers
+
+_published = transformers.models.qwen2_vl.image_processing_pil_qwen2_vl
+
+
+class Qwen2VLImageProcessorPil(transformers.Qwen2VLImageProcessorPil):
+    """The published image processor: the same numbers, bit for bit, in a fraction of the time.
+
+    Has the name of its parent, because checkpoints name the class of theirs.
+    """
+
+    def _preprocess(self, images: list[np.ndarray], **options: Any) -> Any:
+        """Return the patches of (3, H, W) images; all but 8-bit RGB is left to the parent."""
+        if any(image.dtype != np.uint8 or len(image) != 3 for image in images):
+            return super()._preprocess(images, **options)
+        side, merged, frames = (
+            options[f'{name}_size'] for name in ('patch', 'merge', 'temporal_patch')
+        )
+        if options['do_resize']:
+            size, resample = options['size'], options['resample']
+            images = [self._resized(image, size, resample, side * merged) for image in images]
+        grids = np.array([(1, *(edge // side for edge in image.shape[1:])) for image in images])
+        ends = np.cumsum(grids.prod(axis=1))
+        patches = np.empty((ends[-1], 3, frames, side * side), dtype=np.float32)
+        table = self._table(**options)
+        for image, part in zip(images, np.split(patches, ends[:-1]), strict=True):
+            values = _cut(image, side, merged)
+            for channel in range(3):
+                cv2.LUT(values[:, channel], table[channel], part[:, channel, 0])
+        patches[:, :, 1:] = patches[:, :, :1]  # a still image is the same frame twice
+        data = {'pixel_values': patches.reshape(len(patches), -1), 'image_grid_thw': grids}
+        return transformers.BatchFeature(data, tensor_type=options['return_tensors'])
+
+    def _resized(self, image: np.ndarray, size: Any, resample: Any, factor: int) -> np.ndarray:
+        if size.shortest_edge and size.longest_edge:
+            wanted = _published.smart_resize(
+                *image.shape[1:], factor, size.shortest_edge, size.longest_edge
+            )
+            if wanted == image.shape[1:]:  # the parent would copy it several times
+                return image
+        return self.resize(image, size, resample, factor)
+
+    def _table(
+        self,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: float | list[float],
+        image_std: float | list[float],
+        **_: Any,
+    ) -> np.ndarray:
+        """Return (3, 256, 1) float32: what the parent makes of each value of R, G and B."""
+        values = np.tile(np.arange(256, dtype=np.float32)[:, None], (3, 1, 1))
+        if do_rescale:
+            values = self.rescale(values, rescale_factor)
+        return self.normalize(values, image_mean, image_std) if do_normalize else values
+
+
+def _cut(image: np.ndarray, side: int, merged: int) -> np.ndarray:
+    """Return the patches (n, 3, side * side) of (3, H, W), those that are merged in succession."""
+    _, height, width = image.shape
+    high, wide = height // side // merged, width // side // merged
+    blocks = image.reshape(3, high, merged, side, wide, merged, side)
+    return blocks.transpose(1, 4, 2, 5, 0, 3, 6).reshape(-1, 3, side * side)
 
 
 class QwenProcessor(transformers.Qwen2_5_VLProcessor):
@@ -30,6 +98,21 @@ class QwenProcessor(transformers.Qwen2_5_VLProcessor):
             self, image_processor, tokenizer, chat_template=chat_template
         )
 
+    def encode_still(self, prompt: str, picture: PilImage.Image) -> Any:
+        """Return the model's inputs for a prompt with one image, as calling the processor does.
+
+        But each patch is there once, (n, 3 * side * side), not once for each frame it stands for.
+        """
+        inputs = self.image_processor(picture, temporal_patch_size=1, return_tensors='pt')
+        count = len(inputs['pixel_values']) // self.image_processor.merge_size**2
+        ids = torch.tensor([tokens_with_image(self.tokenizer, prompt, count, self.image_token_id)])
+        inputs.update(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=(ids == self.image_token_id).long(),
+        )
+        return inputs
+
     @classmethod
     def from_pretrained(cls, folder: str | PathLike[str], **options: Any) -> QwenProcessor:
         """Load the processor of the checkpoint in ``folder``.
@@ -45,7 +128,7 @@ class QwenProcessor(transformers.Qwen2_5_VLProcessor):
         # Without a vocabulary, transformers makes an empty tokenizer and says nothing.
         if not any(Path(folder, name).is_file() for name in ('tokenizer.json', 'vocab.json')):
             raise FileNotFoundError(f'{folder} has no tokenizer.json')
-        images = transformers.AutoImageProcessor.from_pretrained(folder, backend='pil')
+        images = Qwen2VLImageProcessorPil.from_pretrained(folder)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
         settings, _ = cls.get_processor_dict(folder)
         template = settings.get('chat_template') or tokenizer.chat_template
@@ -56,3 +139,14 @@ class QwenProcessor(transformers.Qwen2_5_VLProcessor):
         self.tokenizer.chat_template = self.chat_template
         self.tokenizer.save_pretrained(folder, **options)
         self.image_processor.save_pretrained(folder, **options)
+
+
+def tokens_with_image(tokenizer: Any, prompt: str, count: int, image_token: int) -> list[int]:
+    """Return the tokens of a prompt in which each image token stands for ``count`` of them.
+
+    To write it so many times and have all of them read takes most of a tokenizer's time.
+    """
+    tokens = []
+    for token in tokenizer(prompt).input_ids:
+        tokens += [token] * (count if token == image_token else 1)
+    return tokens

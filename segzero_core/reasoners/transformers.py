@@ -190,17 +190,17 @@ class TransformersReasoner:
     def _encode(self, image: Image, prompt: str) -> Any:
         """Return image and prompt as the model's input, on the CPU."""
         picture = model_picture(image, self.family.input_size(image_size(image)))
-        return self._processor(text=[prompt], images=[picture], return_tensors='pt')
+        return self._processor.encode_still(prompt, picture)
 
 
 def _embed_patches_by_product(embedding: Any) -> None:
-    """Let patches be embedded by one matrix product.
+    """Let still images' patches (n, 3 * side * side) be embedded by one matrix product.
 
-    As a convolution whose steps are as long as its kernel, which it is in the checkpoint, it takes
-    three times as long on a CPU. Sums differ by rounding.
+    In the checkpoint it is a convolution over two equal frames, whose steps are as long as its
+    kernel. That takes several times as long on a CPU. Sums differ by rounding.
     """
-    weight, bias = embedding.proj.weight, embedding.proj.bias
-    matrix = weight.view(len(weight), -1)
+    weight, bias = embedding.proj.weight.data, embedding.proj.bias
+    matrix = weight.sum(dim=2).flatten(1)  # of both frames
     embedding.forward = lambda patches: functional.linear(patches.to(weight.dtype), matrix, bias)
 
 

@@ -12,6 +12,7 @@ import torch
 from segzero_core.answer import Answer, format_answer
 from segzero_core.reasoners.decoding import CachedDecoder, Rows
 from segzero_core.reasoners.drafts import Drafts
+from segzero_core.reasoners.qwen_processor import tokens_with_image
 from segzero_core.reasoners.reply import answer_end
 from segzero_core.types import Box, Point
 
@@ -90,7 +91,7 @@ class Writer:
         ends = settings.eos_token_id
         self._ends = {ends} if isinstance(ends, int) else set(ends or ())
         self._penalty = float(settings.repetition_penalty or 1.0)
-        self._image_token = tokenizer.decode([model.config.image_token_id])
+        self._image_id = int(model.config.image_token_id)
         self._frame = b''
         self._tokens: list[int] = []  # of the last prompt and what was written after it
         self._image_end = 0  # tokens up to the end of the image
@@ -190,8 +191,8 @@ class Writer:
     def _read(self, prompt: Prompt, count: int) -> torch.Tensor:
         """Return the logits after the prompt, with room for ``count`` tokens."""
         if prompt.frame == self._frame:
-            image = self._image_token * self._tokens.count(self._image_id)
-            tokens = self._tokenizer(prompt.text.replace(self._image_token, image)).input_ids
+            repeats = self._tokens.count(self._image_id)
+            tokens = tokens_with_image(self._tokenizer, prompt.text, repeats, self._image_id)
             # The last token is computed again if need be: its logits are what is wanted.
             same = min(_common(tokens, self._tokens), self._decoder.length, len(tokens) - 1)
             if same >= self._image_end:
@@ -218,10 +219,6 @@ class Writer:
     def _closing(self) -> set[int]:
         """The tokens that can be the end of a tag."""
         return {token for text, token in self._tokenizer.get_vocab().items() if '>' in text}
-
-    @property
-    def _image_id(self) -> int:
-        return self._tokenizer.convert_tokens_to_ids(self._image_token)
 
     def _seen(self, logits: torch.Tensor) -> torch.Tensor | None:
         """Return (vocabulary,) bool: which tokens occur; ``None`` if it does not matter."""

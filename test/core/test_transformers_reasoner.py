@@ -21,7 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, BertConfig, GenerationConfig
+from transformers import AutoModelForImageTextToText, AutoTokenizer, BertConfig, GenerationConfig
 
 from segzero_core import SegZero, load_reasoner, load_segmenter
 from segzero_core.answer import parse_answer
@@ -33,7 +33,6 @@ from segzero_core.errors import (
     UnknownNameError,
 )
 from segzero_core.reasoners.decoding import CachedDecoder, Rows
-from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.reasoners.transformers import (
     TransformersReasoner,
     _greedy,
@@ -475,13 +474,12 @@ def test_the_image_is_stretched_bilinearly_to_the_size_of_the_family(tiny_reason
     given = engine._encode(picture(), engine._prompt('The red Mug.'))
     assert given['image_grid_thw'].tolist() == [[1, 60, 60]]  # 840 / 14
     seen = Image.fromarray(picture()).resize((840, 840), Image.Resampling.BILINEAR)
-    # The first patch: channel, two equal frames, 14 x 14 pixels, normalised.
-    patch = given['pixel_values'][0].reshape(3, 2, 14, 14)
+    # The first patch: channel, 14 x 14 pixels, normalised.
+    patch = given['pixel_values'][0].reshape(3, 14, 14)
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
     corner = torch.from_numpy(np.array(seen)[:14, :14].copy()).permute(2, 0, 1) / 255
-    for frame in (0, 1):
-        assert torch.allclose(patch[:, frame], (corner - mean) / std, atol=1e-5)
+    assert torch.allclose(patch, (corner - mean) / std, atol=1e-5)
     text = engine._processor.tokenizer.decode(given['input_ids'][0])
     assert text.count('<|image_pad|>') == 900  # 840 / 28 squared
     assert text.replace('<|image_pad|>', '').startswith(
@@ -492,35 +490,24 @@ def test_the_image_is_stretched_bilinearly_to_the_size_of_the_family(tiny_reason
 
 
 @pytest.mark.parametrize('model_type', ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl'])
-def test_patches_are_embedded_as_the_model_says(model_type, tmp_path):
+@pytest.mark.parametrize('blocks', [(4, 4), (9, 5), (3, 8)])
+def test_an_image_becomes_what_the_published_model_makes_of_it(model_type, blocks, tmp_path):
     build_tiny_reasoner(tmp_path, model_type=model_type)
-    engine = TransformersReasoner(str(tmp_path), device='cpu', image_side=224)
-    patches = engine._encode(picture(), engine._prompt('x'))['pixel_values']
-    embedding = engine._model.model.visual.patch_embed
-    published = type(embedding).forward(embedding, patches)
-    assert torch.allclose(embedding(patches), published, atol=1e-4)
-    assert published.std() > 0.01
-
-
-def test_the_processor_saves_what_every_checkpoint_has(tiny_reasoner_dir, tmp_path):
-    QwenProcessor.from_pretrained(tiny_reasoner_dir).save_pretrained(tmp_path)
-    files = {file.name: file.read_text() for file in tmp_path.iterdir()}
-    assert set(files) == {
-        'chat_template.jinja',
-        'preprocessor_config.json',
-        'tokenizer.json',
-        'tokenizer_config.json',
-    }
-    assert not any('QwenProcessor' in text for text in files.values())
-    for name in ('tokenizer.json', 'chat_template.jinja'):
-        assert files[name] == (tiny_reasoner_dir / name).read_text()
-    again = QwenProcessor.from_pretrained(tmp_path)
-    image = Image.fromarray(picture())
-    first, second = (
-        processor(text=['<|image_pad|>'], images=[image], return_tensors='pt')['pixel_values']
-        for processor in (QwenProcessor.from_pretrained(tiny_reasoner_dir), again)
-    )
-    assert torch.equal(first, second)
+    engine = TransformersReasoner(str(tmp_path), device='cpu')
+    published = AutoModelForImageTextToText.from_pretrained(tmp_path).eval().model.visual
+    side = 2 * engine._processor.image_processor.patch_size
+    image = Image.fromarray(picture(side * blocks[0], side * blocks[1]))
+    prompt = engine._prompt('the red mug')
+    given = engine._processor.encode_still(prompt, image)
+    wanted = engine._processor(text=[prompt], images=[image], return_tensors='pt')
+    with torch.inference_mode():
+        ours, theirs = (
+            visual(inputs['pixel_values'], grid_thw=inputs['image_grid_thw']).pooler_output
+            for visual, inputs in ((engine._model.model.visual, given), (published, wanted))
+        )
+    assert ours.shape == (blocks[0] * blocks[1], engine._model.config.text_config.hidden_size)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert theirs.std(dim=0).mean() > 0.01
 
 
 def test_sampling_settings_of_a_checkpoint_are_dropped_and_its_penalty_kept(tiny_reasoner_dir):
