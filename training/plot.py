@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def plot(runs: Sequence[Path], folder: Path) -> list[Path]:
     except ImportError as error:
         raise DataError('plots need matplotlib: pip install matplotlib') from error
     matplotlib.use('Agg')
-    found = {run.name: _read(run) for run in runs}
+    names = Counter(run.name for run in runs)
+    found = {run.name if names[run.name] == 1 else str(run): _read(run) for run in runs}
     folder.mkdir(parents=True, exist_ok=True)
     return [_plot_lengths(found, folder), _plot_rewards(found, folder)]
 

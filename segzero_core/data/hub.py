@@ -8,6 +8,7 @@ image had before it was resized; not needed here).
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def load_table(source: str, split: str) -> Any:
     try:
         if (folder / 'dataset_dict.json').is_file() or (folder / 'state.json').is_file():
             loaded = datasets.load_from_disk(str(folder))
-        elif folder.is_dir() and (files := sorted(map(str, folder.rglob('*.parquet')))):
+        elif folder.is_dir() and (files := _parquet_files(folder, split)):
             loaded = datasets.load_dataset('parquet', data_files={split: files})
         elif folder.is_dir():
             raise DataError(f'{folder} holds neither records.jsonl nor parquet or arrow files')
@@ -74,6 +75,14 @@ def load_table(source: str, split: str) -> Any:
     if 'image' in loaded.column_names:  # bytes: decoded when needed, by us
         loaded = loaded.cast_column('image', datasets.Image(decode=False))
     return loaded
+
+
+def _parquet_files(folder: Path, split: str) -> list[str]:
+    """Return the files of a split: those with its name in theirs, or all if none has it."""
+    files = sorted(path.relative_to(folder) for path in folder.rglob('*.parquet'))
+    word = re.compile(rf'(?<![a-z]){split}(?![a-z])')
+    named = [file for file in files if word.search(str(file).lower())]
+    return [str(folder / file) for file in named or files]
 
 
 def _read_row(table: Any, index: int) -> Record | Skipped:

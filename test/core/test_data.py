@@ -12,6 +12,7 @@ from PIL import Image
 
 from segzero_core.data import Record, Skipped, read_dataset
 from segzero_core.data.files import check_image_file, image_file_size, load_rgb
+from segzero_core.data.hub import read_hub
 from segzero_core.data.scenes import (
     HELD_OUT_COLOURS,
     HELD_OUT_RELATION,
@@ -164,6 +165,21 @@ def test_only_the_end_of_a_line_ends_a_row(photo: Path, separator: str) -> None:
 def test_limit(photo: Path) -> None:
     row = {'image': 'photo.png', 'query': 'x', 'mask': 'mask.png'}
     assert len(read_dataset(write(photo, row, row, row), limit=2).records) == 2
+
+
+def test_held_out_files_of_a_folder_are_not_trained_on(photo: Path) -> None:
+    datasets = pytest.importorskip('datasets', reason='needs datasets: requirements/train.txt')
+    for split in ('train', 'val'):
+        row = {'id': split, 'problem': split, 'solution': SINGLE, 'image': None}
+        table = datasets.Dataset.from_list(
+            [{**row, 'image': {'bytes': (photo / 'photo.png').read_bytes(), 'path': None}}]
+        ).cast_column('image', datasets.Image())
+        (photo / split).mkdir()
+        table.to_parquet(photo / split / 'part-00000.parquet')
+    found = {
+        place: [row.id for row in read_hub(str(photo / place))] for place in ('', 'train', 'val')
+    }
+    assert found == {'': ['train'], 'train': ['train'], 'val': ['val']}
 
 
 @pytest.mark.parametrize('form', ['parquet', 'arrow'])
