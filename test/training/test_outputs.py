@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from segzero_core.data import read_dataset
 from training import plot
-from training.metrics import read_metrics
+from training.metrics import append_metrics, read_metrics
 from training.train import main
 
 
@@ -86,6 +87,24 @@ def test_plots(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert len(picture.convert('RGB').getcolors(2**24) or []) > 10
     assert plot.main([str(run / 'samples')]) == 1
     assert 'has no metrics.jsonl' in capsys.readouterr().err
+
+
+def test_runs_of_one_name_are_all_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip('matplotlib', reason='needs matplotlib')
+    runs = [tmp_path / 'first' / 'run', tmp_path / 'second' / 'run']
+    lengths = {f'completions/{name}_length': 3.0 for name in ('min', 'mean', 'max')}
+    for run in runs:
+        run.mkdir(parents=True)
+        append_metrics(run, {'step': 1, 'rewards/box_iou/mean': 0.5, **lengths})
+    lines = []
+
+    def count(figure: Any, path: Path) -> Path:
+        lines.append(len(figure.axes[0].lines))
+        return path
+
+    monkeypatch.setattr(plot, '_save', count)
+    plot.plot(runs, tmp_path)
+    assert lines == [2, 2]
 
 
 def test_model_is_asked_as_it_was_trained(run: Path) -> None:
