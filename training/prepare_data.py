@@ -82,6 +82,7 @@ def run(options: argparse.Namespace) -> None:
         dataset=options.dataset,
         level=samples.level,
         rows=len(samples),
+        digest=samples.digest(),
         making=Making(options.size, options.resize, options.min_iou),
         segmenter=segmenter,
         val_share=options.val_share,

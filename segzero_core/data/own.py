@@ -36,7 +36,7 @@ def folder_samples(folder: Path) -> Samples:
     Raises:
         DataError: The file cannot be read or has no row.
     """
-    return Samples(folder.name, 'all', 'expression', _folder_rows(folder))
+    return Samples(folder.name, 'all', 'expression', _folder_rows(folder), [folder / FILE])
 
 
 def _folder_rows(folder: Path) -> Iterator[Row]:

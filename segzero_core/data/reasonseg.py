@@ -49,7 +49,7 @@ def reasonseg_samples(split: str, root: Path, level: Level = 'instance') -> Samp
         path for path in folder.glob('*.jpg') if not path.with_suffix('.json').is_file()
     )
     rows = (row for path in [*files, *missing] for row in _rows(path, level))
-    return Samples('reasonseg', split, level, rows)
+    return Samples('reasonseg', split, level, rows, files)
 
 
 def _rows(path: Path, level: Level) -> Iterator[Row]:

@@ -57,13 +57,15 @@ def refer_samples(
         DataError: A file is missing or damaged, or there is no such split.
     """
     folder = root / name
-    refs = _load_refs(name, folder)
+    refs_file = _refs_file(name, folder)
+    refs = _load_refs(refs_file)
     splits = sorted({str(ref.get('split')) for ref in refs})
     if split not in splits:
         raise DataError(f'{name} has no split {split!r}, only {", ".join(splits)}')
-    instances = load_json(folder / 'instances.json')
+    instances_file = folder / 'instances.json'
+    instances = load_json(instances_file)
     if not isinstance(instances, dict):
-        raise DataError(f'{folder / "instances.json"} is not in the format of COCO')
+        raise DataError(f'{instances_file} is not in the format of COCO')
     source = _Source(
         _image_folder(root),
         _by_id(instances, 'images', folder),
@@ -72,7 +74,7 @@ def refer_samples(
     )
     chosen = (ref for ref in refs if ref.get('split') == split)
     rows = (row for number, ref in enumerate(chosen) for row in _rows(source, ref, number, level))
-    return Samples(name, split, level, rows)
+    return Samples(name, split, level, rows, [refs_file, instances_file])
 
 
 def _image_folder(root: Path) -> Path:
@@ -84,12 +86,15 @@ def _image_folder(root: Path) -> Path:
     )
 
 
-def _load_refs(name: str, folder: Path) -> list[dict[str, Any]]:
+def _load_refs(path: Path) -> list[dict[str, Any]]:
+    content = load_json(path) if path.suffix == '.json' else load_plain_pickle(path)
+    return rows_of(content, path)
+
+
+def _refs_file(name: str, folder: Path) -> Path:
     for file in FILES[name]:
-        path = folder / file
-        if path.is_file():
-            content = load_json(path) if path.suffix == '.json' else load_plain_pickle(path)
-            return rows_of(content, path)
+        if (folder / file).is_file():
+            return folder / file
     raise DataError(
         f'there is no {folder / FILES[name][0]}: root must be the folder that holds {name}/ '
         'and images/'

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, overload
 
 from segzero_core.data.records import Skipped
@@ -76,15 +78,23 @@ class Samples(Sequence['Sample | Skipped']):
         level: ``instance``: one sentence for each thing that was annotated; ``expression``: all.
         image_ids: The image of each row, known without making it.
         ids: The id of each row, likewise.
+        files: What the rows are annotated in; images are not among them.
     """
 
-    def __init__(self, dataset: str, split: str, level: Level, rows: Iterable[Row]) -> None:
+    def __init__(
+        self,
+        dataset: str,
+        split: str,
+        level: Level,
+        rows: Iterable[Row],
+        files: Sequence[Path] = (),
+    ) -> None:
         """Take note of the rows; none is made yet.
 
         Raises:
             DataError: There is not one row.
         """
-        self.dataset, self.split, self.level = dataset, split, level
+        self.dataset, self.split, self.level, self.files = dataset, split, level, files
         by_image: dict[str, list[Row]] = {}
         seen: Counter[str] = Counter()
         for row in rows:
@@ -112,9 +122,16 @@ class Samples(Sequence['Sample | Skipped']):
         except (DataError, ImageError, EmptyMaskError, QueryError) as error:
             return Skipped(row.id, str(error))
 
+    def digest(self) -> str:
+        """Return what changes with the rows' ids and with any annotation."""
+        digest = hashlib.sha256('\n'.join(self.ids).encode())
+        for file in self.files:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()[:16]
+
     def first(self, count: int) -> Samples:
         """Return the first ``count`` rows alone."""
-        return Samples(self.dataset, self.split, self.level, self._rows[:count])
+        return Samples(self.dataset, self.split, self.level, self._rows[:count], self.files)
 
 
 def _once(row: Row, times: int) -> Row:

@@ -37,7 +37,8 @@ def chartqa_samples(split: str, root: Path) -> Samples:
         raise DataError(
             f'there is no {files[0]}: root must be the folder that holds {folder_name}'
         )
-    return Samples('chartqa', split, 'expression', (row for f in found for row in _charts(f)))
+    rows = (row for file in found for row in _charts(file))
+    return Samples('chartqa', split, 'expression', rows, found)
 
 
 def _charts(path: Path) -> Iterator[Row]:
@@ -61,7 +62,8 @@ def textvqa_samples(split: str, root: Path) -> Samples:
     content = load_json(path)
     entries = rows_of(content.get('data') if isinstance(content, dict) else None, path)
     folder = root / ('test_images' if split == 'test' else 'train_images')
-    return Samples('textvqa', split, 'expression', (_reading(folder, e) for e in entries))
+    rows = (_reading(folder, entry) for entry in entries)
+    return Samples('textvqa', split, 'expression', rows, [path])
 
 
 def _reading(folder: Path, entry: dict[str, Any]) -> Row:

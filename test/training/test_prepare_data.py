@@ -283,6 +283,19 @@ def test_damaged_annotations_keep_finished_rows(
     assert rows(prepared / 'train')
 
 
+def test_other_annotations_are_refused(
+    refcoco: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = refcoco / 'refcoco/instances.json'
+    whole = file.read_text()
+    try:
+        file.write_text(whole.replace('"area": 1', '"area": 2', 1))
+        assert prepare(refcoco, prepared, '--val-share', '0.3', '--level', 'expression') == 1
+    finally:
+        file.write_text(whole)
+    assert 'other settings: digest (' in capsys.readouterr().err
+
+
 def test_not_one_row(refcoco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare(refcoco, tmp_path / 'out', '--limit', '1') == 1
     assert 'not one row could be made' in capsys.readouterr().err
@@ -290,7 +303,7 @@ def test_not_one_row(refcoco: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def settings() -> Settings:
-    return Settings('x', 'instance', 1, Making(), {}, 0.0, 0, 64)
+    return Settings('x', 'instance', 1, '', Making(), {}, 0.0, 0, 64)
 
 
 def test_two_processes_in_one_folder(tmp_path: Path) -> None:

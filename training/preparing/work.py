@@ -45,6 +45,7 @@ class Settings:
         dataset: Name of the annotations, e.g. ``refcocog:train``.
         level: ``instance`` or ``expression``.
         rows: How many annotated sentences there are.
+        digest: Of them and their annotations, see ``Samples.digest``.
         making: How rows are made.
         segmenter: Options of the segmenter that filters, ``engine`` among them; empty for none.
         val_share: Share of the images whose rows are held out.
@@ -55,6 +56,7 @@ class Settings:
     dataset: str
     level: str
     rows: int
+    digest: str
     making: Making
     segmenter: dict[str, str]
     val_share: float
