@@ -17,9 +17,9 @@ from std_msgs.msg import Header
 from segzero_core.errors import AnswerError, ImageError, QueryError, SegZeroError
 from segzero_core.memory import device_memory
 from segzero_ros.frames import FrameBuffer, NoImageError, StaleFrameError
+from segzero_ros.jobs import RejectedError
 from segzero_ros.messages import Answer, diagnostics_message
 from segzero_ros.outputs import RELIABLE
-from segzero_ros.worker import RejectedError
 
 LOADING_LOG_S = 10.0
 # The fault of the sentence, of the camera, or of an answer that is no answer: the node is well.

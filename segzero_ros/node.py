@@ -135,7 +135,7 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         with self.lock:
             self.stop_listening()
             stopped = self._queries is None or self._queries.close(STOP_S)
-            if not stopped:
+            if self._queries is not None and self._queries.stuck:
                 self.get_logger().warning('the model does not stop; it is freed when it does')
             if self._outputs is not None:
                 self._outputs.destroy()

@@ -13,10 +13,11 @@ from segzero_core.prompts import check_query
 from segzero_ros.answering import Answerer, Job
 from segzero_ros.frames import FrameBuffer
 from segzero_ros.health import Health
+from segzero_ros.jobs import Outcome
 from segzero_ros.messages import Answer
 from segzero_ros.outputs import Outputs
 from segzero_ros.settings import Settings
-from segzero_ros.worker import Outcome, Worker
+from segzero_ros.worker import Worker
 
 
 class Queries:
@@ -58,6 +59,11 @@ class Queries:
     def busy(self) -> bool:
         """Whether a sentence is being answered."""
         return self._worker.busy
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a model has not stopped, though its sentence was dropped."""
+        return self._worker.stuck
 
     def listen(self, frames: FrameBuffer, settings: Settings) -> None:
         """Accept sentences about ``frames``."""

@@ -12,8 +12,8 @@ from rclpy.node import Node
 from segzero_core.prompts import FAMILIES
 from segzero_core.reasoners import REASONERS
 from segzero_core.segmenters import SEGMENTERS
+from segzero_ros.jobs import Mode, Rules
 from segzero_ros.parameters import Spec, read_parameters
-from segzero_ros.worker import Mode, Rules
 
 
 def _device(engine: str) -> Spec:

@@ -9,33 +9,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from segzero_core.errors import CancelledError, SegZeroError
+from segzero_core.errors import CancelledError
+from segzero_ros.jobs import Outcome, RejectedError, Rules, StalledError
 from segzero_ros.watchdog import Watchdog
 
 Job = TypeVar('Job')
 Answer = TypeVar('Answer')
 J = TypeVar('J', contravariant=True)
 A = TypeVar('A', covariant=True)
-Status = Literal['done', 'failed', 'cancelled', 'replaced', 'rejected']
-Mode = Literal['replace', 'queue', 'reject']
 
 GRACE_S = 5.0  # for a job that took too long to notice that it is cancelled
 
 log = logging.getLogger(__name__)
-
-
-class RejectedError(SegZeroError):
-    """There is no room for another job. The message says what to do."""
-
-    kind = 'busy'
-
-
-class StalledError(SegZeroError):
-    """A job took longer than it may."""
-
-    kind = 'timeout'
 
 
 class Engine(Protocol[J, A]):
@@ -48,36 +35,6 @@ class Engine(Protocol[J, A]):
     def close(self) -> None:
         """Free what the engine uses; nothing uses it any more."""
         ...
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What becomes of a new job.
-
-    Attributes:
-        mode: ``replace`` drops all older jobs for it; ``queue`` lets it wait for its turn;
-            ``reject`` takes it only if there is no other.
-        queue_size: So many jobs may wait behind the first in mode ``queue``.
-        timeout: Seconds it may run; 0 = for ever.
-    """
-
-    mode: Mode = 'replace'
-    queue_size: int = 8
-    timeout: float = 0.0
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[Answer]):
-    """How a job ended.
-
-    Attributes:
-        status: ``done`` with ``answer``, ``failed`` or ``rejected`` with ``error``,
-            ``cancelled``, or ``replaced`` by a newer job.
-    """
-
-    status: Status
-    answer: Answer | None = None
-    error: Exception | None = None
 
 
 @dataclass(eq=False)
@@ -134,6 +91,12 @@ class Worker(Generic[Job, Answer]):
         """How many jobs wait for their turn."""
         with self._changed:
             return len(self._waiting)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a job that was dropped has not returned."""
+        with self._changed:
+            return self._running is not None and self._running.settled
 
     def submit(self, job: Job, rules: Rules) -> bool:
         """Accept a job, or give it the outcome ``rejected``; return which.

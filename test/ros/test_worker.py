@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from segzero_core.errors import CancelledError
-from segzero_ros.worker import Outcome, Rules, Worker
+from segzero_ros.jobs import Outcome, Rules
+from segzero_ros.worker import Worker
 
 LONG = 60.0  # seconds; only what is broken takes so long
 
@@ -205,6 +206,7 @@ def test_closing_frees_what_is_used_when_it_is_used_no_more(bench):
     bench.submit(running)
     assert running.started.wait(LONG)
     assert not bench.worker.close(0.01)
+    assert bench.worker.stuck
     assert bench.outcome(running) == Outcome('cancelled')
     assert not bench.engines[0].closed.is_set()
     running.release.set()
@@ -217,6 +219,23 @@ def test_closing_an_idle_worker_frees_at_once(bench):
     assert bench.engines[0].closed.is_set()
     with pytest.raises(RuntimeError, match='closed'):
         bench.submit(answer_to(1))
+
+
+def test_an_engine_that_takes_long_to_free_is_not_stuck(bench, monkeypatch):
+    begun, freed = threading.Event(), threading.Event()
+
+    def close():
+        begun.set()
+        assert freed.wait(LONG)
+
+    monkeypatch.setattr(bench.engines[0], 'close', close)
+    job = answer_to('done')
+    bench.submit(job)
+    assert bench.outcome(job).status == 'done'
+    assert not bench.worker.close(0.01)
+    assert begun.wait(LONG)
+    assert not bench.worker.stuck
+    freed.set()
 
 
 def test_in_a_queue_each_waits_for_its_turn(bench):
