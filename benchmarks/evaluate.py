@@ -18,8 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,18 +29,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+from peak import peak_megabytes
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+WAYS = Path(__file__).with_name('evaluate_ways.py')
 WIDTH, HEIGHT = 1920, 1080
-SIDE = 112  # pixels of the square the tiny reasoner sees
-BATCH = 42
-ANSWER = (
-    '<think>The picture shows several things on a table. The one that is meant stands in the '
-    'middle, in front of the others, and fits the words best.</think>'
-    '<answer>{"bbox": [28, 30, 84, 90], "points_1": [50, 56], "points_2": [62, 60]}</answer>'
-)
 
 
 def main() -> None:
@@ -56,15 +49,7 @@ def main() -> None:
     throughput.add_argument('--images', type=int, default=18)
     throughput.add_argument('--sentences', type=int, default=7, help='about each image')
     throughput.add_argument('--rounds', type=int, default=3)
-    for name in ('ours', 'released'):  # of one round, in a process of its own
-        one = commands.add_parser(name)
-        one.add_argument('folders', nargs=3, type=Path)
     options = parser.parse_args()
-    if options.command in ('ours', 'released'):
-        result = (ours if options.command == 'ours' else released)(*options.folders)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps({**result, 'peak': peak}))
-        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.command == 'metrics':
@@ -133,24 +118,21 @@ def measure_memory(folder: Path, samples: int) -> None:
         rows = json.loads((folder / f'run{count}' / 'summary.json').read_text())['rows']
         assert rows == count
         print(
-            f'{rows} samples: peak {peak / 2**20:.0f} MiB, {rows / seconds:.2f} a second',
+            f'{rows} samples: peak {peak:.0f} MiB, {rows / seconds:.2f} a second',
             flush=True,
         )
 
 
-def evaluate(data: Path, output: Path, *flags: str) -> int:
-    """Run ``training/evaluate.py``; return its peak memory in bytes."""
+def evaluate(data: Path, output: Path, *flags: str) -> float:
+    """Run ``training/evaluate.py``; return its peak memory in MiB."""
     command = [sys.executable, str(ROOT / 'training' / 'evaluate.py'), '--dataset', str(data)]
-    peak = 0
+    peak = 0.0
     with (output.parent / 'log.txt').open('w') as log:
         process = subprocess.Popen(
             [*command, '--output', str(output), *flags], stdout=log, stderr=log
         )
-        # Not its resource usage: that counts the memory of the process it was forked from.
-        status = Path('/proc', str(process.pid), 'status')
         while process.poll() is None:
-            found = re.search(r'VmHWM:\s*(\d+) kB', status.read_text())
-            peak = max(peak, int(found.group(1)) * 1024 if found else 0)
+            peak = max(peak, peak_megabytes(process.pid))
             time.sleep(0.1)
     if process.returncode:
         sys.exit((output.parent / 'log.txt').read_text())
@@ -204,6 +186,8 @@ def multiply(source: Path, folder: Path, count: int) -> None:
 
 def measure_throughput(folder: Path, images: int, sentences: int, rounds: int) -> None:
     """Print samples per second of both ways; check that both count the same pixels."""
+    from evaluate_ways import teach
+
     from segzero_core.tiny import build_tiny_segmenter
 
     data = write_scenes(folder / 'scenes', images, sentences)
@@ -227,7 +211,7 @@ def measure_throughput(folder: Path, images: int, sentences: int, rounds: int) -
         speed = len(released_counts) / median['seconds']
         ratio = medians['released']['seconds'] / median['seconds']
         work = medians['released']['cpu'] / median['cpu']
-        peak = max(result['peak'] for result in found[name]) / 2**10
+        peak = max(result['peak'] for result in found[name])
         print(
             f'{name:20} {speed:.2f} samples a second, {ratio:.2f} x released; per CPU second '
             f'{work:.2f} x; peak {peak:.0f} MiB'
@@ -240,7 +224,7 @@ def one_round(way: str, processes: int, paths: list[str]) -> dict[str, Any]:
     threads = {'OMP_NUM_THREADS': '1'} if processes > 1 else {}
     running = [
         subprocess.Popen(
-            [sys.executable, __file__, way, *paths],
+            [sys.executable, str(WAYS), way, *paths],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=os.environ | {'RANK': str(rank), 'WORLD_SIZE': str(processes)} | threads,
@@ -254,123 +238,6 @@ def one_round(way: str, processes: int, paths: list[str]) -> dict[str, Any]:
         'peak': sum(result['peak'] for result in results),
         'counts': [counts for result in results for counts in result['counts']],
     }
-
-
-def teach(folder: Path, steps: int = 160) -> Path:
-    """Write a tiny reasoner that answers ``ANSWER`` to anything, and then stops."""
-    import torch
-    from PIL import Image
-    from transformers import AutoModelForImageTextToText
-
-    from segzero_core.prompts import get_family
-    from segzero_core.reasoners.qwen_processor import QwenProcessor
-    from segzero_core.tiny import build_tiny_reasoner
-
-    build_tiny_reasoner(folder)
-    notes = {'family': 'seg_zero', 'image_size': SIDE}
-    (folder / 'segzero.json').write_text(json.dumps(notes))
-    processor = QwenProcessor.from_pretrained(folder)
-    model = AutoModelForImageTextToText.from_pretrained(folder)
-    reply = ANSWER + '<|im_end|>'
-    length = len(processor.tokenizer(reply).input_ids)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    rng = np.random.default_rng(0)
-    for _ in range(steps):
-        words = ''.join(rng.choice(list('abcdefghijklm nopqrstuvwxyz '), rng.integers(3, 60)))
-        prompt = processor.apply_chat_template(
-            get_family('seg_zero').conversation(words), add_generation_prompt=True
-        )
-        picture = Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
-        inputs = processor(text=[prompt + reply], images=[picture], return_tensors='pt')
-        labels = inputs['input_ids'].clone()
-        labels[:, :-length] = -100
-        model(**inputs, labels=labels).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-    model.save_pretrained(folder)
-    return folder
-
-
-def ours(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
-    """Evaluate as ``training/evaluate.py`` does; return time, CPU time and pixel counts."""
-    from segzero_core.data import read_samples
-    from training.evaluate import own_rows
-    from training.evaluating.config import make_config
-    from training.evaluating.engines import Engines
-    from training.evaluating.identity import run_settings
-    from training.evaluating.loading import load_batches
-    from training.evaluating.shards import Place, Shard, merge, open_run
-
-    place = Place.of_environment()
-    with tempfile.TemporaryDirectory() as name:
-        flags = {'dataset': str(data), 'output': name, 'model': str(model), 'device': 'cpu'}
-        flags |= {'segmenter_model': str(segmenter), 'protocol': 'released'}
-        config = make_config(None, flags | {'batch_size': BATCH})
-        with Engines(config, '', place) as engines:
-            start, worked = time.perf_counter(), time.process_time()
-            samples = read_samples(config.dataset)
-            run = open_run(Path(name), run_settings(config, samples))
-            rows: list[dict[str, Any]] = []
-            shard = Shard(Path(name), run, place, rows.append)
-            batches = load_batches(samples, own_rows(samples, place), BATCH)
-            for results in engines.examiner.examine(batches):
-                for row in results:
-                    shard.add(row)
-            shard.close()
-            merge(Path(name), run, place.world, len(samples))
-            seconds, cpu = time.perf_counter() - start, time.process_time() - worked
-    counts = [[row['intersection'], row['union']] for row in rows]
-    return {'seconds': seconds, 'cpu': cpu, 'counts': counts}
-
-
-def released(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
-    """Evaluate as Seg-Zero's code at 77f9ea5 does; return time, CPU time and pixel counts.
-
-    Its masks come as nested lists, which alone take longer than all the rest: here as files.
-    """
-    import torch
-    from PIL import Image
-
-    from segzero_core.answer_released import parse_released
-    from segzero_core.reasoners.picture import model_picture
-    from segzero_core.reasoners.transformers import TransformersReasoner
-    from segzero_core.segmenters.sam2 import Sam2Segmenter, _upsample
-    from segzero_core.types import Size
-
-    reasoner = TransformersReasoner(str(model), 'cpu', max_new_tokens=1024)
-    promptable = Sam2Segmenter(str(segmenter), 'cpu')
-    processor, network = reasoner._processor, reasoner._model
-    processor.tokenizer.padding_side = 'left'
-    counts = []
-    start, worked = time.perf_counter(), time.process_time()
-    rows = [json.loads(line) for line in (data / 'records.jsonl').read_text().splitlines()]
-    images = [np.asarray(Image.open(data / row['image']).convert('RGB')) for row in rows]
-    masks = [np.asarray(Image.open(data / row['mask'])) > 0 for row in rows]
-    for first in range(0, len(rows), BATCH):
-        part = range(first, min(first + BATCH, len(rows)))
-        prompts = [reasoner._prompt(rows[i]['query']) for i in part]
-        pictures = [model_picture(images[i], reasoner.family.input_size(Size(1, 1))) for i in part]
-        inputs = processor(text=prompts, images=pictures, padding=True, return_tensors='pt')
-        with torch.inference_mode():
-            written = network.generate(**inputs, do_sample=False, max_new_tokens=1024)
-        texts = processor.batch_decode(
-            written[:, inputs['input_ids'].shape[1] :], skip_special_tokens=True
-        )
-        for i, text in zip(part, texts, strict=True):
-            height, width = masks[i].shape
-            answer = parse_released(text, Size(SIDE, SIDE), Size(width, height))
-            with torch.inference_mode():
-                embedding = promptable.embed(images[i])
-                logits, scores = promptable._decode(embedding, [(answer.box, answer.points)])
-                full = (_upsample(logits[0], (height, width)) > 0).float().numpy()
-            best = full[np.argsort(scores[0].numpy())[::-1]][0].astype(bool)
-            common = np.logical_and(best, masks[i]).sum()
-            counts.append([int(common), int(np.logical_or(best, masks[i]).sum())])
-    seconds, cpu = time.perf_counter() - start, time.process_time() - worked
-    return {'seconds': seconds, 'cpu': cpu, 'counts': counts}
 
 
 if __name__ == '__main__':

@@ -130,7 +130,7 @@ def failures(figures: dict[str, Any]) -> list[str]:
     return [what for what, held in checks.items() if not held]
 
 
-def serve(kind: str, arguments: list[str], rate: float) -> int:
+def serve(kind: str, arguments: list[str]) -> int:
     """Be the node, or its camera."""
     if kind == 'node':
         return serve_node(arguments, 'harness:InstantReasoner', 'harness:InstantSegmenter')
@@ -138,6 +138,7 @@ def serve(kind: str, arguments: list[str], rate: float) -> int:
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     camera = rclpy.create_node('camera')
     picture, publisher = random_picture(), camera.create_publisher(Image, 'image', 1)
+    rate = camera.declare_parameter('rate', 0.0).value
 
     def show() -> None:
         picture.header.stamp = camera.get_clock().now().to_msg()
@@ -161,8 +162,9 @@ def main() -> int:
     parser.add_argument('--serve', choices=['node', 'camera'], help=argparse.SUPPRESS)
     options = parser.parse_args(remove_ros_args(sys.argv)[1:])
     if options.serve:
-        return serve(options.serve, sys.argv[3:], options.rate)
-    with own_domain(), process(__file__, 'node') as node, process(__file__, 'camera'):
+        return serve(options.serve, sys.argv[3:])
+    camera = process(__file__, 'camera', f'rate:={options.rate}')
+    with own_domain(), process(__file__, 'node') as node, camera:
         crowd = Crowd()
         figures = flood(crowd, node.pid, options.seconds, options.queries)
         crowd.close()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from peak import peak_megabytes
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = """\
@@ -103,7 +104,7 @@ def measure(name: str, folder: Path, steps: int) -> dict[str, float]:
     return {
         'answers per second': answers / statistics.median(spent),
         'answers per CPU second': answers / statistics.median(worked),
-        'peak memory in MiB': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        'peak memory in MiB': peak_megabytes(),
     }
 
 

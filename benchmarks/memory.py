@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from peak import peak_megabytes
 
 WAYS = ('original', 'ours')
 
@@ -89,7 +90,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     with SegZero(reasoner, segmenter) as segzero:
         segzero.warm_up()
         released(reasoner, segmenter, script, small, 'the red mug')
-        loaded = peak()
+        loaded = peak_megabytes()
         if cuda:
             torch.cuda.reset_peak_memory_stats()
             held = torch.cuda.memory_allocated()
@@ -98,12 +99,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         else:
             released(reasoner, segmenter, script, image, 'the red mug')
         on_gpu = (torch.cuda.max_memory_allocated() - held) / 2**20 if cuda else 0.0
-        return {'loaded': loaded, 'answer': peak() - loaded, 'cuda': on_gpu}
-
-
-def peak() -> float:
-    """Return the most memory this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        return {'loaded': loaded, 'answer': peak_megabytes() - loaded, 'cuda': on_gpu}
 
 
 def draw(figures: dict[str, Any], file: Path) -> None:
