@@ -15,7 +15,7 @@ import cv2
 
 from segzero_core.errors import AnswerError, ImageError, SegZeroError
 from segzero_core.overlay import draw_overlay
-from segzero_core.pipeline import SegZero
+from segzero_core.pipeline import SegZero, check_found
 from segzero_core.prompts import FAMILIES, check_query
 from segzero_core.reasoners import REASONERS, load_reasoner
 from segzero_core.registry import device_option
@@ -123,7 +123,7 @@ def run(options: argparse.Namespace) -> None:
         **device_option(SEGMENTERS, options.segmenter, options.device),
     )
     with SegZero(reasoner, segmenter) as segzero:
-        found = segzero(image, query)
+        found = check_found(segzero(image, query))
     if options.output is not None:
         write_image(options.output, draw_overlay(image, found, query))
     if options.mask is not None:

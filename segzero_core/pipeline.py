@@ -287,6 +287,19 @@ class _Listener:
             self._early.result.cancel()
 
 
+def check_found(found: Segmentation) -> Segmentation:
+    """Return ``found`` if there is anything in its mask.
+
+    Raises:
+        AnswerError: There is nothing: the box was named, but the segmenter sees no object in it.
+    """
+    if found.mask.any():
+        return found
+    box = ', '.join(f'{value:.0f}' for value in found.box)
+    message = f'the segmenter finds nothing at the box {box} that the reasoner names'
+    raise AnswerError('nothing_found', message, found.text)
+
+
 def _segmentation(
     found: MaskResult, prompt: _Prompt, answer: Answer, text: str, timings: dict[str, float]
 ) -> Segmentation:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from std_msgs.msg import Header
 
 from segzero_core import SegZero, load_reasoner, load_segmenter
-from segzero_core.errors import AnswerError, SegZeroError
+from segzero_core.errors import SegZeroError
 from segzero_core.memory import OutOfMemoryError, free_memory, is_out_of_memory
+from segzero_core.pipeline import check_found
 from segzero_core.types import Image, Segmentation, Size
 from segzero_ros.frames import Frame, FrameBuffer
 from segzero_ros.grasp import Target, TargetError, find_target
@@ -126,9 +127,9 @@ class Answerer:
             if not is_out_of_memory(error):
                 raise
         else:
-            return _not_empty(found)
+            return check_found(found)
         found = self._find_smaller(image, query, on_text, cancel)
-        return _not_empty(
+        return check_found(
             replace(found, repairs=(*found.repairs, 'the image was shrunk to fit into memory'))
         )
 
@@ -210,11 +211,3 @@ def _load(settings: Settings, progress: Callable[[str], None]) -> SegZero:
                 raise
         undo.pop_all()
         return segzero
-
-
-def _not_empty(found: Segmentation) -> Segmentation:
-    if found.mask.any():
-        return found
-    box = ', '.join(f'{value:.0f}' for value in found.box)
-    message = f'the segmenter finds nothing at the box {box} that the reasoner names'
-    raise AnswerError('nothing_found', message, found.text)

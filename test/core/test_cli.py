@@ -9,6 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from segzero_core import __main__ as command_line
+from segzero_core.segmenters import MaskResult
+from segzero_core.segmenters.grabcut import GrabCutSegmenter
 from segzero_core.synthetic import make_scene
 
 
@@ -62,6 +65,18 @@ def test_nothing_found_is_no_error(scene):
     done = segzero('the purple cone', scene[0])
     assert done.returncode == 1
     assert done.stderr == 'segzero: the reasoner says that nothing matches\n'
+
+
+def test_an_empty_mask_is_nothing_found_too(scene, monkeypatch, capsys):
+    path, truth, query = scene
+
+    class Blind(GrabCutSegmenter):
+        def segment(self, embedding, box, points):
+            return MaskResult(np.zeros(truth.image.shape[:2], bool), 0.0)
+
+    monkeypatch.setattr(command_line, 'load_segmenter', lambda engine, **options: Blind())
+    assert command_line.main([query.text, str(path)]) == 1
+    assert 'the segmenter finds nothing at the box' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
