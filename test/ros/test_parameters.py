@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters: what is declared, what is refused, what is read."""
 
+import inspect
+import re
+from pathlib import Path
+
 import pytest
 import rclpy
+import yaml
 from rclpy.parameter import Parameter
 
+from segzero_core.reasoners.openai import OpenAIReasoner
 from segzero_ros.parameters import ParameterError, declare_parameters
 from segzero_ros.settings import PARAMETERS, EngineSettings, conflicts, read_settings
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -30,6 +38,21 @@ def test_the_defaults_can_be_used(node):
     assert not settings.rectified
     assert not settings.compressed
     assert not settings.reliable
+
+
+def test_what_the_docs_change_in_the_parameter_file_fits_its_engine(node):
+    settings = yaml.safe_load((ROOT / 'config' / 'segzero.yaml').read_text())
+    values = settings['/**']['ros__parameters']
+    (change,) = re.findall(
+        r'```yaml\n(.*?)```', (ROOT / 'docs' / 'robot.md').read_text(), re.DOTALL
+    )
+    for group, changed in yaml.safe_load(change).items():
+        values[group] |= changed
+    given = {f'{group}.{name}': v for group, each in values.items() for name, v in each.items()}
+    node.set_parameters([Parameter(name, value=value) for name, value in given.items()])
+    found = read_settings(node).reasoner
+    assert found.engine == 'openai'
+    assert found.options.keys() <= inspect.signature(OpenAIReasoner).parameters.keys()
 
 
 @pytest.mark.parametrize(
