@@ -165,10 +165,13 @@ def released(
         answer = parse_answer(text, space)
         box = rescale_box(answer.box, space, size)
         points = [rescale_point(point, space, size) for point in answer.points]
-        embedding = type('Embedding', (), {'features': features, 'size': size})()
-        logits, scores = segmenter._decode(embedding, [(box, points)])
-        masks = (_upsample(logits[0], image.shape[:2]) > 0).float().cpu().numpy()
-        mask = masks[int(scores[0].argmax())].astype(bool)
+        with segmenter._autocast():
+            found = segmenter._model(
+                image_embeddings=features, **segmenter._prompt(size, [(box, points)])
+            )
+        logits, scores = found.pred_masks[0, 0].float(), found.iou_scores[0, 0].float()
+        masks = (_upsample(logits, image.shape[:2]) > 0).float().cpu().numpy()
+        mask = masks[int(scores.argmax())].astype(bool)
         clock.append(time.perf_counter())
     stages = dict(zip(('reason', 'embed', 'decode'), np.diff(clock).tolist(), strict=True))
     return mask, {**stages, 'total': clock[-1] - clock[0]}
