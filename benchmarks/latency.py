@@ -2,22 +2,26 @@
 """From a sentence to its mask, by stage, beside the original's method.
 
     python benchmarks/latency.py [--rounds 10] [--json latency.json] [--plot latency.png]
+    python benchmarks/latency.py --reasoner tiny --segmenter tiny_sam2 --tokens 0
 
-The original's method (dvlab-research/Seg-Zero at 77f9ea5): ``generate`` to its end, then SAM 2's
-encoder, then its decoder with three masks enlarged to the image and copied as floats. Both ways
-get the same weights, images and sentences, in turn, in one process, and write the same tokens: a
-reply of a fixed length is forced on them, so that random weights of any shape will do. Without
-``--reasoner`` and ``--segmenter`` those are tiny models made on the spot.
+The original's method (dvlab-research/Seg-Zero at 77f9ea5): transformers' image processor, model
+and ``generate`` to its end, as they come; then SAM 2's encoder; then its decoder with three masks
+enlarged to the image and copied as floats. Both ways get the same weights, images and sentences,
+in turn, in one process, and write the same replies. With ``--tokens 0`` those are the model's own,
+about synthetic scenes. Otherwise they are forced on both, so that random weights of any shape will
+do: thoughts of random words, which nothing can guess, and answers with random numbers. Without
+``--reasoner`` and ``--segmenter`` tiny models are made on the spot.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-WAYS = ('original', 'first sentence', 'second sentence')
+WAYS = ('original', 'first sentence', 'second sentence', 'reasoner alone')
+Case = tuple[Any, str, str]  # an image and two sentences about it
 
 
 def main() -> None:
@@ -34,8 +39,11 @@ def main() -> None:
     parser.add_argument('--reasoner', help='folder or hub id; a tiny random one if absent')
     parser.add_argument('--segmenter', help='folder or hub id; a tiny random one if absent')
     parser.add_argument('--device', default='', help='CUDA if there is one')
-    parser.add_argument('--side', type=int, default=840, help="of the reasoner's image, pixels")
-    parser.add_argument('--tokens', type=int, default=150, help='length of the reply')
+    parser.add_argument(
+        '--side', type=int, default=0, help="image's; 0 = as the model was trained"
+    )
+    parser.add_argument('--tokens', type=int, default=150, help="of a reply; 0 = the model's own")
+    parser.add_argument('--drafts', type=int, default=8, help='0 = guess nothing')
     parser.add_argument('--rounds', type=int, default=10)
     parser.add_argument('--threads', type=int, default=0, help="torch's; 0 = its own choice")
     parser.add_argument('--json', type=Path, help='write the figures here')
@@ -51,7 +59,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Return p50 and p95 in seconds per way and stage, and whether the masks are the same."""
+    """Return p50 and p95 in seconds per way and stage, and how many masks are the same."""
     import torch
 
     from segzero_core import SegZero
@@ -61,120 +69,186 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     if options.threads:
         torch.set_num_threads(options.threads)
+    model = options.reasoner or str(build_tiny_reasoner(folder / 'reasoner'))
     reasoner = TransformersReasoner(
-        options.reasoner or str(build_tiny_reasoner(folder / 'reasoner')),
-        options.device,
-        image_side=options.side,
+        model, options.device, image_side=options.side, drafts=options.drafts
     )
     segmenter = Sam2Segmenter(
         options.segmenter or str(build_tiny_segmenter(folder / 'segmenter')), options.device
     )
-    script = force(reasoner, options.tokens)
+    replies: dict[str, list[int]] = {}
+    cases = noise(reasoner, options.tokens, replies) if options.tokens else scenes()
+    original = Original(model, reasoner, segmenter, replies)
     times: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    same = True
+    same = []
     with SegZero(reasoner, segmenter) as segzero:
         segzero.warm_up()
-        rng = np.random.default_rng(0)
         for number in range(options.rounds + 1):
-            image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+            (image, query, other), (unseen, third, _) = next(cases), next(cases)
             clock = [time.process_time()]
-            mask, original = released(reasoner, segmenter, script, image, 'the red mug')
+            mask, stages = original(image, query)
             clock.append(time.process_time())
-            first = segzero(image, 'the red mug')
+            first = segzero(image, query)
             clock.append(time.process_time())
-            second = segzero(image, 'something to drink from')
+            second = segzero(image, other)
             clock.append(time.process_time())
-            same = same and np.array_equal(first.mask, mask)
+            alone = -time.perf_counter()
+            reasoner.reason(unseen, third)
+            alone += time.perf_counter()
+            clock.append(time.process_time())
+            same.append(np.array_equal(first.mask, mask))
             if number:  # the first round warms up
-                found = (original, first.timings, second.timings)
-                for way, stages, cpu in zip(WAYS, found, np.diff(clock), strict=True):
-                    times[way].append({**stages, 'cpu': float(cpu)})
+                found = (stages, first.timings, second.timings, {'reason': alone, 'total': alone})
+                for way, seconds, cpu in zip(WAYS, found, np.diff(clock), strict=True):
+                    times[way].append({**seconds, 'cpu': float(cpu)})
     return {
         'device': str(reasoner.device),
         'threads': torch.get_num_threads(),
-        'tokens': len(script),
-        'side': options.side,
-        'same masks': bool(same),
+        'tokens': options.tokens,
+        'side': reasoner.family.answer_size((640, 480)).width,
+        'drafts': options.drafts,
+        'same masks': f'{sum(same)} of {len(same)}',
         'seconds': {way: quantiles(rounds) for way, rounds in times.items()},
     }
 
 
-def force(reasoner: Any, tokens: int) -> list[int]:
-    """Make ``reasoner`` write a reply of so many tokens whatever it thinks; return them."""
-    tokenizer = reasoner._processor.tokenizer
-    quarter = reasoner.family.answer_size((1, 1)).width // 4
-    points = f'"points_1": [{2 * quarter}, {2 * quarter}], "points_2": [{quarter}, {2 * quarter}]'
-    box = f'"bbox": [{quarter}, {quarter}, {3 * quarter}, {3 * quarter}]'
-    end = tokenizer(f'</think><answer>{{{box}, {points}}}</answer>').input_ids
-    start = tokenizer('<think>').input_ids
-    word = tokenizer(' a').input_ids[-1:]
-    script = start + word * (tokens - len(start) - len(end)) + end
-    choose: Callable[..., Any] = reasoner._writer._choose
-    read: Callable[..., Any] = reasoner._writer._read
-    state = {'written': 0}
+def scenes() -> Iterator[Case]:
+    """Yield scenes, each with two sentences about it."""
+    from segzero_core.synthetic import make_scene
 
-    def restart(*args: Any) -> Any:
-        state['written'] = 0
-        return read(*args)
+    for seed in itertools.count(1_000_000):
+        scene = make_scene(seed)
+        first, second, *_ = [query.text for query in scene.queries()] * 2
+        yield scene.image, first, second
+
+
+def noise(reasoner: Any, tokens: int, replies: dict[str, list[int]]) -> Iterator[Case]:
+    """Make ``reasoner`` reply what stands in ``replies``, and yield frames of noise.
+
+    Each sentence's reply is put there: so many tokens, no two alike.
+    """
+    tokenizer = reasoner._processor.tokenizer
+    side = reasoner.family.answer_size((640, 480)).width
+    words = [t for text, t in tokenizer.get_vocab().items() if text.strip('\u0120').isalpha()]
+    rng = np.random.default_rng(0)
+    choose, reason = reasoner._writer._choose, reasoner.reason
+    left: list[int] = []
 
     def follow(logits: Any, seen: Any) -> Any:
         choose(logits, seen)  # its time counts
-        state['written'] += 1
-        return script[state['written'] - 1]
+        return left.pop(0) if left else 0  # guesses go on behind the end
 
-    reasoner._writer._read, reasoner._writer._choose = restart, follow
-    return script
+    def start(image: Any, query: str, *rest: Any) -> str:
+        left[:] = replies.get(query, [])
+        return reason(image, query, *rest)
+
+    reasoner._writer._choose, reasoner.reason = follow, start
+
+    def sentence(number: int) -> str:
+        x, y = np.sort(rng.integers(0, side - 1, (2, 2)), axis=1).tolist()
+        box = [x[0], y[0], x[1] + 1, y[1] + 1]
+        points = rng.integers(0, side, (2, 2)).tolist()
+        answer = {'bbox': box, 'points_1': points[0], 'points_2': points[1]}
+        start = tokenizer('<think>').input_ids
+        end = tokenizer(f'</think><answer>{json.dumps(answer)}</answer>').input_ids
+        thoughts = rng.choice(words, tokens - len(start) - len(end)).tolist()
+        replies[f'thing number {number}'] = [*start, *thoughts, *end]
+        return f'thing number {number}'
+
+    for number in itertools.count(0, 2):
+        image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        yield image, sentence(number), sentence(number + 1)
 
 
-def released(
-    reasoner: Any, segmenter: Any, script: list[int], image: Any, query: str
-) -> tuple[Any, dict[str, float]]:
-    """Answer as the original's code does; return the mask and seconds per stage."""
-    import torch
+class Original:
+    """Answers as the original's code does."""
 
-    from segzero_core.answer import parse_answer
-    from segzero_core.checkpoints import transformers
-    from segzero_core.geometry import rescale_box, rescale_point
-    from segzero_core.segmenters.sam2 import _upsample
-    from segzero_core.types import image_size
+    def __init__(
+        self, model: str, reasoner: Any, segmenter: Any, replies: dict[str, list[int]]
+    ) -> None:
+        """Load ``model`` once more; force ``replies`` on it if there are any."""
+        import torch
 
-    class Forced(transformers.LogitsProcessor):  # type: ignore[misc, name-defined]
-        def __call__(self, ids: Any, scores: Any) -> Any:
-            scores[:, script[ids.shape[1] - length]] = torch.inf
-            return scores
+        from segzero_core.checkpoints import find_checkpoint, transformers
+        from segzero_core.reasoners.transformers import _best_attention
 
-    clock = [time.perf_counter()]
-    with torch.inference_mode():
-        inputs = reasoner._encode(image, reasoner._prompt(query)).to(reasoner.device)
+        folder = find_checkpoint(model)
+        self._reasoner, self._segmenter, self._replies = reasoner, segmenter, replies
+        self._images = transformers.AutoImageProcessor.from_pretrained(folder)
+        self._model: Any = transformers.AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=torch.bfloat16 if reasoner.device.type == 'cuda' else torch.float32,
+            attn_implementation=_best_attention(reasoner.device),
+        )
+        self._model.to(reasoner.device).eval()
+
+    def __call__(self, image: Any, query: str) -> tuple[Any, dict[str, float]]:
+        """Return the mask and seconds per stage."""
+        import torch
+
+        clock = [time.perf_counter()]
+        with torch.inference_mode():
+            text = self._write(image, query)
+            clock.append(time.perf_counter())
+            with self._segmenter._autocast():
+                square = self._segmenter._preprocess(image)
+                features = self._segmenter._model.get_image_embeddings(square)
+            clock.append(time.perf_counter())
+            mask = self._mask(image, text, features)
+            clock.append(time.perf_counter())
+        stages = dict(zip(('reason', 'embed', 'decode'), np.diff(clock).tolist(), strict=True))
+        return mask, {**stages, 'total': clock[-1] - clock[0]}
+
+    def _write(self, image: Any, query: str) -> str:
+        from PIL import Image
+
+        from segzero_core.checkpoints import transformers
+        from segzero_core.types import image_size
+
+        size = self._reasoner.family.input_size(image_size(image))
+        picture = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+        pixels = self._images(images=[picture], return_tensors='pt')
+        tokenizer, mark = self._reasoner._processor.tokenizer, '<|image_pad|>'
+        count = int(pixels['image_grid_thw'].prod()) // self._images.merge_size**2
+        prompt = self._reasoner._prompt(query).replace(mark, mark * count)
+        inputs = {**tokenizer([prompt], return_tensors='pt'), **pixels}
+        inputs['mm_token_type_ids'] = (
+            inputs['input_ids'] == tokenizer.convert_tokens_to_ids(mark)
+        ).int()
+        inputs = {name: value.to(self._reasoner.device) for name, value in inputs.items()}
         length = inputs['input_ids'].shape[1]
-        written = reasoner._model.generate(
+        reply = self._replies.get(query, [])
+
+        class Forced(transformers.LogitsProcessor):  # type: ignore[misc, name-defined]
+            def __call__(self, ids: Any, scores: Any) -> Any:
+                scores[:, reply[ids.shape[1] - length]] = np.inf
+                return scores
+
+        written = self._model.generate(
             **inputs,
             do_sample=False,
-            max_new_tokens=len(script),
-            logits_processor=transformers.LogitsProcessorList([Forced()]),
+            max_new_tokens=len(reply) or 1024,
+            logits_processor=transformers.LogitsProcessorList([Forced()] if reply else []),
         )
-        text = reasoner._processor.batch_decode(
+        return tokenizer.batch_decode(
             written[:, length:], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )[0]
-        clock.append(time.perf_counter())
-        with segmenter._autocast():
-            features = segmenter._model.get_image_embeddings(segmenter._preprocess(image))
-        clock.append(time.perf_counter())
+
+    def _mask(self, image: Any, text: str, features: Any) -> Any:
+        from segzero_core.answer import parse_answer
+        from segzero_core.geometry import rescale_box, rescale_point
+        from segzero_core.segmenters.sam2 import Sam2Embedding, _upsample
+        from segzero_core.types import image_size
+
         size = image_size(image)
-        space = reasoner.family.answer_size(size)
+        space = self._reasoner.family.answer_size(size)
         answer = parse_answer(text, space)
         box = rescale_box(answer.box, space, size)
         points = [rescale_point(point, space, size) for point in answer.points]
-        with segmenter._autocast():
-            found = segmenter._model(
-                image_embeddings=features, **segmenter._prompt(size, [(box, points)])
-            )
-        logits, scores = found.pred_masks[0, 0].float(), found.iou_scores[0, 0].float()
-        masks = (_upsample(logits, image.shape[:2]) > 0).float().cpu().numpy()
-        mask = masks[int(scores.argmax())].astype(bool)
-        clock.append(time.perf_counter())
-    stages = dict(zip(('reason', 'embed', 'decode'), np.diff(clock).tolist(), strict=True))
-    return mask, {**stages, 'total': clock[-1] - clock[0]}
+        embedding = Sam2Embedding(features, size)
+        logits, scores = self._segmenter._decode(embedding, [(box, points)])
+        masks = (_upsample(logits[0], image.shape[:2]) > 0).float().cpu().numpy()
+        return masks[int(scores[0].argmax())].astype(bool)
 
 
 def quantiles(rounds: list[dict[str, float]]) -> dict[str, list[float]]:
@@ -196,17 +270,18 @@ def show(figures: dict[str, Any]) -> None:
             for s in stages
         ]
         print(f'{way:16}' + ''.join(f'{cell:>20}' for cell in cells))
-    original, first, second = (seconds[way] for way in WAYS)
+    original, first, second, alone = (seconds[way] for way in WAYS)
     for name, over, under in (
         ('original / first sentence', original, first),
         ('original / second sentence', original, second),
         ('second / first sentence', second, first),
+        ('everything / reasoner alone', first, alone),
     ):
         wall, cpu = (over[stage][0] / under[stage][0] for stage in ('total', 'cpu'))
         print(f'{name}: {wall:.2f} ({cpu:.2f} in CPU seconds)')
-    print(f'everything / reasoner alone: {first["total"][0] / first["reason"][0]:.2f}')
-    print(f'the same masks: {figures["same masks"]}')
-    print({key: figures[key] for key in ('device', 'threads', 'tokens', 'side')})
+    both = max(first['reason'][0], first['embed'][0])
+    print(f'reasoner and encoder / reasoner alone: {both / alone["reason"][0]:.2f}')
+    print({key: value for key, value in figures.items() if key != 'seconds'})
 
 
 def draw(figures: dict[str, Any], file: Path) -> None:
@@ -217,14 +292,15 @@ def draw(figures: dict[str, Any], file: Path) -> None:
     from matplotlib import pyplot
 
     plot, axes = pyplot.subplots(figsize=(7, 2.2), layout='constrained')
-    for row, found in enumerate(figures['seconds'].values()):
+    for row, way in enumerate(WAYS[:3]):
+        found = figures['seconds'][way]
         reason, total = found['reason'][0], found['total'][0]
         axes.barh(row, 1e3 * reason, color='#4477aa', label='reasoner' if not row else None)
         rest = 1e3 * (total - reason)
         label = 'segmenter, as far as it is waited for' if not row else None
         axes.barh(row, rest, left=1e3 * reason, color='#ee6677', label=label)
         axes.text(1e3 * total, row, f' {1e3 * total:.0f} ms', va='center')
-    axes.set_yticks(range(len(WAYS)), WAYS)
+    axes.set_yticks(range(3), WAYS[:3])
     axes.invert_yaxis()
     axes.set_xlabel(f'ms, {figures["tokens"]} tokens, {figures["side"]} pixels')
     axes.margins(x=0.15)

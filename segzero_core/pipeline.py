@@ -22,7 +22,7 @@ from segzero_core.reasoners.base import BatchReasoner, Reasoner
 from segzero_core.reasoners.picture import LastImage
 from segzero_core.reasoners.reply import answer_end
 from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
-from segzero_core.threads import half_the_cores
+from segzero_core.threads import SharedCores, half_the_cores
 from segzero_core.types import Box, Image, Point, Segmentation, Size, check_image, image_size
 
 _VGA = Size(640, 480)
@@ -39,7 +39,9 @@ class SegZero:
     """Reasoner and segmenter joined (Seg-Zero, arXiv 2503.06520, section 3.2).
 
     The segmenter's image embedding needs only the image, so it is made in a second thread while
-    the reasoner thinks, and kept for the next sentence about the same frame. The mask is made as
+    the reasoner thinks, and kept for the next sentence about the same frame. Where both models
+    are computed by one CPU it is begun with the reasoner's first word: to read the image takes all
+    cores, to write hardly more than one. The mask is made as
     soon as box and points are written, while the reasoner still closes its answer. One query at a
     time: calls must not overlap.
     """
@@ -75,18 +77,21 @@ class SegZero:
         start = time.perf_counter()
         query = check_query(query)
         check_image(image)
-        embedding = self._begin_embedding(image)
-        listener = _Listener(on_text, lambda text: self._decode_early(image, text))
+        beside = _Beside(lambda: self._begin_embedding(image))
+        listener = _Listener(on_text, beside, lambda text: self._decode_early(image, text))
+        if not self._same_cores():
+            beside.begin()
         try:
-            text, reason_s = _timed(self.reasoner.reason, image, query, listener, cancel)
+            with beside.cores:
+                text, reason_s = _timed(self.reasoner.reason, image, query, listener, cancel)
             answer = parse_answer(text, self._space(image))
-            _, embed_s = embedding.result()
+            _, embed_s = beside.begin().result()
             if cancel is not None and cancel.is_set():
                 raise CancelledError('cancelled before the mask was made')
             prompt = self._prompt(image, answer)
             (found,), decode_s = listener.decoded(prompt) or _timed(self._decode, [prompt])
         finally:
-            embedding.cancel()
+            beside.stop()
             listener.stop()
         timings = {
             'reason': reason_s,
@@ -204,6 +209,11 @@ class SegZero:
             return self.reasoner.reason_batch([image] * len(queries), queries)
         return [self.reasoner.reason(image, query) for query in queries]
 
+    def _same_cores(self) -> bool:
+        """Return whether both models are computed by this process on the CPU."""
+        devices = [getattr(each, 'device', None) for each in (self.reasoner, self.segmenter)]
+        return all(getattr(device, 'type', '') == 'cpu' for device in devices)
+
     def _begin_embedding(self, image: Image) -> Future[tuple[None, float]]:
         """Have ``image`` embedded in the second thread, unless it is done sooner than said."""
         if not getattr(self.segmenter, 'embeds_at_once', False):
@@ -251,6 +261,34 @@ class _Early:
     result: Future[tuple[list[MaskResult], float]]
 
 
+class _Beside:
+    """Work in a second thread beside the reasoner's.
+
+    Reading an image and a question takes all cores, writing hardly more than one: on a CPU that
+    is the time to begin, and to share the cores until it is done.
+    """
+
+    def __init__(self, begin: Callable[[], Future[Any]]) -> None:
+        self._begin = begin
+        self._work: Future[Any] | None = None
+        self.cores = SharedCores()
+
+    def begin(self) -> Future[Any]:
+        """Begin, unless that has been done, and return what will be its result."""
+        if self._work is None:
+            self._work = self._begin()
+        return self._work
+
+    def go_on(self) -> None:
+        """Called by the reasoner's thread while it writes."""
+        self.cores.share(not self.begin().done())
+
+    def stop(self) -> None:
+        """Let work that nobody has begun on be."""
+        if self._work is not None:
+            self._work.cancel()
+
+
 class _Listener:
     """Passes the reasoner's text on, and calls ``ready`` where an object in it is complete.
 
@@ -259,15 +297,19 @@ class _Listener:
     """
 
     def __init__(
-        self, on_text: Callable[[str], None] | None, ready: Callable[[str], _Early | None]
+        self,
+        on_text: Callable[[str], None] | None,
+        beside: _Beside,
+        ready: Callable[[str], _Early | None],
     ) -> None:
-        self._on_text, self._ready = on_text, ready
+        self._on_text, self._beside, self._ready = on_text, beside, ready
         self._text = ''
         self._early: _Early | None = None
         self.first: float | None = None
 
     def __call__(self, piece: str) -> None:
         self.first = self.first or time.perf_counter()
+        self._beside.go_on()
         self._text += piece
         if self._on_text is not None:
             self._on_text(piece)

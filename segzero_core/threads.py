@@ -15,13 +15,29 @@ def half_the_cores() -> Iterator[None]:
     Two models that each start a thread per core wait for each other's at every operator, and take
     longer together than one after the other.
     """
-    torch = sys.modules.get('torch')
-    if torch is None:
+    with SharedCores() as cores:
+        cores.share(True)
         yield
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // 2))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+
+
+class SharedCores:
+    """How many threads torch's operators take in this thread: all, or half of them for a while.
+
+    A context manager; it has no effect beyond its end.
+    """
+
+    def __enter__(self) -> SharedCores:
+        torch = sys.modules.get('torch')
+        self._all = torch.get_num_threads() if torch else 1
+        self._now = self._all
+        return self
+
+    def share(self, half: bool) -> None:
+        """From now on take half of the threads, or all."""
+        wanted = max(1, self._all // 2) if half else self._all
+        if wanted != self._now:
+            sys.modules['torch'].set_num_threads(wanted)
+            self._now = wanted
+
+    def __exit__(self, *_: object) -> None:
+        self.share(False)

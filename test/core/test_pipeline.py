@@ -2,6 +2,8 @@
 """The pipeline on real engines, and on small ones that fail, wait or watch."""
 
 import threading
+from concurrent.futures import Future
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from segzero_core import SegZero, load_reasoner, load_segmenter
 from segzero_core.answer import Answer, format_answer
 from segzero_core.errors import AnswerError, CancelledError, ImageError, QueryError
+from segzero_core.pipeline import _Beside
 from segzero_core.prompts import get_family
 from segzero_core.segmenters import MaskResult
 from segzero_core.synthetic import make_scene
@@ -191,6 +194,47 @@ def test_a_frame_is_embedded_once_however_many_sentences_are_about_it():
     frames = [IMAGE, other, IMAGE, IMAGE.reshape(80, 60, 3)]
     assert [each.shape for each in segmenter.embedded] == [each.shape for each in frames]
     assert all(map(np.array_equal, segmenter.embedded, frames))
+
+
+@pytest.mark.parametrize(('devices', 'early'), [(('cpu', 'cpu'), False), (('cuda', 'cpu'), True)])
+def test_an_image_is_embedded_beside_the_writing_where_both_need_the_same_cores(devices, early):
+    text = answer_text((84, 140, 420, 700), (210, 280), (315, 420))
+    begun = threading.Event()
+    segmenter = BoxFiller(on_embed=begun.set)
+
+    def before(written):
+        if written or early:
+            assert begun.wait(30)
+        else:
+            assert not begun.wait(0.05)
+
+    reasoner = Streaming(text, before)
+    reasoner.device, segmenter.device = (SimpleNamespace(type=kind) for kind in devices)
+    with SegZero(reasoner, segmenter) as segzero:
+        assert segzero(IMAGE, 'it').mask.any()
+
+
+def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores():
+    torch = pytest.importorskip('torch', reason='needs torch')
+    was = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        embedding = Future()
+        beside = _Beside(lambda: embedding)
+        with beside.cores:
+            assert torch.get_num_threads() == 4
+            beside.go_on()
+            assert torch.get_num_threads() == 2
+            embedding.set_result(None)
+            beside.go_on()
+            assert torch.get_num_threads() == 4
+        beside = _Beside(Future)
+        with pytest.raises(RuntimeError), beside.cores:
+            beside.go_on()
+            raise RuntimeError
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(was)
 
 
 def test_a_segmenter_that_embeds_at_once_gets_no_thread_for_it():
