@@ -16,6 +16,7 @@ import torch
 from segzero_core.compiling import go_on_without
 from segzero_core.reasoners.compiled import CompiledStep
 from segzero_core.reasoners.layers import TextLayers
+from segzero_core.reasoners.reading import Given, read
 
 _ROOM = 512  # tokens; buffers grow by multiples of this
 
@@ -52,25 +53,21 @@ class CachedDecoder:
         self._turns = (torch.empty(0), torch.empty(0))
 
     @torch.inference_mode()
-    def start(self, inputs: Any, room: int) -> torch.Tensor:
+    def start(self, inputs: Any, room: int, tokens: Sequence[int] = ()) -> torch.Tensor:
         """Forget everything and compute a prompt with its image.
 
         Args:
             inputs: What the processor makes of one prompt: ``input_ids`` (1, n), pixels and so on.
             room: Tokens that will be written after it, so that no buffer has to grow.
+            tokens: (m,) ids of text to compute behind the prompt.
 
         Returns:
-            (vocabulary,) logits of the next token.
+            (1 + m, vocabulary) logits of what follows the prompt, and each of ``tokens``.
         """
-        found = self._model(**inputs, use_cache=True, logits_to_keep=1)
-        layers = found.past_key_values.layers
-        self.length = int(inputs['input_ids'].shape[1])
-        self.shift = int(self._model.model.rope_deltas.item())
-        self._reserve(self.length + room, layers[0].keys)
-        for index, layer in enumerate(layers):
-            self.keys[index, :, : self.length] = layer.keys[0]
-            self.values[index, :, : self.length] = layer.values[0]
-        return found.logits[0, -1]
+        given = read(self._model, self.text, inputs, tokens)
+        self.length, self.shift = 0, given.shift
+        self._reserve(len(given.hidden) + room, given.hidden)
+        return self._compute(given, 1 + len(tokens))
 
     @torch.inference_mode()
     def go_on(self, tokens: Sequence[int], wanted: int = 1) -> torch.Tensor:
@@ -91,20 +88,30 @@ class CachedDecoder:
             return found[-wanted:]
         ids = torch.tensor(tokens, device=self.keys.device)
         place = slice(first + self.shift, last + self.shift)
-        cos, sin = self._turns[0][place, None], self._turns[1][place, None]
-        mask = None
-        if len(tokens) > 1:
-            mask = torch.ones(len(tokens), last, dtype=torch.bool, device=ids.device).tril(first)
-        hidden = self.text.embed(ids)
-        for layer, keys, values in zip(self.text.layers, self.keys, self.values, strict=True):
+        cos, sin = (table[place, None] for table in self._turns)
+        return self._compute(Given(self.text.embed(ids), (cos, sin)), wanted)
+
+    def _compute(self, given: Given, wanted: int) -> torch.Tensor:
+        """Return (wanted, vocabulary) logits of the last tokens, which follow what there is."""
+        hidden, (cos, sin) = given.hidden, given.turns
+        first, last = self.length, self.length + len(hidden)
+        mask = _mask(len(hidden), last, hidden.device) if first else None
+        for index, layer in enumerate(self.text.layers):
             query, key, value = layer.heads(hidden, cos, sin)
+            keys, values = self.keys[index], self.values[index]
             keys[:, first:last] = key.transpose(0, 1)
             values[:, first:last] = value.transpose(0, 1)
+            causal = not first
+            if index == len(self.text.layers) - 1:  # nothing sees the others any more
+                query, hidden = query[-wanted:], hidden[-wanted:]
+                mask, causal = _mask(wanted, last, hidden.device), False
             query = query.transpose(0, 1)[None]
-            seen = layer.attend(query, keys[None, :, :last], values[None, :, :last], mask)
+            seen = layer.attend(query, keys[None, :, :last], values[None, :, :last], mask, causal)
             hidden = layer.finish(hidden, seen[0].transpose(0, 1))
+            if index < len(given.deeper):
+                hidden[given.image] += given.deeper[index]
         self.length = last
-        return self.text.logits(hidden[-wanted:])
+        return self.text.logits(hidden)
 
     def _by_compiled(self, tokens: Sequence[int]) -> torch.Tensor | None:
         """Return (n, vocabulary) logits by a compiled step; None if there is none for so many.
@@ -131,16 +138,17 @@ class CachedDecoder:
         self.length = min(self.length, length)
 
     def _reserve(self, tokens: int, like: torch.Tensor) -> None:
-        """Make room for so many tokens; ``like`` (..., heads, n, width) shows the shape."""
+        """Make room for so many tokens; ``like`` has their type and device."""
         old = self.keys, self.values
         if old[0].dim() > 1 and old[0].shape[2] >= tokens:
             return
-        shape = (len(self.text.layers), like.shape[-3], _rounded(tokens), like.shape[-1])
+        layers, heads, width = self.text.kept
+        shape = (layers, heads, _rounded(tokens), width)
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         if old[0].dim() > 1:
             self.keys[:, :, : self.length] = old[0][:, :, : self.length]
             self.values[:, :, : self.length] = old[1][:, :, : self.length]
-        self._turns = self.text.turns(shape[2], like)
+        self._turns = self.text.text_turns(shape[2], like)
 
 
 class Rows:
@@ -208,7 +216,14 @@ class Rows:
         if old[0].dim() > 1:
             self._keys[:, :, :, : old[0].shape[3]] = old[0]
             self._values[:, :, :, : old[1].shape[3]] = old[1]
-        self._turns = self._text.turns(shape[3], like)
+        self._turns = self._text.text_turns(shape[3], like)
+
+
+def _mask(count: int, last: int, device: torch.device) -> torch.Tensor | None:
+    """Return (count, last) bool: what the last ``count`` tokens may look at; None = everything."""
+    if count == 1:
+        return None
+    return torch.ones(count, last, dtype=torch.bool, device=device).tril(last - count)
 
 
 def _rounded(tokens: int) -> int:

@@ -16,6 +16,10 @@ from torch.nn import functional
 
 from segzero_core.errors import ModelLoadError
 
+# Tokens. So few are multiplied the other way round on a CPU: with 2 to 4 of them that takes half
+# the time, with more than 8 it takes longer (MKL and oneDNN of PyTorch 2.13).
+_FEW = 8
+
 
 class TextLayers:
     """Embedding, layers and head of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL in evaluation mode.
@@ -24,6 +28,7 @@ class TextLayers:
 
     Attributes:
         layers: From the first to the last.
+        kept: What is kept of a token's keys, and of its values: (layers, heads, head width).
     """
 
     def __init__(self, model: Any) -> None:
@@ -39,6 +44,7 @@ class TextLayers:
                 "do: use reasoner 'vllm' or 'openai'"
             )
         self.layers = [Layer(layer) for layer in text.layers]
+        self.kept = (len(self.layers), *self.layers[0].kept)
         self._embed, self._rotary = text.embed_tokens, text.rotary_emb
         self._norm, self._head = _Norm(text.norm), _joined(model.lm_head)
 
@@ -50,20 +56,29 @@ class TextLayers:
         """Return (..., vocabulary) of what the last layer made, (..., width)."""
         return self._head(self._norm(hidden))
 
-    def turns(self, count: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosines and sines of text at the first positions, (count, head width) each.
+    def text_turns(self, count: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``turns`` of text at the first ``count`` positions."""
+        # Text has the same position in time, height and width.
+        return self.turns(torch.arange(count, device=like.device).view(1, 1, -1), like)
+
+    def turns(
+        self, positions: torch.Tensor, like: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cosines and sines of (3 or 1, 1, n) positions, (n, head width) each.
 
         ``like`` has their type and device.
         """
-        # Text has the same position in time, height and width.
-        positions = torch.arange(count, device=like.device).view(1, 1, -1)
         cos, sin = self._rotary(like, positions)
         low, high = sin[0].chunk(2, dim=-1)
         return cos[0], torch.cat((-low, high), dim=-1)
 
 
 class Layer:
-    """One layer, in two halves: attention to whatever keys and values there are lies between."""
+    """One layer, in two halves: attention to whatever keys and values there are lies between.
+
+    Attributes:
+        kept: How many heads keys and values have, and how wide these are.
+    """
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -73,6 +88,7 @@ class Layer:
             projection.out_features // self._width
             for projection in (attention.q_proj, attention.k_proj)
         )
+        self.kept = (self._spare, self._width)
         self._qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
         self._out = _joined(attention.o_proj)
         self._head_norms = None
@@ -109,13 +125,15 @@ class Layer:
         keys: torch.Tensor,
         values: torch.Tensor,
         mask: torch.Tensor | None,
+        causal: bool = False,
     ) -> torch.Tensor:
         """Return what (rows, query heads, n, head width) see of (rows, heads, m, head width).
 
-        ``mask``, that can be broadcast to (rows, query heads, n, m), says what each may look at.
+        ``mask``, that can be broadcast to (rows, query heads, n, m), says what each may look at,
+        or ``causal`` that it is at no later one.
         """
         return functional.scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask, scale=self._scale, enable_gqa=True
+            query, keys, values, mask, is_causal=causal, scale=self._scale, enable_gqa=True
         )
 
     def finish(self, hidden: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
@@ -148,7 +166,16 @@ def _joined(*projections: Any) -> Callable[[torch.Tensor], torch.Tensor]:
         each.weight.data = part
     biases = [each.bias for each in projections if each.bias is not None]
     bias = torch.cat([each.data for each in biases]) if biases else None
-    return lambda hidden: functional.linear(hidden, weight, bias)
+
+    def product(hidden: torch.Tensor) -> torch.Tensor:
+        if weight.device.type != 'cpu' or not 1 < len(hidden) <= _FEW:
+            return functional.linear(hidden, weight, bias)
+        # Weights are read from memory about once, instead of once for every token.
+        columns = weight @ hidden.T if bias is None else torch.addmm(column, weight, hidden.T)
+        return columns.T.contiguous()
+
+    column = None if bias is None else bias[:, None]
+    return product
 
 
 def _turn(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -98,8 +98,7 @@ class Writer:
 
     def write(self, prompt: Prompt, count: int) -> Iterator[str]:
         """Yield what comes after ``prompt``, piece by piece, at most ``count`` tokens."""
-        guess: list[int] = []
-        rows = self._read(prompt, count)[None]
+        rows, guess = self._read(prompt, count, guessing=True)
         seen = self._seen(rows[0])
         text = TokenText(self._decode)
         while True:
@@ -153,7 +152,7 @@ class Writer:
         rows, order = Rows(self._decoder.text, len(prompts)), self._by_frame(prompts)
         first, seen = [], []
         for index in order:
-            first.append(self._read(prompts[index], count))
+            first.append(self._read(prompts[index], count)[0][0])
             seen.append(self._seen(first[-1]))
             rows.add(self._decoder, count)
         logits = torch.stack(first)
@@ -188,8 +187,14 @@ class Writer:
         places = {frame: place for place, frame in enumerate(frames)}
         return sorted(range(len(prompts)), key=lambda index: places[prompts[index].frame])
 
-    def _read(self, prompt: Prompt, count: int) -> torch.Tensor:
-        """Return the logits after the prompt, with room for ``count`` tokens."""
+    def _read(
+        self, prompt: Prompt, count: int, guessing: bool = False
+    ) -> tuple[torch.Tensor, list[int]]:
+        """Read the prompt, with room for ``count`` tokens.
+
+        Returns:
+            (1 + n, vocabulary) logits after it and after each of n guessed tokens, and those.
+        """
         if prompt.frame == self._frame:
             repeats = self._tokens.count(self._image_id)
             tokens = tokens_with_image(self._tokenizer, prompt.text, repeats, self._image_id)
@@ -198,17 +203,22 @@ class Writer:
             if same >= self._image_end:
                 self._decoder.cut(same)
                 self._tokens = list(tokens)
-                self._drafts.add(tokens[same:])
-                return self._decoder.go_on(tokens[same:])[0]
+                guess = self._guess(count, guessing)
+                return self._decoder.go_on([*tokens[same:], *guess], 1 + len(guess)), guess
         inputs = prompt.encode()
         self._frame = b''  # until the new one is there
         self._tokens = inputs['input_ids'][0].tolist()
-        logits = self._decoder.start(inputs, count)
         backwards = self._tokens[::-1]
         self._image_end = len(backwards) - backwards.index(self._image_id)
+        guess = self._guess(count, guessing)
+        rows = self._decoder.start(inputs, count, guess)
         self._frame = prompt.frame
+        return rows, guess
+
+    def _guess(self, count: int, guessing: bool) -> list[int]:
+        """Return what may follow the prompt, the first of ``count`` tokens to write."""
         self._drafts.add(self._tokens[self._image_end :])
-        return logits
+        return self._drafts.next(count - 1) if guessing else []
 
     def _decode(self, tokens: list[int]) -> str:
         return self._tokenizer.decode(

@@ -212,10 +212,10 @@ class Counted:
         self.tokens, self.images, self.steps = 0, 0, 0
         start, go_on = decoder.start, decoder.go_on
 
-        def counted_start(inputs, room):
+        def counted_start(inputs, room, tokens=()):
             self.tokens += inputs['input_ids'].shape[1]
             self.images += 1
-            return start(inputs, room)
+            return start(inputs, room, tokens)
 
         def counted_go_on(tokens, wanted=1):
             self.tokens += len(tokens)
@@ -344,8 +344,8 @@ def test_what_is_guessed_is_checked(penalty, right, tmp_path, monkeypatch):
     monkeypatch.setattr(engine._writer._drafts, 'next', guess)
     assert engine.reason(picture(), 'the red mug') == wanted
     assert len(engine._writer._tokens) == prompt + 12
-    # The prompt gives the first token. Each step adds one, and what was guessed right.
-    assert counted.steps == -(-11 // (right + 1))
+    # Reading the prompt and each step add a token, and what was guessed right.
+    assert 1 + counted.steps == -(-12 // (right + 1))
     # What is remembered is what was written, not what was guessed.
     monkeypatch.undo()
     assert engine.reason(picture(), 'the red cup') == written_by_generate(
