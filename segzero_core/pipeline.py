@@ -26,6 +26,7 @@ from segzero_core.threads import SharedCores, half_the_cores
 from segzero_core.types import Box, Image, Point, Segmentation, Size, check_image, image_size
 
 _VGA = Size(640, 480)
+_WARM_UPS = 2
 
 
 class _Prompt(NamedTuple):
@@ -147,10 +148,11 @@ class SegZero:
         ]
 
     def warm_up(self, size: Size = _VGA) -> float:
-        """Run the models once, so that the first sentence is answered as fast as the tenth.
+        """Run the models, so that the first sentence is answered as fast as the tenth.
 
-        The first run of a model allocates its memory and chooses its kernels. Engines for which
-        this matters say so with an attribute ``needs_warm_up``; the others are left alone.
+        The first run of a model allocates its memory and chooses its kernels; what comes a second
+        time is recorded, see ``tracing``. Engines for which this matters say so with an
+        attribute ``needs_warm_up``; the others are left alone.
 
         Args:
             size: Of the images to come, if known.
@@ -159,7 +161,12 @@ class SegZero:
             How many seconds it took.
         """
         start = time.perf_counter()
-        image = np.zeros((size.height, size.width, 3), np.uint8)
+        for number in range(_WARM_UPS):
+            self._run_once(np.full((size.height, size.width, 3), number, np.uint8))
+        return time.perf_counter() - start
+
+    def _run_once(self, image: Image) -> None:
+        size = image_size(image)
         if getattr(self.reasoner, 'needs_warm_up', False):
             enough = threading.Event()
             # The first piece of text is as good as a whole answer.
@@ -170,7 +177,6 @@ class SegZero:
             point = Point(size.width / 3, size.height / 3)
             self._second.submit(self._embed, image).result()
             self._decode([_Prompt(middle, (point, point))])
-        return time.perf_counter() - start
 
     def close(self) -> None:
         """Free both engines."""

@@ -16,7 +16,7 @@ import torch
 from segzero_core.compiling import go_on_without
 from segzero_core.reasoners.compiled import CompiledStep
 from segzero_core.reasoners.layers import TextLayers
-from segzero_core.reasoners.reading import Given, read
+from segzero_core.reasoners.reading import Given, Reader
 
 _ROOM = 512  # tokens; buffers grow by multiples of this
 
@@ -44,10 +44,11 @@ class CachedDecoder:
         Raises:
             ModelLoadError: See ``TextLayers``.
         """
-        self._model, self._compiler = model, compiler
+        self._compiler = compiler
         self._compiled: dict[int, CompiledStep] = {}
         self._most = most
         self.text = TextLayers(model)
+        self._reader = Reader(model, self.text)
         self.length = self.shift = 0
         self.keys = self.values = torch.empty(0)
         self._turns = (torch.empty(0), torch.empty(0))
@@ -64,7 +65,7 @@ class CachedDecoder:
         Returns:
             (1 + m, vocabulary) logits of what follows the prompt, and each of ``tokens``.
         """
-        given = read(self._model, self.text, inputs, tokens)
+        given = self._reader.read(inputs, tokens)
         self.length, self.shift = 0, given.shift
         self._reserve(len(given.hidden) + room, given.hidden)
         return self._compute(given, 1 + len(tokens))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from segzero_core.reasoners.layers import TextLayers
+from segzero_core.tracing import Traced
 
 
 @dataclass(frozen=True)
@@ -32,25 +33,41 @@ class Given:
     deeper: Sequence[torch.Tensor] = ()
 
 
-def read(model: Any, text: TextLayers, inputs: Any, tokens: Sequence[int]) -> Given:
-    """Look at the image of a prompt and put it where its tokens are.
+class Reader:
+    """Looks at the images of prompts and puts them where their tokens are."""
 
-    Args:
-        model: A Qwen2-VL, Qwen2.5-VL or Qwen3-VL.
-        text: Its language model.
-        inputs: What the processor makes of one prompt: ``input_ids`` (1, n), pixels and so on.
-        tokens: More text, behind the prompt.
-    """
-    ids, grid = inputs['input_ids'], inputs['image_grid_thw']
-    more = torch.tensor([tokens], dtype=ids.dtype, device=ids.device)
-    ids = torch.cat((ids, more), dim=1)
-    image = ids == model.config.image_token_id
-    positions, shift = model.model.get_rope_index(
-        ids, image_grid_thw=grid, mm_token_type_ids=image.int()
-    )
-    seen = model.model.get_image_features(inputs['pixel_values'], grid)
-    hidden = text.embed(ids[0])
-    hidden[image[0]] = torch.cat(seen.pooler_output).to(hidden.dtype)
-    cos, sin = text.turns(positions, hidden)
-    deeper = [torch.cat(each) for each in getattr(seen, 'deepstack_features', None) or ()]
-    return Given(hidden, (cos[:, None], sin[:, None]), int(shift), image[0], deeper)
+    def __init__(self, model: Any, text: TextLayers) -> None:
+        """Use the vision tower of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL.
+
+        Args:
+            model: The whole of it.
+            text: Its language model.
+        """
+        self._model, self._text = model, text
+        self._look = Traced(self._features, 'vision tower')
+
+    def read(self, inputs: Any, tokens: Sequence[int]) -> Given:
+        """Return a prompt with its image, and more text behind it.
+
+        Args:
+            inputs: What the processor makes of one prompt: ``input_ids`` (1, n), pixels and so on.
+            tokens: (m,) ids of the text.
+        """
+        ids, grid = inputs['input_ids'], inputs['image_grid_thw']
+        more = torch.tensor([tokens], dtype=ids.dtype, device=ids.device)
+        ids = torch.cat((ids, more), dim=1)
+        image = ids == self._model.config.image_token_id
+        positions, shift = self._model.model.get_rope_index(
+            ids, image_grid_thw=grid, mm_token_type_ids=image.int()
+        )
+        seen, *deeper = self._look(inputs['pixel_values'], grid, key=tuple(grid[0].tolist()))
+        hidden = self._text.embed(ids[0])
+        hidden[image[0]] = seen.to(hidden.dtype)
+        cos, sin = self._text.turns(positions, hidden)
+        return Given(hidden, (cos[:, None], sin[:, None]), int(shift), image[0], deeper)
+
+    def _features(self, pixels: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return (m, width) of the m tokens of an image, and what is added to them deeper."""
+        seen = self._model.model.get_image_features(pixels, grid)
+        deeper = getattr(seen, 'deepstack_features', None) or ()
+        return seen.pooler_output[0], *(each[0] for each in deeper)
