@@ -149,13 +149,11 @@ def released(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
             height, width = masks[i].shape
             answer = parse_released(text, Size(SIDE, SIDE), Size(width, height))
             with torch.inference_mode():
-                asked = [(answer.box, answer.points)]
-                found = promptable._model(
-                    promptable._preprocess(images[i]),
-                    **promptable._prompt(Size(width, height), asked),
-                )
-                full = (_upsample(found.pred_masks[0, 0], (height, width)) > 0).float().numpy()
-            best = full[np.argsort(found.iou_scores[0, 0].numpy())[::-1]][0].astype(bool)
+                features = promptable._features(promptable._preprocess(images[i]))
+                asked = promptable._prompt(Size(width, height), [(answer.box, answer.points)])
+                logits, scores = promptable._logits(*asked, *features)
+                full = (_upsample(logits[0], (height, width)) > 0).float().numpy()
+            best = full[np.argsort(scores[0].numpy())[::-1]][0].astype(bool)
             common = np.logical_and(best, masks[i]).sum()
             counts.append([int(common), int(np.logical_or(best, masks[i]).sum())])
     seconds, cpu = time.perf_counter() - start, time.process_time() - worked

@@ -237,7 +237,7 @@ class Original:
     def _mask(self, image: Any, text: str, features: Any) -> Any:
         from segzero_core.answer import parse_answer
         from segzero_core.geometry import rescale_box, rescale_point
-        from segzero_core.segmenters.sam2 import Sam2Embedding, _upsample
+        from segzero_core.segmenters.sam2 import _upsample
         from segzero_core.types import image_size
 
         size = image_size(image)
@@ -245,8 +245,9 @@ class Original:
         answer = parse_answer(text, space)
         box = rescale_box(answer.box, space, size)
         points = [rescale_point(point, space, size) for point in answer.points]
-        embedding = Sam2Embedding(features, size)
-        logits, scores = self._segmenter._decode(embedding, [(box, points)])
+        given = self._segmenter._prompt(size, [(box, points)])
+        with self._segmenter._autocast():
+            logits, scores = self._segmenter._logits(*given, *features)
         masks = (_upsample(logits[0], image.shape[:2]) > 0).float().cpu().numpy()
         return masks[int(scores[0].argmax())].astype(bool)
 

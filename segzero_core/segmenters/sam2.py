@@ -5,9 +5,9 @@ The numbers follow Meta's ``SAM2ImagePredictor`` step by step: 8-bit values over
 the model's square bilinearly *with antialiasing* (the default of torchvision's ``Resize``),
 normalised with the ImageNet statistics; coordinates scaled by square over side; box corners and
 points in one prompt; three masks; upsampled bilinearly, thresholded at 0. Only the order of two
-steps differs: the best mask is chosen before the masks are computed, let alone upsampled, so two
-thirds of that work, and a float copy of three full-size masks to the host, never happen; one bool
-per pixel is copied. The result is the same.
+steps differs: the best mask is chosen before upsampling, so two thirds of that work, and a
+float copy of three full-size masks to the host, never happen; one bool per pixel is copied. The
+result is the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from segzero_core.checkpoints import (
 )
 from segzero_core.compiling import go_on_without
 from segzero_core.segmenters.base import MaskResult
-from segzero_core.segmenters.sam2_network import Sam2Network
+from segzero_core.tracing import Traced
 from segzero_core.types import Box, Image, Point, Size, image_size
 
 # Meta publishes image checkpoints as video ones: the image part of both is the same.
@@ -51,7 +51,7 @@ class Sam2Embedding:
         size: Of the image itself, in pixels.
     """
 
-    features: list[torch.Tensor]
+    features: tuple[torch.Tensor, ...]
     size: Size
 
 
@@ -87,12 +87,12 @@ class Sam2Segmenter:
         self._model: Any = load_weights(
             transformers.AutoModelForMaskGeneration, folder, self.device, dtype=torch.float32
         )
-        with self._autocast():  # as Meta's code does, which makes the same positions each time
-            self._network: Any = Sam2Network(self._model)
-        self._encode = self._network.encode
+        self._encode: Any = Traced(self._features, 'image encoder')
+        self._decode: Any = Traced(self._logits, 'mask decoder')
         self._compiled = compiled
         if compiled:
-            self._encode = torch.compile(self._encode, backend=_COMPILER, dynamic=False)
+            self._encode = self._features
+            self._model.vision_encoder.compile(backend=_COMPILER, dynamic=False)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == 'cuda' else None
         self._side = int(self._model.config.prompt_encoder_config.image_size)
         self._mean = torch.tensor(_MEAN, device=self.device).view(1, 3, 1, 1)
@@ -109,7 +109,8 @@ class Sam2Segmenter:
                 if not self._compiled:
                     raise
                 go_on_without('segmenter', error)
-                self._compiled, self._encode = False, self._network.encode
+                self._compiled = False
+                self._model.vision_encoder._compiled_call_impl = None
                 features = self._encode(square)
         return Sam2Embedding(features, image_size(image))
 
@@ -145,20 +146,23 @@ class Sam2Segmenter:
         embedding: Sam2Embedding,
         prompts: Sequence[tuple[Box | None, Sequence[Point]]],
     ) -> list[MaskResult]:
+        boxes, points = self._prompt(embedding.size, prompts)
         with self._autocast():
-            logits, scores = self._network.decode(
-                embedding.features, **self._prompt(embedding.size, prompts)
-            )
+            logits, scores = self._decode(boxes, points, *embedding.features)
+        rows = torch.arange(len(prompts), device=logits.device)
+        best = scores.argmax(dim=1)
         size = (embedding.size.height, embedding.size.width)
-        masks = (_upsample(logits.float(), size) > 0).cpu().numpy()
-        return [
-            MaskResult(mask, score) for mask, score in zip(masks, scores.tolist(), strict=True)
-        ]
+        masks = (_upsample(logits[rows, best], size) > 0).cpu().numpy()
+        kept = scores[rows, best].tolist()
+        return [MaskResult(mask, score) for mask, score in zip(masks, kept, strict=True)]
 
     def close(self) -> None:
         """Free the model's memory."""
-        self._model = self._network = None
-        self._encode = None
+        if self._model is not None:
+            # The class remembers its last result, on the device, for good: give it a small one.
+            remember = self._model.vision_encoder.neck.position_encoding
+            remember((1, 1, 1, 1), torch.device('cpu'), torch.float32)
+        self._model = self._encode = self._decode = None
         gc.collect()
         if self.device.type == 'cuda':
             torch.cuda.empty_cache()
@@ -186,20 +190,40 @@ class Sam2Segmenter:
         )
         return (square - self._mean) / self._std
 
+    def _features(self, square: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return what is kept of a (1, 3, side, side) image."""
+        return tuple(self._model.get_image_embeddings(square))
+
     def _prompt(
-        self, image: Size, prompts: Sequence[tuple[Box | None, Sequence[Point]]]
-    ) -> dict[str, torch.Tensor]:
-        """Return prompts of one form as the network takes them, see ``Sam2Network.decode``."""
-        scale = torch.tensor([self._side / image.width, self._side / image.height])
-        count = len(prompts)
-        prompt: dict[str, torch.Tensor] = {}
-        if prompts[0][0] is not None:
-            corners = torch.tensor([box for box, _ in prompts]).view(count, 2, 2) * scale
-            prompt['input_boxes'] = corners.view(1, count, 4).to(self.device)
-        if prompts[0][1]:
-            positive = torch.tensor([list(points) for _, points in prompts]) * scale
-            prompt['input_points'] = positive.view(1, count, -1, 2).to(self.device)
-        return prompt
+        self, size: Size, prompts: Sequence[tuple[Box | None, Sequence[Point]]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return N prompts of one form about an image of that size as the model takes them.
+
+        Boxes are (1, N, 4), points (1, N, n, 2), without elements if there are none.
+        """
+        scale = torch.tensor([self._side / size.width, self._side / size.height])
+        corners = torch.tensor([[box[:2], box[2:]] if box else [] for box, _ in prompts])
+        places = torch.tensor([list(points) for _, points in prompts])
+        boxes, points = (
+            each.view(1, len(prompts), -1 if each.numel() else 0, 2) * scale
+            for each in (corners, places)
+        )
+        return boxes.flatten(2).to(self.device), points.to(self.device)
+
+    def _logits(
+        self, boxes: torch.Tensor, points: torch.Tensor, *features: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mask logits (N, 3, h, w) at the decoder's resolution and predicted IoUs (N, 3).
+
+        ``boxes`` and ``points`` are what ``_prompt`` makes of N prompts of one form.
+        """
+        found = self._model(
+            image_embeddings=list(features),
+            input_boxes=boxes if boxes.numel() else None,
+            input_points=points if points.numel() else None,
+            multimask_output=True,
+        )
+        return found.pred_masks[0].float(), found.iou_scores[0].float()
 
 
 def _upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
