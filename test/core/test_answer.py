@@ -138,6 +138,8 @@ def test_the_far_edge_belongs_to_the_image():
         (JSON.replace('[10, ', '[10, 10, '), 'bad_box'),
         (JSON.replace('[10, 100, 200, 210]', 'null'), 'bad_box'),
         (JSON.replace('[10, 100, 200, 210]', '[0, 0, 0, 0]'), 'bad_box'),
+        (JSON.replace('[10, 100, 200, 210]', '[10, 100, 10, 210]'), 'bad_box'),
+        (JSON.replace('[10, 100, 200, 210]', '[10, 100, 200, 100]'), 'bad_box'),
         (JSON.replace('[10,', '[true,'), 'bad_box'),
         (JSON.replace('[10,', '[NaN,'), 'bad_box'),
         (JSON.replace('[10,', f'[{"9" * 5000},'), 'bad_box'),

@@ -53,6 +53,9 @@ def test_box_iou():
     assert box_iou(box, Box(5, 0, 15, 10)) == pytest.approx(1 / 3)
     assert box_iou(box, Box(10, 10, 20, 20)) == 0
     assert box_iou(box, Box(30, 30, 40, 40)) == 0
+    assert box_iou(box, Box(30, 0, 40, 10)) == 0
+    assert box_iou(box, Box(0, 30, 10, 40)) == 0
+    assert box_iou(Box(0, 0, 0.5, 0.5), Box(0, 0, 0.5, 0.25)) == pytest.approx(1 / 2)
     assert box_iou(Box(1, 1, 1, 5), Box(1, 1, 1, 5)) == 1
     assert box_iou(Box(1, 1, 1, 5), Box(2, 1, 2, 5)) == 0
 

@@ -106,11 +106,24 @@ def test_specks_that_the_segmenter_missed_are_no_edges():
     assert narrowest((119, 159), mask, depth, CAMERA)[0] == pytest.approx(0.06, rel=0.04)
 
 
-def test_what_the_border_cuts_is_measured_the_other_way_or_not_at_all():
+@pytest.mark.parametrize('border', ['top', 'bottom', 'left', 'right'])
+def test_what_the_border_cuts_is_measured_the_other_way(border):
     depth = np.full(SHAPE, 0.6, np.float32)
     mask = np.zeros(SHAPE, bool)
-    mask[:20, 60:260] = True  # twenty rows are in sight, who knows how many are not
-    metres, closing = narrowest((10, 160), mask, depth, CAMERA)
+    upright = mask if border in ('top', 'bottom') else mask.T
+    upright[:20, 20:220] = True  # twenty rows are in sight, who knows how many are not
+    pixel, expected = (10, 120), (1, 0)
+    if upright is not mask:
+        pixel, expected = pixel[::-1], (0, 1)
+    if border == 'bottom':
+        mask, pixel = mask[::-1], (SHAPE[0] - 1 - pixel[0], pixel[1])
+    if border == 'right':
+        mask, pixel = mask[:, ::-1], (pixel[0], SHAPE[1] - 1 - pixel[1])
+    metres, closing = narrowest(pixel, mask, depth, CAMERA)
     assert metres > 0.35
-    assert angle_between(closing, (1, 0)) < 8
+    assert angle_between(closing, expected) < 8
+
+
+def test_what_all_borders_cut_is_not_measured():
+    depth = np.full(SHAPE, 0.6, np.float32)
     assert narrowest((119, 159), np.ones(SHAPE, bool), depth, CAMERA) == (None, None)

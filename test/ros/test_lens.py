@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rays through lenses, against the projection they invert, written out here."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -58,6 +59,20 @@ def test_a_pinhole():
     )
 
 
+@pytest.mark.parametrize(
+    'more', [(0.01, -0.02, 0.02, 0.01), (0.01, -0.02, 0.02, 0.01, 0.03, -0.02)]
+)
+def test_a_thin_prism_and_a_tilted_sensor(more):
+    lens = Distortion('rational_polynomial', (0.1, -0.05, 1e-3, 2e-3, 0.01, 0.02, 0.0, 0.0, *more))
+    x, y = rays(PIXELS, CAMERA, lens).T
+    matrix = np.array([[CAMERA.fx, 0, CAMERA.cx], [0, CAMERA.fy, CAMERA.cy], [0, 0, 1]])
+    points = np.column_stack([x, y, np.ones_like(x)])
+    back, _ = cv2.projectPoints(
+        points, np.zeros(3), np.zeros(3), matrix, np.array(lens.coefficients)
+    )
+    np.testing.assert_allclose(back[:, 0], PIXELS, atol=0.01)
+
+
 @pytest.mark.parametrize('model', ['plumb_bob', 'rational_polynomial'])
 def test_without_coefficients_worth_the_name_a_lens_is_a_pinhole(model):
     straight = rays(PIXELS, CAMERA, Distortion(model, (0.0,) * 8))
@@ -69,6 +84,8 @@ def test_without_coefficients_worth_the_name_a_lens_is_a_pinhole(model):
     [
         (Intrinsics(0.0, 0.0, 0.0, 0.0), None, 'no usable focal length'),
         (Intrinsics(600.0, float('nan'), 320.0, 240.0), None, 'no usable focal length'),
+        (Intrinsics(0.0, 600.0, 320.0, 240.0), None, 'no usable focal length'),
+        (Intrinsics(600.0, 0.0, 320.0, 240.0), None, 'no usable focal length'),
         (Intrinsics(600.0, -600.0, 320.0, 240.0), None, 'no usable focal length'),
         (CAMERA, Distortion('barrel', (0.1,)), "'barrel'; one of plumb_bob, rational_polynomial"),
         (CAMERA, Distortion('plumb_bob', (0.1, 0.1, 0.0)), 'does not fit .* 4 or 5 or 8'),
