@@ -93,7 +93,8 @@ def test_real_engines_find_what_the_sentence_asks_for():
     assert found.reasoning
     assert found.reasoning in found.text
     assert set(found.timings) == {'reason', 'first_text', 'embed', 'decode', 'total'}
-    assert found.timings['total'] >= found.timings['reason']
+    assert found.timings['total'] >= found.timings['reason'] >= 0
+    assert 0 <= found.timings['first_text'] <= found.timings['total']
 
 
 def test_coordinates_reach_the_segmenter_in_original_pixels():
@@ -149,8 +150,11 @@ def test_unusable_sentences_never_reach_an_engine(query):
     'image', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
 )
 def test_unusable_images_are_refused(image):
-    with SegZero(Scripted(lambda: ''), BoxFiller()) as segzero, pytest.raises(ImageError):
-        segzero(image, 'it')
+    with SegZero(Scripted(lambda: ''), BoxFiller()) as segzero:
+        with pytest.raises(ImageError):
+            segzero(image, 'it')
+        with pytest.raises(ImageError):
+            segzero.answer_all(image, ['it', 'that'])
 
 
 def test_an_error_in_either_engine_reaches_the_caller_and_the_next_query_works():
