@@ -22,7 +22,7 @@ from segzero_core.reasoners.base import BatchReasoner, Reasoner
 from segzero_core.reasoners.picture import LastImage
 from segzero_core.reasoners.reply import answer_end
 from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
-from segzero_core.threads import SharedCores, half_the_cores
+from segzero_core.threads import SharedCores, count_cores, half_the_cores
 from segzero_core.types import Box, Image, Point, Segmentation, Size, check_image, image_size
 
 _VGA = Size(640, 480)
@@ -52,6 +52,7 @@ class SegZero:
         self.reasoner = reasoner
         self.segmenter = segmenter
         self._second = ThreadPoolExecutor(max_workers=1, thread_name_prefix='segzero-segment')
+        self._second.submit(count_cores).result()
         self._frame, self._embedding = LastImage(), None  # the second thread's
 
     def __call__(

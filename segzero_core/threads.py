@@ -8,6 +8,16 @@ import sys
 from collections.abc import Iterator
 
 
+def count_cores() -> int:
+    """Have torch settle how many threads its operators take in this thread, and return it.
+
+    A thread that has not computed yet takes over what any other thread has set last, for good:
+    half of them, if that is when it computes first.
+    """
+    torch = sys.modules.get('torch')
+    return int(torch.get_num_threads()) if torch else 1
+
+
 @contextlib.contextmanager
 def half_the_cores() -> Iterator[None]:
     """Let torch's operators take half of the threads they would otherwise take.
@@ -27,9 +37,7 @@ class SharedCores:
     """
 
     def __enter__(self) -> SharedCores:
-        torch = sys.modules.get('torch')
-        self._all = torch.get_num_threads() if torch else 1
-        self._now = self._all
+        self._now = self._all = count_cores()
         return self
 
     def share(self, half: bool) -> None:

@@ -15,6 +15,7 @@ from segzero_core.pipeline import _Beside
 from segzero_core.prompts import get_family
 from segzero_core.segmenters import MaskResult
 from segzero_core.synthetic import make_scene
+from segzero_core.threads import half_the_cores
 from segzero_core.types import Box, Point, Size
 
 IMAGE = np.full((60, 80, 3), 90, np.uint8)
@@ -236,6 +237,20 @@ def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores():
         with beside.cores:
             beside.go_on()
         assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(was)
+
+
+def test_the_second_thread_does_not_take_half_the_cores_for_all():
+    torch = pytest.importorskip('torch', reason='needs torch')
+    text = answer_text((84, 140, 420, 700), (210, 280), (315, 420))
+    was, counted = torch.get_num_threads(), []
+    torch.set_num_threads(4)
+    try:
+        segmenter = BoxFiller(on_embed=lambda: counted.append(torch.get_num_threads()))
+        with SegZero(Scripted(lambda: text), segmenter) as segzero, half_the_cores():
+            segzero(IMAGE, 'it')
+        assert counted == [2]
     finally:
         torch.set_num_threads(was)
 
