@@ -134,9 +134,13 @@ def noise(reasoner: Any, tokens: int, replies: dict[str, list[int]]) -> Iterator
     choose, reason = reasoner._writer._choose, reasoner.reason
     left: list[int] = []
 
-    def follow(logits: Any, seen: Any) -> Any:
-        choose(logits, seen)  # its time counts
-        return left.pop(0) if left else 0  # guesses go on behind the end
+    def follow(logits: Any, going: Any) -> list[list[int]]:
+        choose(logits, going)  # its time counts
+        guess, script = going[0].guess, left[: 1 + len(going[0].guess)]
+        right = [one == other for one, other in zip(script, guess, strict=False)]
+        tokens = script[: 1 + [*right, False].index(False)]
+        del left[: len(tokens)]
+        return [tokens or [0]]
 
     def start(image: Any, query: str, *rest: Any) -> str:
         left[:] = replies.get(query, [])

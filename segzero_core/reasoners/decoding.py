@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys and values of what has been read and written, and how they are continued.
 
-They lie in buffers of their final size. One sequence also remembers: what a new prompt has in
-common with the last one, an image and its system turn for instance, is not computed again.
-Several sequences are written side by side: a layer's weights are read once for all of them.
+They lie in buffers of their final size. What a new prompt has in common with the last one, an
+image and its system turn for instance, is not computed again.
 """
 
 from __future__ import annotations
@@ -134,6 +133,11 @@ class CachedDecoder:
             self._compiler, self._compiled = '', {}
             return None
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.text.device
+
     def cut(self, length: int) -> None:
         """Forget all tokens from number ``length`` on."""
         self.length = min(self.length, length)
@@ -144,80 +148,12 @@ class CachedDecoder:
         if old[0].dim() > 1 and old[0].shape[2] >= tokens:
             return
         layers, heads, width = self.text.kept
-        shape = (layers, heads, _rounded(tokens), width)
+        shape = (layers, heads, rounded(tokens), width)
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         if old[0].dim() > 1:
             self.keys[:, :, : self.length] = old[0][:, :, : self.length]
             self.values[:, :, : self.length] = old[1][:, :, : self.length]
         self._turns = self.text.text_turns(shape[2], like)
-
-
-class Rows:
-    """Several sequences of tokens that are written side by side, a token of each at a time.
-
-    Each lies at the beginning of its row, however long it is; what lies behind its end is not
-    looked at.
-    """
-
-    def __init__(self, text: TextLayers, count: int) -> None:
-        """Continue ``count`` sequences with the layers ``text``; ``add`` says which."""
-        self._text, self._most = text, count
-        self._keys = self._values = torch.empty(0)  # (layers, rows, heads, room, head width)
-        self._turns = (torch.empty(0), torch.empty(0))
-        # Of each row: how many tokens there are, and the position of the next minus their number.
-        self._lengths = self._shifts = torch.empty(0, dtype=torch.long)
-        self._longest = 0
-
-    @torch.inference_mode()
-    def add(self, sequence: CachedDecoder, room: int) -> None:
-        """Add what ``sequence`` holds as a row, with room for so many tokens after it."""
-        row, length = len(self._lengths), sequence.length
-        self._reserve(length + room, sequence.keys)
-        self._keys[:, row, :, :length] = sequence.keys[:, :, :length]
-        self._values[:, row, :, :length] = sequence.values[:, :, :length]
-        device = sequence.keys.device
-        ends, shift = torch.tensor([[length], [sequence.shift]], device=device)
-        self._lengths = torch.cat((self._lengths.to(device), ends))
-        self._shifts = torch.cat((self._shifts.to(device), shift))
-        self._longest = max(self._longest, length)
-
-    @torch.inference_mode()
-    def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Compute (rows,) tokens, the next of each row; return (rows, vocabulary) logits."""
-        self._longest += 1
-        last, at = self._longest, self._lengths
-        rows = torch.arange(len(at), device=at.device)
-        cos, sin = (table[at + self._shifts, None] for table in self._turns)
-        mask = (torch.arange(last, device=at.device) <= at[:, None])[:, None, None]
-        hidden = self._text.embed(tokens)
-        for layer, keys, values in zip(self._text.layers, self._keys, self._values, strict=True):
-            query, key, value = layer.heads(hidden, cos, sin)
-            keys[rows, :, at], values[rows, :, at] = key, value
-            seen = layer.attend(query[:, :, None], keys[:, :, :last], values[:, :, :last], mask)
-            hidden = layer.finish(hidden, seen)
-        self._lengths = at + 1
-        return self._text.logits(hidden)
-
-    @torch.inference_mode()
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only."""
-        index = torch.tensor(rows, device=self._keys.device)
-        self._keys, self._values = self._keys[:, index], self._values[:, index]
-        self._lengths, self._shifts = self._lengths[index], self._shifts[index]
-        self._longest = int(self._lengths.max())
-
-    def _reserve(self, tokens: int, like: torch.Tensor) -> None:
-        """Make room for so many tokens per row; ``like`` is (layers, heads, n, head width)."""
-        old = self._keys, self._values
-        if old[0].dim() > 1 and old[0].shape[3] >= tokens:
-            return
-        layers, heads, _, width = like.shape
-        shape = (layers, self._most, heads, _rounded(tokens), width)
-        self._keys, self._values = like.new_zeros(shape), like.new_zeros(shape)
-        if old[0].dim() > 1:
-            self._keys[:, :, :, : old[0].shape[3]] = old[0]
-            self._values[:, :, :, : old[1].shape[3]] = old[1]
-        self._turns = self._text.text_turns(shape[3], like)
 
 
 def _mask(count: int, last: int, device: torch.device) -> torch.Tensor | None:
@@ -227,5 +163,6 @@ def _mask(count: int, last: int, device: torch.device) -> torch.Tensor | None:
     return torch.ones(count, last, dtype=torch.bool, device=device).tril(last - count)
 
 
-def _rounded(tokens: int) -> int:
+def rounded(tokens: int) -> int:
+    """Return for how many tokens room is made when it is needed for so many."""
     return -(-tokens // _ROOM) * _ROOM

@@ -36,10 +36,10 @@ class Drafts:
         """
         self.most = most
         self._numbers = numbers
-        self._new, self._old = _Followed(), _Followed()
+        self._memories = [_Followed(), _Followed()]  # the newest first
         self._last: int | None = None  # symbol
         self._hashes = [0] * (_LONGEST + 1)  # of so many symbols at the end
-        self._found = self._new, 0  # where the text ended likewise the last time; 0 = nowhere
+        self._found = self._memories[0], 0  # where the text ended likewise before; 0 = nowhere
 
     def add(self, tokens: Iterable[int]) -> None:
         """Remember what comes next in the text."""
@@ -52,6 +52,12 @@ class Drafts:
         followed, place = self._found
         return followed.tokens[place : place + min(count, self.most)] if place else []
 
+    def fork(self) -> Drafts:
+        """Return the same for another text, which this one is not to remember."""
+        other = Drafts(self._numbers, self.most)
+        other._memories = [_Followed(), *self._memories]
+        return other
+
     def _add(self, token: int) -> None:
         symbol = _NUMBER if token in self._numbers else token
         whole = not symbol == self._last == _NUMBER  # a number of several tokens is one symbol
@@ -61,12 +67,11 @@ class Drafts:
             self._hashes = [0, *(hash((before, symbol)) for before in shorter)]
         keys = self._hashes[_SHORTEST:]
         if whole:
-            self._found = self._new, self._new.place(keys)
-            if not self._found[1]:
-                self._found = self._old, self._old.place(keys)
-        self._new.add(token, keys)
-        if len(self._new.tokens) >= _MOST_TOKENS:
-            self._new, self._old = _Followed(), self._new
+            places = ((each, each.place(keys)) for each in self._memories)
+            self._found = next((found for found in places if found[1]), (self._memories[0], 0))
+        self._memories[0].add(token, keys)
+        if len(self._memories[0].tokens) >= _MOST_TOKENS:
+            self._memories = [_Followed(), self._memories[0]]
 
 
 class _Followed:

@@ -28,6 +28,7 @@ class TextLayers:
 
     Attributes:
         layers: From the first to the last.
+        device: Where they are.
         kept: What is kept of a token's keys, and of its values: (layers, heads, head width).
     """
 
@@ -45,6 +46,7 @@ class TextLayers:
             )
         self.layers = [Layer(layer) for layer in text.layers]
         self.kept = (len(self.layers), *self.layers[0].kept)
+        self.device = text.embed_tokens.weight.device
         self._embed, self._rotary = text.embed_tokens, text.rotary_emb
         self._norm, self._head = _Norm(text.norm), _joined(model.lm_head)
 

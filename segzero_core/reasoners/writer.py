@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import torch
 
 from segzero_core.answer import Answer, format_answer
-from segzero_core.reasoners.decoding import CachedDecoder, Rows
+from segzero_core.reasoners.continuation import Continuation, choose
+from segzero_core.reasoners.decoding import CachedDecoder
 from segzero_core.reasoners.drafts import Drafts
 from segzero_core.reasoners.qwen_processor import tokens_with_image
 from segzero_core.reasoners.reply import answer_end
+from segzero_core.reasoners.rows import Rows
 from segzero_core.types import Box, Point
 
 # What guesses begin with, before there has been an answer.
@@ -92,52 +94,39 @@ class Writer:
         self._ends = {ends} if isinstance(ends, int) else set(ends or ())
         self._penalty = float(settings.repetition_penalty or 1.0)
         self._image_id = int(model.config.image_token_id)
+        self._vocabulary = int(model.lm_head.out_features)
         self._frame = b''
         self._tokens: list[int] = []  # of the last prompt and what was written after it
         self._image_end = 0  # tokens up to the end of the image
 
     def write(self, prompt: Prompt, count: int) -> Iterator[str]:
         """Yield what comes after ``prompt``, piece by piece, at most ``count`` tokens."""
-        rows, guess = self._read(prompt, count, guessing=True)
-        seen = self._seen(rows[0])
+        most = self._drafts.most
+        if same := self._reuse(prompt):
+            reply = self._begin(self._drafts, count)
+            rest = [*self._tokens[same:], *reply.look_ahead(most)]
+            logits = self._decoder.go_on(rest, 1 + len(reply.guess))
+        else:
+            inputs = self._encode(prompt)
+            reply = self._begin(self._drafts, count)
+            logits = self._decoder.start(inputs, count, reply.look_ahead(most))
+            self._frame = prompt.frame
         text = TokenText(self._decode)
         while True:
-            tokens = self._agreed(rows, guess, seen)
-            end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
-            written = tokens[:end]
-            # First, for whoever reads the pieces may stop at any of them.
+            written = reply.take(*self._choose(logits, [reply]))
+            # First, for whoever reads the pieces may stop at any of them. The last token is not
+            # computed yet, what else was guessed is not remembered.
             self._tokens += written
-            # Only before an end has the last token been computed too.
-            self._decoder.cut(len(self._tokens) - (1 if end is None else 0))
-            self._drafts.add(written)
+            self._decoder.cut(len(self._tokens) - 1)
             for token in written:
                 if piece := text.add(token):
                     yield piece
-            count -= len(tokens)
-            if end is not None or count <= 0:
+            if reply.ended:
                 break
-            # Where little of the last guess was right, a long one will hardly be.
-            guess = self._drafts.next(min(count - 1, len(tokens) + 2))
-            rows = self._decoder.go_on([*self._tokens[-1:], *guess], 1 + len(guess))
+            ahead = reply.look_ahead(most)
+            logits = self._decoder.go_on(ahead, len(ahead))
         if piece := text.rest():
             yield piece
-
-    def _agreed(
-        self, rows: torch.Tensor, guess: list[int], seen: torch.Tensor | None
-    ) -> list[int]:
-        """Return the tokens of ``guess`` that are what the model writes, and one more.
-
-        Args:
-            rows: (1 + n, vocabulary) logits, after the last token written and after each guessed.
-            guess: n tokens.
-            seen: See ``_choose``.
-        """
-        tokens: list[int] = []
-        for row, guessed in zip(rows, (*guess, None), strict=True):
-            tokens.append(int(self._choose(row, seen)))
-            if tokens[-1] != guessed:
-                break
-        return tokens
 
     def write_all(self, prompts: Sequence[Prompt], count: int) -> list[str]:
         """Return what comes after each of several prompts, written side by side.
@@ -150,75 +139,82 @@ class Writer:
             Texts that end with their answers, or a few characters behind.
         """
         rows, order = Rows(self._decoder.text, len(prompts)), self._by_frame(prompts)
-        first, seen = [], []
+        replies: dict[int, Continuation] = {}
+        ahead = []
         for index in order:
-            first.append(self._read(prompts[index], count)[0][0])
-            seen.append(self._seen(first[-1]))
-            rows.add(self._decoder, count)
-        logits = torch.stack(first)
-        occurs = None if self._penalty == 1 else torch.stack(seen)
-        going, ended = order, set()
-        replies: list[list[int]] = [[] for _ in prompts]
-        for number in range(count):
-            tokens = self._choose(logits, occurs)
-            for index, token in zip(going, tokens.tolist(), strict=True):
-                if index not in ended and self._add(replies[index], token, prompts[index].written):
-                    ended.add(index)
-            left = [row for row, index in enumerate(going) if index not in ended]
-            if not left or number + 1 == count:
-                break
+            same = self._reuse(prompts[index])
+            if not same:
+                self._decoder.start(self._encode(prompts[index]), count)
+                self._frame, same = prompts[index].frame, len(self._tokens) - 1
+            reply = replies[index] = self._begin(self._drafts.fork(), count)
+            ahead.append(self._tokens[same:])
+            rows.add(self._decoder, same)
+        going = order
+        while going:
+            active = [index for index in going if not replies[index].ended]
+            wanted = [0 if replies[i].ended else 1 + len(replies[i].guess) for i in going]
+            logits = rows.go_on(ahead, wanted)
+            agreed = self._choose(logits, [replies[index] for index in active])
+            for index, tokens in zip(active, agreed, strict=True):
+                row = going.index(index)
+                rows.cut(row, wanted[row] - len(tokens))
+                self._take(replies[index], tokens, prompts[index].written)
+            left = [row for row, index in enumerate(going) if not replies[index].ended]
             if len(left) <= _GONE * len(going):
                 rows.keep(left)
-                going, tokens = [going[row] for row in left], tokens[left]
-                occurs = None if occurs is None else occurs[left]
-            logits = rows.step(tokens)
-        return [self._decode(reply) for reply in replies]
+                going = [going[row] for row in left]
+            # On a CPU many tokens are bound by arithmetic: the more rows, the less is guessed.
+            most = self._drafts.most // max(1, len(left))
+            ahead = [replies[index].look_ahead(most) for index in going]
+        for reply in replies.values():
+            self._drafts.add(reply.tokens)
+        return [self._decode(replies[index].tokens) for index in range(len(prompts))]
 
-    def _add(self, reply: list[int], token: int, written: str) -> bool:
-        """Add a token to what comes after ``written``, and return whether the reply has ended."""
-        if token in self._ends:
-            return True
-        reply.append(token)
-        return token in self._closing and answer_end(written + self._decode(reply)) >= 0
+    def _reuse(self, prompt: Prompt) -> int:
+        """Return how many tokens of the prompt are computed, and remember just those; or 0."""
+        if prompt.frame != self._frame:
+            return 0
+        repeats = self._tokens.count(self._image_id)
+        tokens = tokens_with_image(self._tokenizer, prompt.text, repeats, self._image_id)
+        # The last token is computed again if need be: its logits are what is wanted.
+        same = min(_common(tokens, self._tokens), self._decoder.length, len(tokens) - 1)
+        if same < self._image_end:
+            return 0
+        self._decoder.cut(same)
+        self._tokens = tokens
+        return same
+
+    def _encode(self, prompt: Prompt) -> Any:
+        """Return the model's inputs for the prompt, and remember its tokens."""
+        inputs = prompt.encode()
+        self._frame = b''  # until the new one is computed
+        self._tokens = inputs['input_ids'][0].tolist()
+        backwards = self._tokens[::-1]
+        self._image_end = len(backwards) - backwards.index(self._image_id)
+        return inputs
+
+    def _begin(self, drafts: Drafts, count: int) -> Continuation:
+        """Return what is to be written after the prompt whose tokens are remembered."""
+        drafts.add(self._tokens[self._image_end :])
+        reply = Continuation(drafts, self._ends, count)
+        if self._penalty != 1:
+            reply.seen = torch.zeros(
+                self._vocabulary, dtype=torch.bool, device=self._decoder.device
+            )
+            reply.seen[self._tokens] = True
+        return reply
+
+    def _take(self, reply: Continuation, tokens: list[int], before: str) -> None:
+        """Take what comes next in a reply that begins with the text ``before``."""
+        written = reply.take(tokens)
+        if not self._closing.isdisjoint(written):
+            reply.ended |= answer_end(before + self._decode(reply.tokens)) >= 0
 
     def _by_frame(self, prompts: Sequence[Prompt]) -> list[int]:
         """Return the order in which each image is read only once, the one that is there first."""
         frames = dict.fromkeys((self._frame, *(prompt.frame for prompt in prompts)))
         places = {frame: place for place, frame in enumerate(frames)}
         return sorted(range(len(prompts)), key=lambda index: places[prompts[index].frame])
-
-    def _read(
-        self, prompt: Prompt, count: int, guessing: bool = False
-    ) -> tuple[torch.Tensor, list[int]]:
-        """Read the prompt, with room for ``count`` tokens.
-
-        Returns:
-            (1 + n, vocabulary) logits after it and after each of n guessed tokens, and those.
-        """
-        if prompt.frame == self._frame:
-            repeats = self._tokens.count(self._image_id)
-            tokens = tokens_with_image(self._tokenizer, prompt.text, repeats, self._image_id)
-            # The last token is computed again if need be: its logits are what is wanted.
-            same = min(_common(tokens, self._tokens), self._decoder.length, len(tokens) - 1)
-            if same >= self._image_end:
-                self._decoder.cut(same)
-                self._tokens = list(tokens)
-                guess = self._guess(count, guessing)
-                return self._decoder.go_on([*tokens[same:], *guess], 1 + len(guess)), guess
-        inputs = prompt.encode()
-        self._frame = b''  # until the new one is there
-        self._tokens = inputs['input_ids'][0].tolist()
-        backwards = self._tokens[::-1]
-        self._image_end = len(backwards) - backwards.index(self._image_id)
-        guess = self._guess(count, guessing)
-        rows = self._decoder.start(inputs, count, guess)
-        self._frame = prompt.frame
-        return rows, guess
-
-    def _guess(self, count: int, guessing: bool) -> list[int]:
-        """Return what may follow the prompt, the first of ``count`` tokens to write."""
-        self._drafts.add(self._tokens[self._image_end :])
-        return self._drafts.next(count - 1) if guessing else []
 
     def _decode(self, tokens: list[int]) -> str:
         return self._tokenizer.decode(
@@ -230,24 +226,8 @@ class Writer:
         """The tokens that can be the end of a tag."""
         return {token for text, token in self._tokenizer.get_vocab().items() if '>' in text}
 
-    def _seen(self, logits: torch.Tensor) -> torch.Tensor | None:
-        """Return (vocabulary,) bool: which tokens occur; ``None`` if it does not matter."""
-        if self._penalty == 1:
-            return None
-        seen = torch.zeros_like(logits, dtype=torch.bool)
-        seen[self._tokens] = True
-        return seen
-
-    def _choose(self, logits: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
-        """Return the next token (...) for (..., vocabulary) logits, which occurs from now on."""
-        if seen is None:
-            return logits.argmax(-1)
-        # As in the paper of CTRL (arXiv 1909.05858), and in transformers.
-        logits = logits.float()
-        punished = torch.where(logits > 0, logits / self._penalty, logits * self._penalty)
-        token = torch.where(seen, punished, logits).argmax(-1)
-        seen.scatter_(-1, token[..., None], True)
-        return token
+    def _choose(self, logits: torch.Tensor, going: Sequence[Continuation]) -> list[list[int]]:
+        return choose(logits, going, self._penalty)
 
 
 def _common(first: list[int], second: list[int]) -> int:

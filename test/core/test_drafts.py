@@ -66,6 +66,19 @@ def test_none_are_guessed_when_none_are_wanted():
     assert guesses.next(0) == []
 
 
+def test_a_fork_knows_what_was_before_and_keeps_what_comes_to_itself():
+    guesses = Drafts(DIGITS, 2)
+    guesses.add([WORD, OTHER, OPEN])
+    forks = [guesses.fork(), guesses.fork()]
+    for fork, follows in zip(forks, (CLOSE, END), strict=True):
+        fork.add([WORD, OTHER])
+        assert fork.next(1) == [OPEN]
+        fork.add([follows, WORD, OTHER])
+        assert fork.next(1) == [follows]
+    guesses.add([WORD, OTHER])
+    assert guesses.next(1) == [OPEN]
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 30), max_size=60), st.integers(1, 9))
 def test_every_guess_is_something_that_once_followed(tokens, most):
@@ -87,7 +100,7 @@ def test_little_is_remembered_of_what_is_long_ago():
     guesses.add([WORD, OTHER])
     assert guesses.next(2) == [OPEN, noise[0]]
     guesses.add(noise[drafts._MOST_TOKENS :])
-    remembered = len(guesses._new.tokens) + len(guesses._old.tokens)
+    remembered = sum(len(each.tokens) for each in guesses._memories)
     assert drafts._MOST_TOKENS <= remembered <= 2 * drafts._MOST_TOKENS
     guesses.add([WORD, OTHER])
     assert guesses.next(2) == []

@@ -32,7 +32,8 @@ from segzero_core.errors import (
     ModelLoadError,
     UnknownNameError,
 )
-from segzero_core.reasoners.decoding import CachedDecoder, Rows
+from segzero_core.reasoners.decoding import CachedDecoder
+from segzero_core.reasoners.rows import Rows
 from segzero_core.reasoners.transformers import (
     TransformersReasoner,
     _greedy,
@@ -164,17 +165,32 @@ def test_rows_are_computed_as_if_they_were_alone_also_when_others_have_left(mode
     prompts = [engine._prompt(query) for query in ('a', 'the red mug', 'b', 'what I drink from')]
     decoder = engine._writer._decoder
     rows = Rows(decoder.text, len(prompts))
+
+    def start(prompt):
+        decoder.start(engine._encode(picture(), prompt), 4)
+
     for prompt in prompts:
-        decoder.start(engine._encode(picture(), prompt), 4)
-        rows.add(decoder, 4)
-    tokens = torch.tensor([7, 8, 9, 10])
-    first = rows.step(tokens)[[1, 3]]
+        start(prompt)
+        rows.add(decoder, decoder.length - 1)  # the last token is computed once more
+    lasts = [engine._encode(picture(), prompt)['input_ids'][0, -1].item() for prompt in prompts]
+    # Different numbers of tokens, some of which are taken back, and a row that does nothing.
+    first = rows.go_on([[lasts[0], 7], [lasts[1], 8, 9, 3], [lasts[2]], [lasts[3]]], [1, 4, 0, 1])
+    rows.cut(1, 1)
+    second = rows.go_on([[], [10, 11], [5], []], [0, 1, 1, 0])
     rows.keep([1, 3])
-    second = rows.step(tokens[[3, 1]])
-    for row, prompt, token, other in ((0, prompts[1], 8, 10), (1, prompts[3], 10, 8)):
-        decoder.start(engine._encode(picture(), prompt), 4)
-        assert torch.allclose(first[row], decoder.go_on([token]), atol=1e-5)
-        assert torch.allclose(second[row], decoder.go_on([other]), atol=1e-5)
+    third = rows.go_on([[12], [13, 14]], [1, 2])
+    assert (len(first), len(second), len(third)) == (6, 2, 3)
+    start(prompts[0])
+    assert torch.allclose(first[0], decoder.go_on([7])[0], atol=1e-5)
+    start(prompts[1])
+    assert torch.allclose(first[2:5], decoder.go_on([8, 9, 3], 3), atol=1e-5)
+    decoder.cut(decoder.length - 1)
+    assert torch.allclose(second[0], decoder.go_on([10, 11])[0], atol=1e-5)
+    assert torch.allclose(third[0], decoder.go_on([12])[0], atol=1e-5)
+    start(prompts[2])
+    assert torch.allclose(second[1], decoder.go_on([5])[0], atol=1e-5)
+    start(prompts[3])
+    assert torch.allclose(third[1:], decoder.go_on([13, 14], 2), atol=1e-5)
 
 
 def test_images_may_be_read_only_or_flipped_views(overfit):
