@@ -70,8 +70,16 @@ class Traced:
             with warnings.catch_warnings():
                 # TorchScript is deprecated, and values of tensors become constants: see ``key``.
                 warnings.simplefilter('ignore')
-                return torch.jit.trace(self._function, tensors, check_trace=False)
-        except (RuntimeError, TypeError) as error:
+                # What ``torch.jit.trace`` returns is kept by torch until the process ends, and the
+                # weights with it. These are its two steps; the result belongs to nobody else.
+                graph, _ = torch._C._create_graph_by_tracing(
+                    self._function, tensors, lambda _: '', True, False
+                )
+                recording: Callable[..., Any] = torch._C._create_function_from_graph(
+                    'recording', graph
+                )
+                return recording
+        except (AttributeError, RuntimeError, TypeError) as error:
             _LOG.warning('cannot trace the %s, it goes on without: %s', self._what, error)
             self._possible = False
             return self._function

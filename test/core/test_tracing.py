@@ -1,4 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+import gc
+import weakref
+from functools import partial
+
+import numpy as np
 import pytest
 
 pytest.importorskip('torch', reason='needs torch: pip install -r requirements/models.txt')
@@ -74,3 +79,15 @@ def test_what_cannot_be_recorded_goes_on_without(caplog):
         assert traced(torch.zeros(2)) == [[0.0, 0.0], 'no tensor']
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith('cannot trace the odd one, it goes on without: ')
+
+
+@torch.inference_mode()
+def test_a_recording_is_freed_with_its_weights():
+    weights = np.ones((4, 3), np.float32)
+    left = weakref.ref(weights)
+    traced = Traced(partial(torch.matmul, other=torch.from_numpy(weights)), 'network')
+    for _ in range(3):
+        traced(torch.zeros(2, 4))
+    del traced, weights
+    gc.collect()
+    assert left() is None
