@@ -101,14 +101,14 @@ class CachedDecoder:
             keys, values = self.keys[index], self.values[index]
             keys[:, first:last] = key.transpose(0, 1)
             values[:, first:last] = value.transpose(0, 1)
-            causal = not first
-            if index == len(self.text.layers) - 1:  # nothing sees the others any more
+            final, causal = index == len(self.text.layers) - 1, not first
+            if final:  # nothing sees the others any more
                 query, hidden = query[-wanted:], hidden[-wanted:]
                 mask, causal = _mask(wanted, last, hidden.device), False
             query = query.transpose(0, 1)[None]
             seen = layer.attend(query, keys[None, :, :last], values[None, :, :last], mask, causal)
             hidden = layer.finish(hidden, seen[0].transpose(0, 1))
-            if index < len(given.deeper):
+            if index < len(given.deeper) and not final:
                 hidden[given.image] += given.deeper[index]
         self.length = last
         return self.text.logits(hidden)
