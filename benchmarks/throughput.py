@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument('--tokens', type=int, default=100, help='length of each reply')
     parser.add_argument('--at-once', type=int, nargs='+', default=[1, 8, 64])
     parser.add_argument('--same-frame', action='store_true')
+    parser.add_argument('--drafts', type=int, help="tokens guessed at once; the engine's own")
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--json', type=Path, help='write the figures here')
     parser.add_argument('--plot', type=Path, help='draw them here')
@@ -85,6 +86,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         'side': options.side,
         'tokens': options.tokens,
         'same_frame': options.same_frame,
+        'drafts': options.drafts,
         'cores': len(os.sched_getaffinity(0)),
         'rows': rows,
     }
@@ -94,7 +96,12 @@ def load(options: argparse.Namespace, folder: Path) -> Any:
     """Return the reasoner, with replies of the length asked for."""
     from segzero_core import load_reasoner
 
-    given = {'max_new_tokens': options.tokens, 'url': options.url, 'model': options.reasoner}
+    given = {
+        'max_new_tokens': options.tokens,
+        'url': options.url,
+        'model': options.reasoner,
+        'drafts': options.drafts,
+    }
     if options.engine != 'openai' and not options.reasoner:
         from segzero_core.tiny import build_tiny_reasoner
 

@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.reasoners.reply import Reply
 from segzero_core.reasoners.thinking import Thinking
 from segzero_core.reasoners.transformers import check_image_size
+from segzero_core.reasoners.vllm_drafts import speculation
 from segzero_core.types import Image, Size, image_size
 
 _POLL_S = 0.01  # how late a cancellation is noticed at most
@@ -59,6 +61,7 @@ class VllmReasoner:
         guided: bool = False,
         memory_share: float = 0.8,
         eager: bool = False,
+        drafts: int = 0,
     ) -> None:
         """Load a checkpoint and start the engine's process.
 
@@ -72,22 +75,15 @@ class VllmReasoner:
             guided: Let the model write nothing but the contract's format.
             memory_share: Of the GPU's memory, for weights and cache; the segmenter needs the rest.
             eager: No CUDA graphs and no compilation: starts sooner, answers later.
+            drafts: Most tokens that are guessed from earlier replies and then checked at once,
+                which changes no reply; 0 = one token at a time.
 
         Raises:
             EngineOptionError: An option has a value that cannot be used.
             UnknownNameError: There is no such family or way of thinking.
             ModelLoadError: The model cannot be loaded.
         """
-        if max_new_tokens < 1:
-            raise EngineOptionError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
-        here = 'cuda' if torch.cuda.is_available() else 'cpu'
-        if device not in ('', here):
-            raise EngineOptionError(
-                f'this vLLM runs on {here!r}, not on {device!r}; which of several GPUs it takes '
-                'is said by the environment variable CUDA_VISIBLE_DEVICES'
-            )
-        if not 0 < memory_share <= 1:
-            raise EngineOptionError(f'memory_share must be in 0 to 1, got {memory_share}')
+        here = _check_options(device, max_new_tokens, memory_share, drafts)
         self._thinking = Thinking(thinking, max_think_tokens)
         self._max_new_tokens, self._guided = max_new_tokens, guided
         folder = find_checkpoint(model)
@@ -97,35 +93,17 @@ class VllmReasoner:
         with explained(folder):
             self._processor = QwenProcessor.from_pretrained(folder)
         check_image_size(self.family, self._processor, folder)
-        size = self.family.input_size(Size(1, 1))
-        image_tokens = size.width * size.height // _PIXELS_PER_TOKEN**2
-        settings = AsyncEngineArgs(
-            model=str(folder),
-            enable_prefix_caching=True,
-            # One image of the size that really comes: otherwise memory for the largest possible
-            # one is set aside.
-            limit_mm_per_prompt={
-                'image': {'count': 1, 'width': size.width, 'height': size.height},
-                'video': 0,
-            },
-            max_model_len=image_tokens + _LONGEST_SENTENCE + max_new_tokens,
+        self._numbers = itertools.count()
+        self._engine: Any = None
+        self._start(
+            folder,
             # 'auto' would make a float32 checkpoint bfloat16 on a CPU too.
             dtype='bfloat16' if here == 'cuda' else 'float32',
             gpu_memory_utilization=memory_share,
             enforce_eager=eager,
-            generation_config='vllm',
-            disable_log_stats=True,
+            speculative_config=speculation(drafts),
+            **_room(self.family.input_size(Size(1, 1)), max_new_tokens),
         )
-        self._numbers = itertools.count()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        try:
-            with explained(folder):
-                self._engine: Any = self._call(_start(settings))
-        except ModelLoadError:
-            self._stop_loop()
-            raise
 
     def reason(
         self,
@@ -163,6 +141,25 @@ class VllmReasoner:
         self._call(_stop(self._engine))
         self._engine = None
         self._stop_loop()
+
+    def _start(self, folder: Path, **settings: Any) -> None:
+        """Start the engine of the checkpoint in ``folder``, and the thread that talks to it."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        arguments = AsyncEngineArgs(
+            model=str(folder),
+            enable_prefix_caching=True,
+            generation_config='vllm',
+            disable_log_stats=True,
+            **settings,
+        )
+        try:
+            with explained(folder):
+                self._engine = self._call(_engine_of(arguments))
+        except ModelLoadError:
+            self._stop_loop()
+            raise
 
     def _stop_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -231,7 +228,42 @@ class VllmReasoner:
             received.put(error)
 
 
-async def _start(settings: AsyncEngineArgs) -> AsyncLLM:
+def _check_options(device: str, max_new_tokens: int, memory_share: float, drafts: int) -> str:
+    """Return where the engine runs.
+
+    Raises:
+        EngineOptionError: An option has a value that cannot be used.
+    """
+    if max_new_tokens < 1:
+        raise EngineOptionError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
+    if drafts < 0:
+        raise EngineOptionError(f'drafts must be at least 0, got {drafts}')
+    here = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if device not in ('', here):
+        raise EngineOptionError(
+            f'this vLLM runs on {here!r}, not on {device!r}; which of several GPUs it takes '
+            'is said by the environment variable CUDA_VISIBLE_DEVICES'
+        )
+    if not 0 < memory_share <= 1:
+        raise EngineOptionError(f'memory_share must be in 0 to 1, got {memory_share}')
+    return here
+
+
+def _room(size: Size, max_new_tokens: int) -> dict[str, Any]:
+    """Return the settings that set memory aside for one image of ``size`` and its reply."""
+    image_tokens = size.width * size.height // _PIXELS_PER_TOKEN**2
+    return {
+        # One image of the size that really comes: otherwise memory for the largest possible one
+        # is set aside.
+        'limit_mm_per_prompt': {
+            'image': {'count': 1, 'width': size.width, 'height': size.height},
+            'video': 0,
+        },
+        'max_model_len': image_tokens + _LONGEST_SENTENCE + max_new_tokens,
+    }
+
+
+async def _engine_of(settings: AsyncEngineArgs) -> AsyncLLM:
     return AsyncLLM.from_engine_args(settings)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ``vllm`` reasoner: vLLM's own engine on the CPU with tiny models."""
 
+import functools
 import os
 import re
 import threading
@@ -125,6 +126,48 @@ def test_guided_it_can_write_nothing_but_the_format(engine):
         engine._thinking, engine._guided = Thinking(), False
 
 
+def test_drafts_change_no_reply_but_how_many_steps_it_takes(overfit_reasoner_dir, monkeypatch):
+    from segzero_core.reasoners import vllm
+
+    counting = functools.partial(vllm.AsyncEngineArgs, per_request_spec_decode_metrics='summary')
+    monkeypatch.setattr(vllm, 'AsyncEngineArgs', counting)
+    engine = load_reasoner('vllm', model=str(overfit_reasoner_dir), eager=True, drafts=8)
+    try:
+        assert engine.reason(picture(), 'the red mug') == ANSWER
+        written, guessed = tokens_of_a_reply(engine, picture(1), 'another sentence')
+        # The first reply is what the second one was guessed from.
+        assert guessed > written / 2
+        images = [picture(seed) for seed in range(6)]
+        assert engine.reason_batch(images, ['the red mug'] * 6) == [ANSWER] * 6
+        engine._thinking = Thinking('prefilled', limit=4)
+        thoughts = re.match(
+            '<think>(.*?)</think><answer>', engine.reason(images[0], 'the red mug')
+        )
+        assert thoughts is not None
+        assert 0 < len(thoughts[1]) < len('The red mug ☕ stands left of the box.')
+        engine._thinking, engine._guided = Thinking('none'), True
+        text = engine.reason(images[0], 'the red mug')
+        assert re.fullmatch('<think></think><answer>' + ANSWER_PATTERN, text)
+    finally:
+        engine.close()
+
+
+def tokens_of_a_reply(engine, image, query):
+    """How many tokens a reply has, and how many of them were guessed."""
+
+    async def ask():
+        request = {'prompt': engine._prompt(query)}
+        request['multi_modal_data'] = {'image': engine._picture(image)}
+        written = 0
+        async for output in engine._engine.generate(request, engine._sampling('', 60), query):
+            written += len(output.outputs[0].token_ids)
+        # How many guesses in a row were right in a step: how often that was so.
+        counts = output.outputs[0].spec_decode_metrics.histogram
+        return written, sum(right * steps for right, steps in enumerate(counts))
+
+    return engine._call(ask())
+
+
 @pytest.mark.parametrize(
     ('options', 'error', 'message'),
     [
@@ -133,6 +176,7 @@ def test_guided_it_can_write_nothing_but_the_format(engine):
         ({'device': 'cuda:1'}, EngineOptionError, "not on 'cuda:1'; .*CUDA_VISIBLE_DEVICES"),
         ({'memory_share': 1.5}, EngineOptionError, 'memory_share must be in 0 to 1'),
         ({'thinking': 'hard'}, UnknownNameError, 'Available: free, none, prefilled'),
+        ({'drafts': -1}, EngineOptionError, 'drafts must be at least 0'),
         ({'max_think_tokens': -1}, EngineOptionError, 'max_think_tokens must be at least 0'),
         ({'model': '/no/such/model'}, ModelLoadError, "no such model folder: '/no/such/model'"),
     ],

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ``openai`` reasoner against a real vLLM server, a process of its own."""
 
+import json
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ pytest.importorskip('vllm', reason='needs vLLM: make test-vllm')
 from segzero_core import load_reasoner
 from segzero_core.errors import CancelledError, ServerError
 from segzero_core.reasoners.guide import ANSWER_PATTERN
+from segzero_core.reasoners.vllm_drafts import speculation
 
 # The engine takes a minute to start on two cores, and more beside other work.
 pytestmark = pytest.mark.timeout(600)
@@ -41,6 +43,7 @@ def server(overfit_reasoner_dir):
     # Without a size it would try the largest image there is.
     command += ['--limit-mm-per-prompt.image', '{"count": 1, "width": 112, "height": 112}']
     command += ['--limit-mm-per-prompt.video', '0', '--dtype', 'float32']
+    command += ['--speculative-config', json.dumps(speculation(8))]
     with subprocess.Popen(command, start_new_session=True) as process:
         try:
             yield f'http://127.0.0.1:{port}/v1', process
