@@ -23,7 +23,7 @@ from segzero_core.checkpoint_notes import FAMILY_OF_MODEL_TYPE, checkpoint_task,
 from segzero_core.checkpoints import check_checkpoint, explained, find_checkpoint
 from segzero_core.errors import EngineOptionError, ModelLoadError, ServerError
 from segzero_core.reasoners.guide import pattern_after
-from segzero_core.reasoners.picture import model_picture
+from segzero_core.reasoners.picture import frame_key, model_picture
 from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.reasoners.reply import Reply
 from segzero_core.reasoners.thinking import Thinking
@@ -93,6 +93,8 @@ class VllmReasoner:
         with explained(folder):
             self._processor = QwenProcessor.from_pretrained(folder)
         check_image_size(self.family, self._processor, folder)
+        self._showing = threading.Lock()
+        self._shown: tuple[bytes, PilImage.Image | None] = (b'', None)  # key of the newest frame
         self._numbers = itertools.count()
         self._engine: Any = None
         self._start(
@@ -172,7 +174,15 @@ class VllmReasoner:
         )
 
     def _picture(self, image: Image) -> PilImage.Image:
-        return model_picture(image, self.family.input_size(image_size(image)))
+        size = self.family.input_size(image_size(image))
+        key = frame_key(image, size)
+        # Sentences about one frame that come at the same time wait for the first one's.
+        with self._showing:
+            known, picture = self._shown
+            if picture is None or key != known:
+                picture = model_picture(image, size)
+                self._shown = key, picture
+        return picture
 
     def _call(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

@@ -84,6 +84,16 @@ def test_sentences_of_several_threads_are_written_together(engine):
     assert max(running) > 1
 
 
+def test_a_frame_is_prepared_once_for_sentences_that_come_together(engine):
+    frame, changed = picture(), picture()
+    changed[-1, -1] ^= 1
+    with ThreadPoolExecutor(6) as threads:
+        shown = list(threads.map(engine._picture, [frame.copy() for _ in range(6)]))
+    assert all(each is shown[0] for each in shown)
+    assert engine._picture(changed) is not shown[0]
+    assert np.array_equal(engine._picture(frame), shown[0])
+
+
 def test_cancelling_stops_at_the_next_piece_and_in_the_engine(engine):
     cancel, pieces = threading.Event(), []
 
