@@ -30,7 +30,7 @@ class Continuation:
             count: Most tokens to write.
         """
         self._drafts, self._ends, self._left = drafts, ends, count
-        self._promising = count
+        self._promising = 2  # tokens that are worth guessing
         self.tokens: list[int] = []
         self.guess: list[int] = []
         self.ended = False
@@ -54,7 +54,7 @@ class Continuation:
         self._left -= len(agreed)
         self.ended = end is not None or self._left <= 0
         # Where little of the last guess was right, a long one will hardly be.
-        self._promising = len(agreed) + 2
+        self._promising = len(agreed) + 1
         return written
 
 

@@ -48,9 +48,14 @@ class Drafts:
                 self._add(token)
 
     def next(self, count: int) -> list[int]:
-        """Return what may come next, at most ``count`` tokens, and ``most``."""
+        """Return what may come next, at most ``count`` tokens, and ``most``.
+
+        It ends behind its first part of a number: what followed another one is hardly right.
+        """
         followed, place = self._found
-        return followed.tokens[place : place + min(count, self.most)] if place else []
+        guess = followed.tokens[place : place + min(count, self.most)] if place else []
+        numbers = (index for index, token in enumerate(guess) if token in self._numbers)
+        return guess[: next(numbers, len(guess)) + 1]
 
     def fork(self) -> Drafts:
         """Return the same for another text, which this one is not to remember."""

@@ -57,6 +57,13 @@ def test_a_number_counts_as_any_other_however_long(numbers):
     assert guesses.next(1) == [CLOSE]
 
 
+def test_a_guess_ends_with_the_first_digit_it_has():
+    guesses = Drafts(DIGITS, 8)
+    guesses.add([WORD, OTHER, OPEN, COMMA, 1, 2, COMMA, WORD, OTHER])
+    assert guesses.next(8) == [OPEN, COMMA, 1]
+    assert guesses.next(2) == [OPEN, COMMA]
+
+
 def test_none_are_guessed_when_none_are_wanted():
     guesses = Drafts(DIGITS, 0)
     guesses.add([WORD, OTHER] * 5)
