@@ -79,10 +79,8 @@ class SegZero:
         start = time.perf_counter()
         query = check_query(query)
         check_image(image)
-        beside = _Beside(lambda: self._begin_embedding(image))
+        beside = _Beside(lambda: self._begin_embedding(image), self._same_cores())
         listener = _Listener(on_text, beside, lambda text: self._decode_early(image, text))
-        if not self._same_cores():
-            beside.begin()
         try:
             with beside.cores:
                 text, reason_s = _timed(self.reasoner.reason, image, query, listener, cancel)
@@ -271,14 +269,16 @@ class _Early:
 class _Beside:
     """Work in a second thread beside the reasoner's.
 
-    Reading an image and a question takes all cores, writing hardly more than one: on a CPU that
-    is the time to begin, and to share the cores until it is done.
+    Reading an image and a question takes all cores, writing hardly more than one: where both need
+    the same cores that is the time to begin, and to share them until it is done.
     """
 
-    def __init__(self, begin: Callable[[], Future[Any]]) -> None:
-        self._begin = begin
+    def __init__(self, begin: Callable[[], Future[Any]], same_cores: bool) -> None:
+        self._begin, self._same_cores = begin, same_cores
         self._work: Future[Any] | None = None
         self.cores = SharedCores()
+        if not same_cores:
+            self.begin()
 
     def begin(self) -> Future[Any]:
         """Begin, unless that has been done, and return what will be its result."""
@@ -288,7 +288,8 @@ class _Beside:
 
     def go_on(self) -> None:
         """Called by the reasoner's thread while it writes."""
-        self.cores.share(not self.begin().done())
+        if self._same_cores:
+            self.cores.share(not self.begin().done())
 
     def stop(self) -> None:
         """Let work that nobody has begun on be."""

@@ -54,8 +54,7 @@ PARAMETERS: dict[str, Spec] = {
     ),
     'reasoner.drafts': Spec(
         0,
-        'Most tokens that are guessed and checked at once, which changes no answer; 0 is the '
-        "engine's own default",
+        "Most tokens that are guessed and checked at once; 0 is the engine's own default",
         low=0,
         high=64,
     ),

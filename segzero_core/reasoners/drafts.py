@@ -72,24 +72,27 @@ class Drafts:
             self._hashes = [0, *(hash((before, symbol)) for before in shorter)]
         keys = self._hashes[_SHORTEST:]
         if whole:
-            places = ((each, each.place(keys)) for each in self._memories)
-            self._found = next((found for found in places if found[1]), (self._memories[0], 0))
+            self._found = self._look_up(keys)
         self._memories[0].add(token, keys)
         if len(self._memories[0].tokens) >= _MOST_TOKENS:
             self._memories = [_Followed(), self._memories[0]]
 
+    def _look_up(self, keys: list[int]) -> tuple[_Followed, int]:
+        """Return which memory knows the longest ending, and where it was followed."""
+        for key in reversed(keys):
+            for memory in self._memories:
+                if place := memory.places.get(key):
+                    return memory, place
+        return self._memories[0], 0
+
 
 class _Followed:
-    """Tokens in a row, and where in it which endings were last."""
+    """Tokens in a row, and for each ending how many there were up to its last occurrence."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
-        self._places: dict[int, int] = {}
+        self.places: dict[int, int] = {}
 
     def add(self, token: int, keys: list[int]) -> None:
         self.tokens.append(token)
-        self._places.update(dict.fromkeys(keys, len(self.tokens)))
-
-    def place(self, keys: list[int]) -> int:
-        """Return how many tokens there were up to the longest ending that is known, or 0."""
-        return next((p for key in reversed(keys) if (p := self._places.get(key))), 0)
+        self.places.update(dict.fromkeys(keys, len(self.tokens)))

@@ -200,7 +200,7 @@ def _embed_patches_by_product(embedding: Any) -> None:
     kernel. That takes several times as long on a CPU. Sums differ by rounding.
     """
     weight, bias = embedding.proj.weight.data, embedding.proj.bias
-    matrix = weight.sum(dim=2).flatten(1)  # of both frames
+    matrix = weight.sum(dim=2, dtype=torch.float32).to(weight.dtype).flatten(1)  # of both frames
     embedding.forward = lambda patches: functional.linear(patches.to(weight.dtype), matrix, bias)
 
 

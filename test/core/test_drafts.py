@@ -86,6 +86,14 @@ def test_a_fork_knows_what_was_before_and_keeps_what_comes_to_itself():
     assert guesses.next(1) == [OPEN]
 
 
+def test_the_longest_ending_counts_whoever_remembers_it():
+    guesses = Drafts(DIGITS, 1)
+    guesses.add([END, WORD, OTHER, OPEN])
+    fork = guesses.fork()
+    fork.add([WORD, OTHER, CLOSE, END, WORD, OTHER])
+    assert fork.next(1) == [OPEN]
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 30), max_size=60), st.integers(1, 9))
 def test_every_guess_is_something_that_once_followed(tokens, most):

@@ -225,7 +225,7 @@ def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores():
     torch.set_num_threads(4)
     try:
         embedding = Future()
-        beside = _Beside(lambda: embedding)
+        beside = _Beside(lambda: embedding, same_cores=True)
         with beside.cores:
             assert torch.get_num_threads() == 4
             beside.go_on()
@@ -233,10 +233,14 @@ def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores():
             embedding.set_result(None)
             beside.go_on()
             assert torch.get_num_threads() == 4
-        beside = _Beside(Future)
+        beside = _Beside(Future, same_cores=True)
         with beside.cores:
             beside.go_on()
         assert torch.get_num_threads() == 4
+        beside = _Beside(Future, same_cores=False)
+        with beside.cores:
+            beside.go_on()
+            assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(was)
 
