@@ -224,7 +224,7 @@ class ModelServer:
         error = self._error('server_refused', said)
         if refusal.status not in _RETRIED:
             return error
-        pause = float(refusal.retry_after) if refusal.retry_after.isdigit() else 0.0
+        pause = float(refusal.retry_after) if refusal.retry_after.isdecimal() else 0.0
         return _TransientError(error, pause)
 
     def _error(self, kind: str, what: str) -> ServerError:

@@ -135,7 +135,7 @@ class OpenAIReasoner:
         Raises:
             ServerError: The server failed on one of them.
         """
-        with ThreadPoolExecutor(len(queries), thread_name_prefix='segzero-ask') as askers:
+        with ThreadPoolExecutor(max(1, len(queries)), thread_name_prefix='segzero-ask') as askers:
             return list(askers.map(self.reason, images, queries))
 
     def close(self) -> None:

@@ -131,6 +131,7 @@ def test_a_batch_is_answered_in_its_order(server, reasoner):
     frames = [picture(), 255 - picture(), picture(80, 60)]
     queries = [f'answer batch {number}' for number in range(3)]
     assert reasoner.reason_batch(frames, queries) == [ANSWER] * 3
+    assert reasoner.reason_batch([], []) == []
     for frame, query in zip(frames, queries, strict=True):
         wanted = Image.fromarray(frame).resize((840, 840), Image.Resampling.BILINEAR)
         (entry,) = asked(server, query)
