@@ -79,8 +79,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     replies: dict[str, list[int]] = {}
     cases = noise(reasoner, options.tokens, replies) if options.tokens else scenes()
     original = Original(model, reasoner, segmenter, replies)
+    steps = counted(reasoner._writer._decoder)
     times: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    same = []
+    same, passes = [], []
     with SegZero(reasoner, segmenter) as segzero:
         segzero.warm_up()
         for number in range(options.rounds + 1):
@@ -88,8 +89,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             clock = [time.process_time()]
             mask, stages = original(image, query)
             clock.append(time.process_time())
+            steps[0] = 0
             first = segzero(image, query)
             clock.append(time.process_time())
+            passes.append(steps[0])
             second = segzero(image, other)
             clock.append(time.process_time())
             alone = -time.perf_counter()
@@ -107,9 +110,22 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         'tokens': options.tokens,
         'side': reasoner.family.answer_size((640, 480)).width,
         'drafts': options.drafts,
+        'passes after the prompt': float(np.mean(passes)),
         'same masks': f'{sum(same)} of {len(same)}',
         'seconds': {way: quantiles(rounds) for way, rounds in times.items()},
     }
+
+
+def counted(decoder: Any) -> list[int]:
+    """Return a list in which ``decoder``'s passes over text are counted from now on."""
+    count, go_on = [0], decoder.go_on
+
+    def count_on(*args: Any) -> Any:
+        count[0] += 1
+        return go_on(*args)
+
+    decoder.go_on = count_on
+    return count
 
 
 def scenes() -> Iterator[Case]:

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers per second of a reasoner with 1, 8 and 64 sentences at a time.
 
-    python benchmarks/throughput.py [--engine transformers] [--json throughput.json] [--plot ...]
+    python benchmarks/throughput.py --reasoner tiny [--same-frame] [--json throughput.json]
     .venv-vllm/bin/python benchmarks/throughput.py --engine vllm        # after make test-vllm
     python benchmarks/throughput.py --engine openai --url http://127.0.0.1:8000/v1
 
-Each sentence is about a frame of its own (or, with ``--same-frame``, all about one that the model
-has not seen before) and gets a reply of the same length. Without ``--reasoner`` the model is a
-tiny random one made on the spot, which never ends by itself. One sentence at a time is ``reason``.
+The sentences are about synthetic scenes, each about one of its own or, with ``--same-frame``, all
+about one that the model has not seen before. The model writes what it thinks, up to a limit.
+Without ``--reasoner`` it is a tiny random one made on the spot, which never ends by itself. One
+sentence at a time is ``reason``.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -21,8 +23,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault('VLLM_CPU_KVCACHE_SPACE', '2')  # GiB, of vLLM on a CPU
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument('--reasoner', help='folder or hub id; a tiny random one if absent')
     parser.add_argument('--url', help='of a server, for the engine openai')
     parser.add_argument('--side', type=int, default=224, help='of the image the tiny model sees')
-    parser.add_argument('--tokens', type=int, default=100, help='length of each reply')
+    parser.add_argument('--tokens', type=int, default=100, help='most of each reply')
     parser.add_argument('--at-once', type=int, nargs='+', default=[1, 8, 64])
     parser.add_argument('--same-frame', action='store_true')
     parser.add_argument('--drafts', type=int, help="tokens guessed at once; the engine's own")
@@ -58,15 +58,18 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Return seconds and answers per second for each number of sentences at a time."""
+    from segzero_core.synthetic import make_scene
+
     reasoner = load(options, folder)
-    rng = np.random.default_rng(0)
+    seeds = itertools.count(1_000_000)
     times: dict[int, list[float]] = {count: [] for count in options.at_once}
     for number in range(options.rounds + 1):
         for count, found in times.items():
-            frames = [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(count)]
-            if options.same_frame:
-                frames = frames[:1] * count
-            sentences = [f'thing number {index} of the table' for index in range(count)]
+            scenes = [make_scene(next(seeds)) for _ in range(1 if options.same_frame else count)]
+            asked = [(scene.image, query.text) for scene in scenes for query in scene.queries()]
+            if not options.same_frame:
+                asked = [(scene.image, scene.queries()[0].text) for scene in scenes]
+            frames, sentences = zip(*(asked * count)[:count], strict=True)
             start = time.perf_counter()
             if count == 1:
                 reasoner.reason(frames[0], sentences[0])
@@ -83,6 +86,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ]
     return {
         'engine': options.engine,
+        'reasoner': options.reasoner,
         'side': options.side,
         'tokens': options.tokens,
         'same_frame': options.same_frame,
@@ -123,7 +127,7 @@ def draw(figures: dict[str, Any], file: Path) -> None:
     axes.plot([row['at_once'] for row in rows], [row['answers_per_s'] for row in rows], marker='o')
     axes.set_xscale('log', base=2)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(f'sentences at a time ({figures["engine"]}, {figures["tokens"]} tokens each)')
+    axes.set_xlabel(f'sentences at a time ({figures["engine"]}, {figures["reasoner"]})')
     axes.set_ylabel('answers per second')
     plot.savefig(file, dpi=120)
 
