@@ -65,7 +65,7 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """Return MiB when the models are loaded and warm, and beyond that during an answer."""
     import torch
-    from latency import force, released
+    from latency import Original, noise
 
     from segzero_core import SegZero
     from segzero_core.reasoners.transformers import TransformersReasoner
@@ -74,30 +74,26 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        reasoner = TransformersReasoner(
-            options.reasoner or str(build_tiny_reasoner(folder / 'reasoner')),
-            options.device,
-            image_side=options.side,
-        )
+        model = options.reasoner or str(build_tiny_reasoner(folder / 'reasoner'))
+        reasoner = TransformersReasoner(model, options.device, image_side=options.side)
         segmenter = Sam2Segmenter(
             options.segmenter or str(build_tiny_segmenter(folder / 'segmenter')), options.device
         )
-    script = force(reasoner, 120)
+        replies: dict[str, list[int]] = {}
+        _, query, _ = next(noise(reasoner, 120, replies))
+        original = Original(model, reasoner, segmenter, replies)
     shape = (options.height, options.width, 3)
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     small = np.ascontiguousarray(image[:480, :640])
     cuda = torch.cuda.is_available()
     with SegZero(reasoner, segmenter) as segzero:
         segzero.warm_up()
-        released(reasoner, segmenter, script, small, 'the red mug')
+        original(small, query)
         loaded = peak_megabytes()
         if cuda:
             torch.cuda.reset_peak_memory_stats()
             held = torch.cuda.memory_allocated()
-        if options.way == 'ours':
-            segzero(image, 'the red mug')
-        else:
-            released(reasoner, segmenter, script, image, 'the red mug')
+        (segzero if options.way == 'ours' else original)(image, query)
         on_gpu = (torch.cuda.max_memory_allocated() - held) / 2**20 if cuda else 0.0
         return {'loaded': loaded, 'answer': peak_megabytes() - loaded, 'cuda': on_gpu}
 

@@ -57,9 +57,13 @@ class Drafts:
         numbers = (index for index, token in enumerate(guess) if token in self._numbers)
         return guess[: next(numbers, len(guess)) + 1]
 
-    def fork(self) -> Drafts:
-        """Return the same for another text, which this one is not to remember."""
-        other = Drafts(self._numbers, self.most)
+    def fork(self, most: int) -> Drafts:
+        """Return the same for another text, which this one is not to remember.
+
+        Args:
+            most: Tokens of the other's longest guess; 0 = it never guesses.
+        """
+        other = Drafts(self._numbers, most)
         other._memories = [_Followed(), *self._memories]
         return other
 

@@ -83,7 +83,7 @@ class Proposer:
     def _guess(self, row: int, written: Sequence[int], text: Any) -> list[int]:
         reply = self._replies.get(row)
         if reply is None:
-            reply = self._replies[row] = _Reply(self._drafts.fork())
+            reply = self._replies[row] = _Reply(self._drafts.fork(self._drafts.most))
             question = text[: len(text) - len(written)][-_LONGEST_QUESTION:]
             reply.drafts.add(question.tolist())
         reply.add(written, len(text))

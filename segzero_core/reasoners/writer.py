@@ -139,6 +139,8 @@ class Writer:
             Texts that end with their answers, or a few characters behind.
         """
         rows, order = Rows(self._decoder.text, len(prompts)), self._by_frame(prompts)
+        # On a CPU many tokens are bound by arithmetic: the more rows, the less is guessed.
+        most = self._drafts.most // max(1, len(prompts))
         replies: dict[int, Continuation] = {}
         ahead = []
         for index in order:
@@ -146,7 +148,7 @@ class Writer:
             if not same:
                 self._decoder.start(self._encode(prompts[index]), count)
                 self._frame, same = prompts[index].frame, len(self._tokens) - 1
-            reply = replies[index] = self._begin(self._drafts.fork(), count)
+            reply = replies[index] = self._begin(self._drafts.fork(most), count)
             ahead.append(self._tokens[same:])
             rows.add(self._decoder, same)
         going = order
@@ -163,11 +165,10 @@ class Writer:
             if len(left) <= _GONE * len(going):
                 rows.keep(left)
                 going = [going[row] for row in left]
-            # On a CPU many tokens are bound by arithmetic: the more rows, the less is guessed.
-            most = self._drafts.most // max(1, len(left))
             ahead = [replies[index].look_ahead(most) for index in going]
-        for reply in replies.values():
-            self._drafts.add(reply.tokens)
+        if most:
+            for reply in replies.values():
+                self._drafts.add(reply.tokens)
         return [self._decode(replies[index].tokens) for index in range(len(prompts))]
 
     def _reuse(self, prompt: Prompt) -> int:

@@ -76,7 +76,7 @@ def test_none_are_guessed_when_none_are_wanted():
 def test_a_fork_knows_what_was_before_and_keeps_what_comes_to_itself():
     guesses = Drafts(DIGITS, 2)
     guesses.add([WORD, OTHER, OPEN])
-    forks = [guesses.fork(), guesses.fork()]
+    forks = [guesses.fork(2), guesses.fork(1)]
     for fork, follows in zip(forks, (CLOSE, END), strict=True):
         fork.add([WORD, OTHER])
         assert fork.next(1) == [OPEN]
@@ -84,12 +84,15 @@ def test_a_fork_knows_what_was_before_and_keeps_what_comes_to_itself():
         assert fork.next(1) == [follows]
     guesses.add([WORD, OTHER])
     assert guesses.next(1) == [OPEN]
+    silent = guesses.fork(0)
+    silent.add([WORD, OTHER])
+    assert silent.next(1) == []
 
 
 def test_the_longest_ending_counts_whoever_remembers_it():
     guesses = Drafts(DIGITS, 1)
     guesses.add([END, WORD, OTHER, OPEN])
-    fork = guesses.fork()
+    fork = guesses.fork(1)
     fork.add([WORD, OTHER, CLOSE, END, WORD, OTHER])
     assert fork.next(1) == [OPEN]
 
