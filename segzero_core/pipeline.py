@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from segzero_core.answer import Answer, parse_answer
+from segzero_core.beside import Beside, EarlyMask, Listener, MaskPrompt
 from segzero_core.errors import AnswerError, CancelledError
 from segzero_core.geometry import rescale_box, rescale_point
 from segzero_core.prompts import check_query
@@ -22,18 +22,11 @@ from segzero_core.reasoners.base import BatchReasoner, Reasoner
 from segzero_core.reasoners.picture import LastImage
 from segzero_core.reasoners.reply import answer_end
 from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
-from segzero_core.threads import SharedCores, count_cores, half_the_cores
+from segzero_core.threads import count_cores, half_the_cores
 from segzero_core.types import Box, Image, Point, Segmentation, Size, check_image, image_size
 
 _VGA = Size(640, 480)
 _WARM_UPS = 2
-
-
-class _Prompt(NamedTuple):
-    """What the segmenter is told, in pixels of the original image."""
-
-    box: Box
-    points: tuple[Point, Point]
 
 
 class SegZero:
@@ -42,9 +35,8 @@ class SegZero:
     The segmenter's image embedding needs only the image, so it is made in a second thread while
     the reasoner thinks, and kept for the next sentence about the same frame. Where both models
     are computed by one CPU it is begun with the reasoner's first word: to read the image takes all
-    cores, to write hardly more than one. The mask is made as
-    soon as box and points are written, while the reasoner still closes its answer. One query at a
-    time: calls must not overlap.
+    cores, to write hardly more than one. The mask is made as soon as box and points are written,
+    while the reasoner still closes its answer. One query at a time: calls must not overlap.
     """
 
     def __init__(self, reasoner: Reasoner, segmenter: Segmenter) -> None:
@@ -79,8 +71,8 @@ class SegZero:
         start = time.perf_counter()
         query = check_query(query)
         check_image(image)
-        beside = _Beside(lambda: self._begin_embedding(image), self._same_cores())
-        listener = _Listener(on_text, beside, lambda text: self._decode_early(image, text))
+        beside = Beside(lambda: self._begin_embedding(image), self._same_cores())
+        listener = Listener(on_text, beside, lambda text: self._decode_early(image, text))
         try:
             with beside.cores:
                 text, reason_s = _timed(self.reasoner.reason, image, query, listener, cancel)
@@ -175,7 +167,7 @@ class SegZero:
             middle = Box(size.width / 4, size.height / 4, size.width / 2, size.height / 2)
             point = Point(size.width / 3, size.height / 3)
             self._second.submit(self._embed, image).result()
-            self._decode([_Prompt(middle, (point, point))])
+            self._decode([MaskPrompt(middle, (point, point))])
 
     def close(self) -> None:
         """Free both engines."""
@@ -204,10 +196,10 @@ class SegZero:
         except AnswerError as error:
             return error
 
-    def _prompt(self, image: Image, answer: Answer) -> _Prompt:
+    def _prompt(self, image: Image, answer: Answer) -> MaskPrompt:
         space, size = self._space(image), image_size(image)
         first, second = (rescale_point(point, space, size) for point in answer.points)
-        return _Prompt(rescale_box(answer.box, space, size), (first, second))
+        return MaskPrompt(rescale_box(answer.box, space, size), (first, second))
 
     def _reason_all(self, image: Image, queries: list[str]) -> list[str]:
         if isinstance(self.reasoner, BatchReasoner):
@@ -240,13 +232,13 @@ class SegZero:
     def _embed_anew(self, image: Image) -> None:
         self._embedding = self.segmenter.embed(image)
 
-    def _decode(self, prompts: Sequence[_Prompt]) -> list[MaskResult]:
+    def _decode(self, prompts: Sequence[MaskPrompt]) -> list[MaskResult]:
         """Return the masks of the newest frame, in whichever thread has time."""
         if isinstance(self.segmenter, BatchSegmenter):
             return self.segmenter.segment_all(self._embedding, prompts)
         return [self.segmenter.segment(self._embedding, *prompt) for prompt in prompts]
 
-    def _decode_early(self, image: Image, text: str) -> _Early | None:
+    def _decode_early(self, image: Image, text: str) -> EarlyMask | None:
         """Begin with the mask if ``text`` says all that is needed, though it has no end yet."""
         if answer_end(text + '</answer>') < 0 or '<answer>' not in text:
             return None
@@ -255,86 +247,7 @@ class SegZero:
             return None
         prompt = self._prompt(image, answer)
         # Behind the embedding, in the same thread.
-        return _Early(prompt, self._second.submit(_timed, self._decode, [prompt]))
-
-
-@dataclass(frozen=True)
-class _Early:
-    """A mask that was begun before the answer ended."""
-
-    prompt: _Prompt
-    result: Future[tuple[list[MaskResult], float]]
-
-
-class _Beside:
-    """Work in a second thread beside the reasoner's.
-
-    Reading an image and a question takes all cores, writing hardly more than one: where both need
-    the same cores that is the time to begin, and to share them until it is done.
-    """
-
-    def __init__(self, begin: Callable[[], Future[Any]], same_cores: bool) -> None:
-        self._begin, self._same_cores = begin, same_cores
-        self._work: Future[Any] | None = None
-        self.cores = SharedCores()
-        if not same_cores:
-            self.begin()
-
-    def begin(self) -> Future[Any]:
-        """Begin, unless that has been done, and return what will be its result."""
-        if self._work is None:
-            self._work = self._begin()
-        return self._work
-
-    def go_on(self) -> None:
-        """Called by the reasoner's thread while it writes."""
-        if self._same_cores:
-            self.cores.share(not self.begin().done())
-
-    def stop(self) -> None:
-        """Let work that nobody has begun on be."""
-        if self._work is not None:
-            self._work.cancel()
-
-
-class _Listener:
-    """Passes the reasoner's text on, and calls ``ready`` where an object in it is complete.
-
-    Attributes:
-        first: When the first text came.
-    """
-
-    def __init__(
-        self,
-        on_text: Callable[[str], None] | None,
-        beside: _Beside,
-        ready: Callable[[str], _Early | None],
-    ) -> None:
-        self._on_text, self._beside, self._ready = on_text, beside, ready
-        self._text = ''
-        self._early: _Early | None = None
-        self.first: float | None = None
-
-    def __call__(self, piece: str) -> None:
-        self.first = self.first or time.perf_counter()
-        self._beside.go_on()
-        self._text += piece
-        if self._on_text is not None:
-            self._on_text(piece)
-        # The whole answer in one piece leaves nothing to be done beside.
-        if self._early is None and '}' in piece and not self._text.endswith('</answer>'):
-            self._early = self._ready(self._text)
-
-    def decoded(self, prompt: _Prompt) -> tuple[list[MaskResult], float] | None:
-        """Return the mask if it was begun for just this prompt."""
-        if self._early is None or self._early.prompt != prompt:
-            return None
-        return self._early.result.result()
-
-    def stop(self) -> None:
-        """Let a mask that nobody has begun on be."""
-        if self._early is not None:
-            self._early.result.cancel()
+        return EarlyMask(prompt, self._second.submit(_timed, self._decode, [prompt]))
 
 
 def check_found(found: Segmentation) -> Segmentation:
@@ -351,7 +264,7 @@ def check_found(found: Segmentation) -> Segmentation:
 
 
 def _segmentation(
-    found: MaskResult, prompt: _Prompt, answer: Answer, text: str, timings: dict[str, float]
+    found: MaskResult, prompt: MaskPrompt, answer: Answer, text: str, timings: dict[str, float]
 ) -> Segmentation:
     return Segmentation(
         mask=found.mask,

@@ -4,12 +4,13 @@
 Between two operators of a small network more time goes into Python than into the operators, and
 whoever runs beside it in another thread waits for the interpreter. What is always computed in the
 same way can be recorded once and replayed without it (TorchScript's tracing: it needs no compiler
-on the robot, which ``torch.compile`` and ``torch.export`` would).
+on the robot, which ``torch.compile`` would).
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -41,6 +42,7 @@ class Traced:
         self._function, self._what = function, what
         self._known: OrderedDict[Hashable, Callable[..., Any] | None] = OrderedDict()
         self._possible = True
+        self._knowing = threading.Lock()  # two threads may call it, a mask's and the reasoner's
 
     def __call__(self, *tensors: torch.Tensor, key: Hashable = None) -> Any:
         """Return what the function returns.
@@ -51,18 +53,22 @@ class Traced:
         """
         if not self._possible or any(each.device.type != 'cpu' for each in tensors):
             return self._function(*tensors)
-        key = (key, *((each.shape, each.dtype) for each in tensors))
-        if key not in self._known:
-            self._known[key] = None
-            if len(self._known) > _MOST:
-                self._known.popitem(last=False)
-            return self._function(*tensors)
-        self._known.move_to_end(key)
-        if (replay := self._known[key]) is None:
-            replay = self._known[key] = self._record(tensors)
+        replay = self._look_up((key, *((each.shape, each.dtype) for each in tensors)), tensors)
         # Without optimisation, which takes as long as recording, and finds nothing to do.
         with torch.jit.optimized_execution(False):
             return replay(*tensors)
+
+    def _look_up(self, key: Hashable, tensors: tuple[torch.Tensor, ...]) -> Callable[..., Any]:
+        """Return the recording for ``key``, or the function itself if it comes the first time."""
+        with self._knowing:
+            if key not in self._known:
+                self._known[key] = None
+                if len(self._known) > _MOST:
+                    self._known.popitem(last=False)
+                return self._function
+            self._known.move_to_end(key)
+            replay = self._known[key] = self._known[key] or self._record(tensors)
+            return replay
 
     def _record(self, tensors: tuple[torch.Tensor, ...]) -> Callable[..., Any]:
         """Return the recording, or the function itself if it cannot be recorded."""

@@ -86,12 +86,8 @@ class TransformersReasoner:
             UnknownNameError: There is no such family, way of thinking or quantization.
             ModelLoadError: The model cannot be loaded, or the device is absent.
         """
-        if max_new_tokens < 1:
-            raise EngineOptionError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
-        if drafts < 0:
-            raise EngineOptionError(f'drafts must be at least 0, got {drafts}')
-        if image_side < 0:
-            raise EngineOptionError(f'image_side must be at least 0, got {image_side}')
+        _check_at_least(1, max_new_tokens=max_new_tokens)
+        _check_at_least(0, drafts=drafts, image_side=image_side)
         self._thinking = Thinking(thinking, max_think_tokens)
         weights = _quantized(quantization)
         self.device = choose_device(device)
@@ -191,6 +187,12 @@ class TransformersReasoner:
         """Return image and prompt as the model's input, on the CPU."""
         picture = model_picture(image, self.family.input_size(image_size(image)))
         return self._processor.encode_still(prompt, picture)
+
+
+def _check_at_least(least: int, **options: int) -> None:
+    for name, value in options.items():
+        if value < least:
+            raise EngineOptionError(f'{name} must be at least {least}, got {value}')
 
 
 def _embed_patches_by_product(embedding: Any) -> None:

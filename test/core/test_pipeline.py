@@ -10,8 +10,8 @@ import pytest
 
 from segzero_core import SegZero, load_reasoner, load_segmenter
 from segzero_core.answer import Answer, format_answer
+from segzero_core.beside import Beside
 from segzero_core.errors import AnswerError, CancelledError, ImageError, QueryError
-from segzero_core.pipeline import _Beside
 from segzero_core.prompts import get_family
 from segzero_core.segmenters import MaskResult
 from segzero_core.synthetic import make_scene
@@ -225,7 +225,7 @@ def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores():
     torch.set_num_threads(4)
     try:
         embedding = Future()
-        beside = _Beside(lambda: embedding, same_cores=True)
+        beside = Beside(lambda: embedding, same_cores=True)
         with beside.cores:
             assert torch.get_num_threads() == 4
             beside.go_on()
@@ -233,11 +233,11 @@ def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores():
             embedding.set_result(None)
             beside.go_on()
             assert torch.get_num_threads() == 4
-        beside = _Beside(Future, same_cores=True)
+        beside = Beside(Future, same_cores=True)
         with beside.cores:
             beside.go_on()
         assert torch.get_num_threads() == 4
-        beside = _Beside(Future, same_cores=False)
+        beside = Beside(Future, same_cores=False)
         with beside.cores:
             beside.go_on()
             assert torch.get_num_threads() == 4

@@ -368,8 +368,8 @@ def settings(folder, cache):
     )
 
 
-def test_a_stopped_warm_up_goes_on_as_if_nothing_had_happened(tmp_path, cache, monkeypatch):
-    whole = warm_up(settings(tmp_path / 'whole', cache))
+def stopped_at_fifth_step(monkeypatch):
+    """Stop a warm-up at its fifth step; return the list of those that were begun."""
     update, steps = loop._Run._update, []
 
     def stop_at_fifth(run, phase):
@@ -379,6 +379,12 @@ def test_a_stopped_warm_up_goes_on_as_if_nothing_had_happened(tmp_path, cache, m
         return update(run, phase)
 
     monkeypatch.setattr(loop._Run, '_update', stop_at_fifth)
+    return steps
+
+
+def test_a_stopped_warm_up_goes_on_as_if_nothing_had_happened(tmp_path, cache, monkeypatch):
+    whole = warm_up(settings(tmp_path / 'whole', cache))
+    steps = stopped_at_fifth_step(monkeypatch)
     halves = settings(tmp_path / 'halves', cache)
     with pytest.raises(KeyboardInterrupt):
         warm_up(halves)
@@ -398,15 +404,7 @@ def test_a_run_goes_on_with_no_other_settings_and_measures_no_step_twice(
     tmp_path, cache, monkeypatch
 ):
     monkeypatch.setattr(loop, '_REPORT_EVERY', 1)
-    update, steps = loop._Run._update, []
-
-    def stop_at_fifth(run, phase):
-        steps.append(phase)
-        if len(steps) == 5:
-            raise KeyboardInterrupt
-        return update(run, phase)
-
-    monkeypatch.setattr(loop._Run, '_update', stop_at_fifth)
+    stopped_at_fifth_step(monkeypatch)
     base = settings(tmp_path / 'run', cache)
     file = tmp_path / 'short.yaml'
     values = json.loads(json.dumps(dataclasses.asdict(base), default=str))
