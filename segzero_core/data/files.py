@@ -2,7 +2,8 @@
 """Images and masks in files or bytes: checked without decoding, decoded when needed.
 
 Photographs are turned as their EXIF orientation says. So do OpenCV, with which LISA reads them,
-the library datasets, and the tools that polygons are drawn with.
+the library datasets, and the tools that polygons are drawn with. Of 16 bits the upper 8 count, as
+for OpenCV.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def check_image_file(source: Path | bytes) -> Size:
     """
     try:
         with PilImage.open(_stream(source)) as image:
+            _check_depth(image)
             size = _turned_size(image)
             image.verify()
     except _ERRORS as error:
@@ -53,6 +55,7 @@ def image_file_size(path: Path) -> Size:
     """
     try:
         with PilImage.open(path) as image:
+            _check_depth(image)
             return _turned_size(image)
     except _ERRORS as error:
         raise DataError(f'{path} cannot be read as an image ({error})') from error
@@ -66,7 +69,11 @@ def load_rgb(source: Path | bytes, name: str) -> Image:
     """
     try:
         with PilImage.open(_stream(source)) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
+            _check_depth(image)
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith('I'):  # 16 bits, of which Pillow would make white
+                upright = PilImage.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return np.asarray(upright.convert('RGB'))
     except _ERRORS as error:
         raise ImageError(
             f'the image of row {name!r} ({_name(source)}) cannot be decoded ({error}): repair or '
@@ -82,9 +89,18 @@ def load_mask(path: Path) -> Mask:
     """
     try:
         with PilImage.open(path) as image:
-            return np.asarray(image.convert('L')) > 0
+            plain = image.mode in ('1', 'L', 'F') or image.mode.startswith('I')
+            # Not converted to grey: dark blue would become black.
+            pixels = np.asarray(image if plain else image.convert('RGB'))
+            return (pixels if pixels.ndim == 2 else pixels.max(axis=2)) != 0
     except _ERRORS as error:
         raise ImageError(f'the mask {path} cannot be decoded ({error})') from error
+
+
+def _check_depth(image: PilImage.Image) -> None:
+    # Older Pillow calls a PNG of 16 bits "I".
+    if image.mode == 'F' or (image.mode == 'I' and image.format != 'PNG'):
+        raise ValueError('its pixels have 32 bits: save it with 8 bits for each colour')
 
 
 def _turned_size(image: PilImage.Image) -> Size:
