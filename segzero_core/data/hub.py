@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from segzero_core.data.annotations import text_of
 from segzero_core.data.files import check_image_file, load_rgb
 from segzero_core.data.records import Record, Skipped
 from segzero_core.data.solutions import parse_solution
@@ -92,7 +93,7 @@ def _read_row(table: Any, index: int) -> Record | Skipped:
         size = check_image_file(image_source(row))
         return Record(
             id=name,
-            query=check_query(str(row['problem'])),
+            query=check_query(text_of(row['problem'])),
             size=size,
             targets=parse_solution(str(row['solution']), size),
             load_image=functools.partial(_load_image, table, index, name),

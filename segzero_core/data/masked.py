@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from segzero_core.data.annotations import text_of
 from segzero_core.data.files import check_image_file, load_rgb
 from segzero_core.data.hub import image_source, load_table
 from segzero_core.data.rle import encode_mask
@@ -62,11 +63,13 @@ def masked_samples(source: str, level: Level = 'instance') -> Samples:
 
 def _make(table: Any, index: int, row_id: str) -> Sample:
     row = table.select_columns(['image', 'text', 'image_id'])[index]
+    if row['image_id'] is None:  # rows of one image share it: these would all get the first one's
+        raise DataError("the row has no 'image_id', which tells which rows share an image")
     size = check_image_file(image_source(row))
     truth = encode_mask(_mask(table, index))
     return Sample(
         id=row_id,
-        query=check_query(str(row['text'])),
+        query=check_query(text_of(row['text'])),
         image_id=str(row['image_id']),
         size=size,
         load_image=functools.partial(_load_image, table, index, row_id),

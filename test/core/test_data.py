@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from segzero_core.data import Record, Skipped, read_dataset
-from segzero_core.data.files import check_image_file, image_file_size, load_rgb
+from segzero_core.data import Record, read_dataset
+from segzero_core.data.files import check_image_file, image_file_size, load_mask, load_rgb
 from segzero_core.data.hub import read_hub
 from segzero_core.data.scenes import (
     HELD_OUT_COLOURS,
@@ -153,6 +154,37 @@ def test_the_size_is_that_of_the_picture_as_it_is_turned(
     assert load_rgb(file, 'x').shape == ((60, 40, 3) if lies else (40, 60, 3))
 
 
+def test_pictures_of_16_bits_look_as_they_do_to_opencv(tmp_path: Path) -> None:
+    values = np.linspace(0, 2**16 - 1, 60 * 40).reshape(40, 60).astype(np.uint16)
+    file = tmp_path / 'thermal.png'
+    Image.fromarray(values).save(file)
+    assert check_image_file(file) == image_file_size(file) == SMALL
+    assert load_rgb(file, 'x').tolist() == cv2.imread(str(file)).tolist()
+
+
+def test_pictures_of_32_bits_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / 'metres.tiff'
+    Image.fromarray(np.zeros((40, 60), np.float32)).save(file)
+    for read in (check_image_file, image_file_size):
+        with pytest.raises(DataError, match='32 bits: save it with 8 bits'):
+            read(file)
+    with pytest.raises(ImageError, match='32 bits'):
+        load_rgb(file, 'x')
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'P', 'RGB', 'RGBA', 'I;16'])
+def test_every_pixel_of_a_mask_counts_that_is_not_zero(tmp_path: Path, mode: str) -> None:
+    dark = {'RGB': (0, 0, 1), 'RGBA': (1, 0, 0, 255)}.get(mode, 1)
+    mask = Image.new(mode, (60, 40), (0, 0, 0, 255) if mode == 'RGBA' else 0)
+    if mode == 'P':
+        mask.putpalette([0, 0, 0, 0, 0, 1])
+    mask.paste(dark, (5, 8, 25, 18))
+    mask.save(tmp_path / 'mask.png')
+    found = load_mask(tmp_path / 'mask.png')
+    assert found.dtype == np.bool_
+    assert (mask_to_box(found), int(found.sum())) == (Box(5, 8, 24, 17), 200)
+
+
 @pytest.mark.parametrize('separator', ['\u2028', '\x85', '\r\n'])
 def test_only_the_end_of_a_line_ends_a_row(photo: Path, separator: str) -> None:
     row = {'image': 'photo.png', 'query': f'the{separator}mug', 'mask': 'mask.png'}
@@ -185,15 +217,15 @@ def test_held_out_files_of_a_folder_are_not_trained_on(photo: Path) -> None:
 @pytest.mark.parametrize('form', ['parquet', 'arrow'])
 def test_released_columns(tmp_path: Path, form: str) -> None:
     datasets = pytest.importorskip('datasets', reason='needs datasets: requirements/train.txt')
-    images = [Image.new('RGB', (840, 840), (i, 0, 0)) for i in range(3)]
+    images = [Image.new('RGB', (840, 840), (i, 0, 0)) for i in range(4)]
     table = datasets.Dataset.from_dict(
         {
-            'id': [10, 11, 12],
-            'problem': ['the man', 'the dogs', 'the hat'],
-            'solution': [SINGLE, MULTI, 'none'],
+            'id': [10, 11, 12, 13],
+            'problem': ['the man', 'the dogs', 'the hat', None],
+            'solution': [SINGLE, MULTI, 'none', SINGLE],
             'image': images,
-            'img_height': [480] * 3,
-            'img_width': [640] * 3,
+            'img_height': [480] * 4,
+            'img_width': [640] * 4,
         },
         features=datasets.Features(
             {
@@ -214,8 +246,9 @@ def test_released_columns(tmp_path: Path, form: str) -> None:
     assert [record.query for record in records] == ['the man', 'the dogs']
     assert len(records[1].targets) == 2
     assert records[1].load_image()[0, 0].tolist() == [1, 0, 0]
-    assert skipped == [Skipped('12', skipped[0].reason)]
-    assert 'is neither' in skipped[0].reason
+    reasons = {row.id: row.reason for row in skipped}
+    assert 'is neither' in reasons.pop('12')
+    assert reasons == {'13': "a sentence must be text, got 'None'"}
 
 
 def same(a: Record, b: Record) -> bool:

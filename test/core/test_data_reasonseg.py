@@ -213,7 +213,7 @@ class Released:
             for name in ('image', 'text', 'mask', 'image_id', 'ann_id', 'img_height', 'img_width')
         }
 
-    def add(self, name: str, text: str, mask: Any, ann_id: str = '') -> None:
+    def add(self, name: str | None, text: str | None, mask: Any, ann_id: str = '') -> None:
         pixels = np.full((40, 60, 3), len(self.columns['text']), np.uint8)
         row = Image.fromarray(pixels), text, mask, name, ann_id or name, 40, 60
         for column, value in zip(self.columns.values(), row, strict=True):
@@ -254,6 +254,8 @@ def test_released_columns(tmp_path: Path, form: str) -> None:
     released.add('c', 'too small', mask[:30].tolist())
     released.add('d', 'ragged', [[True] * 60] * 39 + [[True] * 59])
     released.add('e', 'without rows', [])
+    released.add('f', None, mask.tolist())
+    released.add(None, 'Whose image?', mask.tolist(), 'g')
     released.add('a', 'again', mask.tolist())
     samples = read_samples(released.save(form))
     assert (samples.dataset, samples.split, samples.level) == ('ReasonSeg_val', 'test', 'instance')
@@ -274,6 +276,8 @@ def test_released_columns(tmp_path: Path, form: str) -> None:
     reasons = {row.id: row.reason for row in bad if isinstance(row, Skipped)}
     assert 'differ in length: [59, 60]' in reasons['d']
     assert 'no row of pixels' in reasons['e']
+    assert reasons['f'] == "a sentence must be text, got 'None'"
+    assert "no 'image_id'" in reasons['None/g']
 
 
 def test_released_expressions(tmp_path: Path) -> None:
