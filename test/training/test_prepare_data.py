@@ -111,6 +111,7 @@ def test_what_makes_no_row_says_why() -> None:
         (sample_of(nothing), 'no_target', 'means 0 objects'),
         (sample_of(square().truth, Box(1, 1, 2, 2), Box(3, 3, 4, 4)), 'several_targets', '2 ob'),
         (sample_of(encode_mask(pixel), Box(5, 5, 5, 5)), 'too_small', 'no area'),
+        (sample_of(nothing, Box(1, 1, 2, 2)), 'unusable', 'no pixel set'),
         (wrong, 'unusable', 'the image is (64, 48), not (60, 40)'),
         (Sample('7', 'x', '1', SIZE, broken, square().truth, None, (Box(1, 1, 2, 2),)), 'unusable',
          'cannot be decoded'),

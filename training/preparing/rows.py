@@ -14,7 +14,7 @@ from PIL import Image as PilImage
 
 from segzero_core.data import Sample, Skipped
 from segzero_core.data.solutions import parse_solution
-from segzero_core.errors import DataError, ImageError
+from segzero_core.errors import DataError, EmptyMaskError, ImageError
 from segzero_core.geometry import largest_inscribed_circles, rescale_box, rescale_point
 from segzero_core.metrics import image_ious, overlap
 from segzero_core.segmenters import Segmenter
@@ -99,7 +99,7 @@ def make_rows(
             if picture is None or picture.image_id != sample.image_id:
                 picture = _Picture(sample, making, segmenter)
             yield _make_row(sample, picture, making)
-        except (DataError, ImageError) as error:
+        except (DataError, ImageError, EmptyMaskError) as error:
             yield Dropped(sample.id, 'unusable', str(error))
 
 
