@@ -255,7 +255,9 @@ def decode_compressed(message: CompressedImage) -> RgbImage:
     Raises:
         ImageError: It is truncated or corrupt, or in no format OpenCV knows.
     """
-    pixels = cv2.imdecode(np.frombuffer(_checked(message).data, np.uint8), cv2.IMREAD_COLOR)
+    # Turned as its EXIF data asks, it would no longer fit camera_info and depth.
+    as_stored = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(_checked(message).data, np.uint8), as_stored)
     if pixels is None:
         raise ImageError(
             f'the compressed image ({message.format!r}, {len(message.data)} bytes) is corrupt or '

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image messages read and written by our codec, and by cv_bridge where it works."""
 
+import struct
+
 import cv2
 import numpy as np
 import pytest
@@ -200,6 +202,15 @@ def test_truncated_compressed_images_are_refused(suffix, keep):
     message.data = message.data[: int(keep * len(message.data))]
     with pytest.raises(ImageError, match=r'compressed image|ends too early'):
         NumpyCodec().rgb(message)
+
+
+def test_a_picture_is_not_turned_as_its_exif_data_asks():
+    message = compressed(np.zeros((32, 48, 3), np.uint8), '.jpg')
+    tag = struct.pack('>HHIHH', 0x0112, 3, 1, 6, 0)  # orientation: to be turned by a quarter
+    exif = b'Exif\0\0MM\0*' + struct.pack('>IH', 8, 1) + tag + bytes(4)
+    segment = b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif
+    message.data = bytes(message.data[:2]) + segment + bytes(message.data[2:])
+    assert NumpyCodec().rgb(message).shape == (32, 48, 3)
 
 
 def test_compressed_nonsense_is_refused():
