@@ -74,7 +74,7 @@ class Health:
         with self._counting:
             self._counts[status] += 1
             self._counts['parse_failures'] += status == 'error' and isinstance(error, AnswerError)
-        if status == 'ok':
+        if status in ('ok', 'nothing_found'):
             self.recovered()
         elif status in ('error', 'rejected') and error is not None:
             self.failed(error)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
@@ -67,7 +67,7 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         declare_parameters(self, PARAMETERS, conflicts, self._settled)
         self.add_post_set_parameters_callback(self._on_parameters_set)
         self._health = Health(self)
-        self._timer = self.create_timer(DIAGNOSTICS_S, self._on_timer)
+        self._timer = self._every(DIAGNOSTICS_S, self._on_timer)
 
     def start(self) -> None:
         """Configure and, if that worked, activate."""
@@ -165,6 +165,10 @@ class SegZeroNode(LifecycleNodeMixin, Node):
     def _now(self) -> float:
         return self.get_clock().now().nanoseconds * 1e-9
 
+    def _every(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call back regularly, also while simulated time stands still or jumps."""
+        return self.create_timer(seconds, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
     def _listen(self) -> None:
         settings = self._settings
         assert settings is not None  # configured
@@ -198,8 +202,7 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         """Repeat the standing sentence ``rate`` times per second; 0 = not at all."""
         if self._pace is not None:
             self.destroy_timer(self._pace)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._pace = self.create_timer(1 / rate, self._on_pace, clock=steady) if rate else None
+        self._pace = self._every(1 / rate, self._on_pace) if rate else None
 
     def _settled(self) -> str | None:
         """Return why parameters that are read when the node is configured cannot change now."""

@@ -59,6 +59,22 @@ def test_an_error_stays_until_something_is_answered(graph, sentence, level, erro
     assert (status.level, status.message) == (OK, 'active')
 
 
+def test_an_error_does_not_stay_where_nothing_was_found(graph):
+    show(graph, graph.active_node('image'))
+    graph.client.ask('raise')
+    assert graph.client.diagnostics(lambda v: v['last_error'])[0].level == ERROR
+    assert graph.client.ask('nothing')['status'] == 'nothing_found'
+    status, _ = graph.client.diagnostics(lambda v: not v['last_error'])
+    assert (status.level, status.message) == (OK, 'active')
+
+
+def test_diagnostics_come_while_simulated_time_stands_still(graph):
+    graph.active_node('image', use_sim_time=True, image__timeout=0.05)
+    graph.client.wait_for(
+        lambda: 'no image has come for' in graph.client.diagnostics(bool)[0].message, 'a warning'
+    )
+
+
 def test_the_error_of_a_sentence_does_not_hide_what_is_being_loaded(graph):
     node = graph.active_node('image')
     loader = threading.Thread(target=node._health.loading, args=['another model'])
