@@ -165,11 +165,7 @@ class Answerer:
         """Return the metric target, or why there is none: the mask is worth having without."""
         try:
             if frame.depth is None:
-                raise TargetError(
-                    'no_depth',
-                    'no depth image with the stamp of the image: is the depth camera running, '
-                    'and is depth.sync_slop at least half a frame?',
-                )
+                raise TargetError('no_depth', frame.no_depth)
             if frame.info is None:
                 raise TargetError('no_camera_info', 'no camera_info has come: is it remapped?')
             height, width = found.mask.shape

@@ -23,15 +23,15 @@ class Cameras:
         """Subscribe what the settings ask for."""
         self._node, self._settings, self._frames = node, settings, frames
         self._since = time.monotonic()
-        self._silent = False
-        self._image_kind = CompressedImage if settings.compressed else Image
-        depth_kind = CompressedImage if settings.compressed_depth else Image
-        topics = [('image', self._image_kind, frames.add_image)]
+        self._silent = ''  # the topic that was silent at the last look
+        topics: dict[str, tuple[Any, Any]] = {
+            'image': (CompressedImage if settings.compressed else Image, frames.add_image)
+        }
         if settings.slop is not None:
-            topics += [
-                ('depth', depth_kind, frames.add_depth),
-                ('camera_info', CameraInfo, frames.add_info),
-            ]
+            depth_kind = CompressedImage if settings.compressed_depth else Image
+            topics['depth'] = depth_kind, frames.add_depth
+            topics['camera_info'] = CameraInfo, frames.add_info
+        self._kinds = {name: kind for name, (kind, _) in topics.items()}
         self._subscriptions = [
             node.create_subscription(
                 kind,
@@ -42,7 +42,7 @@ class Cameras:
                     incompatible_qos=functools.partial(self._on_incompatible, name)
                 ),
             )
-            for name, kind, keep in topics
+            for name, (kind, keep) in topics.items()
         ]
 
     def destroy(self) -> None:
@@ -52,39 +52,45 @@ class Cameras:
         self._subscriptions = []
 
     def silence(self, timeout: float) -> str | None:
-        """Return why no image has come for ``timeout`` seconds; ``None`` if one has.
+        """Return why a topic has been silent for ``timeout`` seconds; ``None`` if none has.
 
-        The log gets it when the images stop, and when they come again. Call it regularly.
+        The log gets it when messages stop, and when they come again. Call it regularly.
 
         Args:
             timeout: 0 if any silence is fine.
         """
-        age = self._frames.age()
-        seconds = time.monotonic() - self._since if age is None else age
-        logger = self._node.get_logger()
-        if not timeout or seconds <= timeout:
-            if self._silent:
-                logger.info('images come again')
-            self._silent = False
-            return None
-        reason = f'no image has come for {seconds:.0f} s: {self._why_silent()}'
-        if not self._silent:
-            logger.warning(reason)
-        self._silent = True
+        silent = [name for name in self._kinds if timeout and self._seconds(name) > timeout]
+        first = silent[0] if silent else ''
+        reason = None
+        if first:
+            reason = f'no {first} has come for {self._seconds(first):.0f} s: '
+            reason += self._why_silent(first)
+        if self._silent and self._silent not in silent:
+            self._node.get_logger().info(f'{self._silent} comes again')
+        if reason and first != self._silent:
+            self._node.get_logger().warning(reason)
+        self._silent = first
         return reason
 
-    def _why_silent(self) -> str:
-        topic = self._node.resolve_topic_name('image')
+    def _seconds(self, name: str) -> float:
+        """Return how long a topic has been silent."""
+        age = self._frames.age(name)
+        if age is None:
+            return time.monotonic() - self._since
+        return 0.0 if name == 'camera_info' else age  # one is enough: some drivers send no more
+
+    def _why_silent(self, name: str) -> str:
+        topic = self._node.resolve_topic_name(name)
         cameras = self._node.get_publishers_info_by_topic(topic)
         if not cameras:
-            return f'nobody publishes {topic}; start the camera, or remap image to its topic'
-        wanted = f'sensor_msgs/msg/{self._image_kind.__name__}'
+            return f'nobody publishes {topic}; start the camera, or remap {name} to its topic'
+        wanted = f'sensor_msgs/msg/{self._kinds[name].__name__}'
         kinds = sorted({camera.topic_type for camera in cameras})
         if wanted not in kinds:
-            return (
-                f'{topic} carries {", ".join(kinds)}, not {wanted}; set image.transport to what '
-                'the topic carries, or remap image to another'
-            )
+            remedy = f'remap {name} to another'
+            if name != 'camera_info':
+                remedy = f'set {name}.transport to what the topic carries, or {remedy}'
+            return f'{topic} carries {", ".join(kinds)}, not {wanted}; {remedy}'
         reliable = ReliabilityPolicy.RELIABLE
         if self._settings.reliable and all(
             camera.qos_profile.reliability != reliable for camera in cameras

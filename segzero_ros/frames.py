@@ -39,12 +39,14 @@ class Frame:
         image: The message as it came.
         received: When it came, ``time.monotonic()``.
         depth: The depth image that belongs to it, as it came, if there is one.
+        no_depth: Why there is none, for people.
         info: The newest calibration, if there is one.
     """
 
     image: Image | CompressedImage
     received: float
     depth: Image | CompressedImage | None = None
+    no_depth: str = ''
     info: CameraInfo | None = None
 
 
@@ -76,27 +78,31 @@ class FrameBuffer:
         self._images: deque[Frame] = deque(maxlen=1 if slop is None else HISTORY)
         self._depths: deque[Image | CompressedImage] = deque(maxlen=HISTORY)
         self._complete: Frame | None = None
+        self._received: dict[str, float] = {}  # when each topic's newest message came
         self._count = 0
         self._info: CameraInfo | None = None
 
     def add_image(self, message: Image | CompressedImage) -> None:
         """Keep an image."""
         with self._changed:
+            now = self._received['image'] = time.monotonic()
             if not self._images:
-                self._patient_until = time.monotonic() + self._patience
-            self._images.append(Frame(message, time.monotonic()))
+                self._patient_until = now + self._patience
+            self._images.append(Frame(message, now))
             self._count += 1
             self._join()
 
     def add_depth(self, message: Image | CompressedImage) -> None:
         """Keep a depth image."""
         with self._changed:
+            self._received['depth'] = time.monotonic()
             self._depths.append(message)
             self._join()
 
     def add_info(self, message: CameraInfo) -> None:
         """Keep a calibration; it replaces the last one."""
         with self._changed:
+            self._received['camera_info'] = time.monotonic()
             self._info = message
             self._changed.notify_all()
 
@@ -118,25 +124,28 @@ class FrameBuffer:
                     'no image has come: is the camera running, is the topic remapped, and does '
                     'image.reliability fit (a best_effort camera needs best_effort)?'
                 )
-            return replace(self._fresh_complete() or self._images[-1], info=self._info)
+            frame = self._fresh_complete() or self._images[-1]
+            why = '' if frame.depth or self._slop is None else self._why_no_depth(frame)
+            return replace(frame, info=self._info, no_depth=why)
 
     def check_age(self, frame: Frame, most: float) -> None:
-        """Refuse a frame that is too old.
+        """Refuse a frame that is too old, or comes from a clock that cannot tell.
 
         Args:
             frame: From ``newest``.
-            most: Seconds since its stamp; 0 is any.
+            most: Seconds between its stamp and now; 0 is any.
 
         Raises:
-            StaleFrameError: It is older.
+            StaleFrameError: It is older, or stamped so far in the future.
         """
         if not most:
             return
         stamp = stamp_seconds(frame.image.header)
         age = self._clock() - stamp
-        if age > most:
+        if abs(age) > most:
+            when = f'{age:.3f} s ago' if age > 0 else f'{-age:.3f} s in the future'
             raise StaleFrameError(
-                f'the newest frame was stamped {age:.3f} s ago (at {stamp:.3f}), more than '
+                f'the newest frame was stamped {when} (at {stamp:.3f}), more than '
                 f'image.max_age = {most:g} s: has the camera stopped, is its clock set, and, '
                 'for a bag, is use_sim_time?'
             )
@@ -147,10 +156,15 @@ class FrameBuffer:
         with self._changed:
             return self._count
 
-    def age(self) -> float | None:
-        """Return the seconds since the newest image came; ``None`` before the first."""
+    def age(self, topic: str = 'image') -> float | None:
+        """Return the seconds since a topic's newest message came; ``None`` before the first.
+
+        Args:
+            topic: ``image``, ``depth`` or ``camera_info``.
+        """
         with self._changed:
-            return time.monotonic() - self._images[-1].received if self._images else None
+            received = self._received.get(topic)
+            return None if received is None else time.monotonic() - received
 
     def _ready(self) -> bool:
         if self._slop is None:
@@ -163,6 +177,24 @@ class FrameBuffer:
         if complete and self._images[-1].received - complete.received <= DEPTH_LAG_S:
             return complete
         return None
+
+    def _why_no_depth(self, frame: Frame) -> str:
+        stamp = stamp_seconds(frame.image.header)
+        gaps = [stamp_seconds(depth.header) - stamp for depth in self._depths]
+        if not gaps:
+            return (
+                'no depth image has come: is the depth camera running, is depth remapped to its '
+                'topic, and is depth.transport what that carries?'
+            )
+        if not stamp:
+            return 'the image has no stamp, so no depth image belongs to it: let the driver stamp'
+        gap = min(gaps, key=abs)
+        return (
+            f'the nearest depth image is stamped {abs(gap):.3f} s '
+            f'{"before" if gap < 0 else "after"} the image (at {stamp:.3f}), more than '
+            f'depth.sync_slop = {self._slop:g} s: does depth keep up, do both have one clock, '
+            'and is depth.sync_slop at least half a frame?'
+        )
 
     def _join(self) -> None:
         """Find the newest image that has a depth image; of several, the nearest in time."""

@@ -97,7 +97,7 @@ class Health:
         Args:
             state: Of the lifecycle.
             frames: What the camera fills, while the node is active.
-            silence: Why no image comes, if it is known.
+            silence: Why a camera topic is silent, if one is.
             values: What else there is to say.
         """
         age = None if frames is None else frames.age()

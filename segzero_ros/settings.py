@@ -131,14 +131,14 @@ PARAMETERS: dict[str, Spec] = {
     ),
     'image.timeout': Spec(
         5.0,
-        'Seconds without an image after which the node warns; 0 is never',
+        'Seconds without a message of a camera topic after which the node warns; 0 is never',
         low=0.0,
         high=3600.0,
         live=True,
     ),
     'image.max_age': Spec(
         0.0,
-        "Seconds since its stamp, by the node's clock, after which a frame is refused; 0 is never",
+        "Seconds from its stamp to the node's clock beyond which a frame is refused; 0 is never",
         low=0.0,
         high=3600.0,
         live=True,
@@ -203,8 +203,8 @@ class Settings:
         reliable: Camera topics are subscribed reliably.
         keep_all: All messages of camera topics wait to be taken, not the newest ``queue``.
         queue: How many messages of each camera topic wait to be taken.
-        timeout: Seconds without an image after which the node warns; 0 is never.
-        max_age: Seconds since a frame's stamp after which it is refused; 0 is never.
+        timeout: Seconds of a camera topic's silence after which the node warns; 0 is never.
+        max_age: Seconds from a frame's stamp to now beyond which it is refused; 0 is never.
         codec: ``numpy`` or ``cv_bridge``.
         compressed_depth: The depth topic carries CompressedImage.
         slop: Seconds between stamps of image and depth; ``None`` without depth.

@@ -2,6 +2,7 @@
 """Camera topics over real DDS: how they are subscribed, and what is said when nothing comes."""
 
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import rclpy
 from rcl_interfaces.msg import Log
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segzero_ros.cameras import camera_qos
 from segzero_ros.compressed_depth import HEADER
@@ -90,7 +91,42 @@ def test_images_that_stop_and_come_again_are_in_the_log(graph, warnings):
     graph.client.show_picture()
     graph.client.wait_for(lambda: node._frames.age() is not None, 'the image')
     warnings('no image has come for')
-    warnings('images come again', meanwhile=graph.client.show_picture)
+    warnings('image comes again', meanwhile=graph.client.show_picture)
+
+
+def test_depth_and_camera_info_that_do_not_come_are_told(graph, warnings, stranger, monkeypatch):
+    monkeypatch.setattr('segzero_ros.node.DIAGNOSTICS_S', 3600.0)  # the test looks instead
+    clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
+    for module in ('cameras', 'frames'):
+        monkeypatch.setattr(f'segzero_ros.{module}.time', clock)
+    node = graph.active_node(depth__enabled=True)
+    stranger.create_publisher(CompressedImage, f'{graph.namespace}/depth', 1)
+
+    def reason():
+        return node._cameras.silence(5.0) or ''
+
+    assert reason() == ''
+    clock.now = 110.0
+    assert reason().startswith('no image has come for 10 s')
+    node._frames.add_image(Image())
+    graph.client.wait_for(lambda: 'carries' in reason(), 'the graph')
+    assert reason() == (
+        f'no depth has come for 10 s: {graph.namespace}/depth carries sensor_msgs/msg/'
+        'CompressedImage, not sensor_msgs/msg/Image; set depth.transport to what the topic '
+        'carries, or remap depth to another'
+    )
+    node._frames.add_depth(Image())
+    assert f'nobody publishes {graph.namespace}/camera_info; start the camera' in reason()
+    node._frames.add_info(CameraInfo())
+    clock.now = 120.0
+    node._frames.add_image(Image())
+    node._frames.add_depth(Image())
+    assert reason() == ''  # one camera_info is enough
+    clock.now = 130.0
+    assert node._cameras.silence(0.0) is None
+    for name in ('image', 'depth', 'camera_info'):
+        warnings(f'no {name} has come for 10 s')
+        warnings(f'{name} comes again')
 
 
 def test_frames_too_old_are_refused_and_their_stamp_is_named(graph):

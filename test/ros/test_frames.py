@@ -11,7 +11,7 @@ from std_msgs.msg import Header
 
 from segzero_core.errors import CancelledError
 from segzero_ros import frames as frames_module
-from segzero_ros.frames import FrameBuffer, NoImageError, stamp_seconds
+from segzero_ros.frames import FrameBuffer, NoImageError, StaleFrameError, stamp_seconds
 
 GO_ON = threading.Event()
 
@@ -53,7 +53,9 @@ def test_stamps_of_zero_say_nothing_about_what_belongs_together():
     for seconds in (0, 0, 0):
         frames.add_image(image_at(seconds))
         frames.add_depth(image_at(seconds))
-    assert frames.newest(GO_ON).depth is None
+    frame = frames.newest(GO_ON)
+    assert frame.depth is None
+    assert frame.no_depth.startswith('the image has no stamp')
 
 
 def test_no_image_is_an_error():
@@ -115,10 +117,34 @@ def test_depth_joins_the_image_whichever_comes_first(depth_first):
 def test_depth_too_far_in_time_does_not_belong_to_the_image():
     frames = with_depth(slop=0.02)
     frames.add_image(image_at(5.0))
+    frames.add_depth(image_at(4.5))
     frames.add_depth(image_at(5.03))
     frame = frames.newest(GO_ON)
     assert frame.image == image_at(5.0)
     assert frame.depth is None
+    assert frame.no_depth.startswith(
+        'the nearest depth image is stamped 0.030 s after the image (at 5.000), more than '
+        'depth.sync_slop = 0.02 s'
+    )
+
+
+def test_without_any_depth_it_is_said_that_none_has_come():
+    frames = with_depth()
+    frames.add_image(image_at(5.0))
+    assert frames.newest(GO_ON).no_depth.startswith('no depth image has come: is the depth camera')
+    frames.add_depth(image_at(5.0))
+    assert frames.newest(GO_ON).no_depth == ''
+
+
+@pytest.mark.parametrize(('now', 'when'), [(9.0, '4.000 s ago'), (1.5, '3.500 s in the future')])
+def test_a_stamp_too_far_from_now_is_refused_on_either_side(now, when):
+    frames = FrameBuffer(None, 0.0, clock=lambda: now)
+    frames.add_image(image_at(5.0))
+    frame = frames.newest(GO_ON)
+    for most in (0.0, 4.5):
+        frames.check_age(frame, most)
+    with pytest.raises(StaleFrameError, match=f'stamped {when} .at 5.000., more than'):
+        frames.check_age(frame, 3.0)
 
 
 def test_the_nearest_depth_is_chosen():
