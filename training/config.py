@@ -19,6 +19,7 @@ import yaml
 from segzero_core.errors import ConfigError
 from segzero_core.rewards import Recipe
 from segzero_core.task import Task
+from training.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 def save_config(config: TrainConfig, path: Path) -> None:
     """Write every setting, so that ``path`` alone repeats the run."""
     values = dataclasses.asdict(config) | {'extra_rewards': list(config.extra_rewards)}
-    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding='utf-8')
+    write_whole(path, yaml.safe_dump(values, sort_keys=False))
 
 
 def describe(config: TrainConfig) -> str:

@@ -30,6 +30,7 @@ from training.evaluating.loading import load_batches
 from training.evaluating.progress import Progress
 from training.evaluating.scoring import Running, summarise
 from training.evaluating.shards import Place, Shard, done_elsewhere, merge, open_run
+from training.files import refused
 
 SUMMARY = 'summary.json'
 
@@ -41,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
         evaluate(make_config(flags.pop('config'), flags), Place.of_environment())
     except SegZeroError as error:
         print(f'evaluate.py: {error}', file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f'evaluate.py: {refused(error)}', file=sys.stderr)
         return 1
     except RuntimeError as error:
         if not is_out_of_memory(error):

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from training.files import naming, write_whole
+
 METRICS = 'metrics.jsonl'
 
 
@@ -18,7 +20,7 @@ def append_metrics(run: Path, values: Mapping[str, Any]) -> None:
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in values.items()
     }
-    with (run / METRICS).open('a', encoding='utf-8') as file:
+    with naming(run / METRICS), (run / METRICS).open('a', encoding='utf-8') as file:
         file.write(json.dumps(clean) + '\n')
 
 
@@ -37,5 +39,4 @@ def forget_after(run: Path, step: int) -> None:
     """Drop the metrics of steps that a resumed run will do again."""
     if (run / METRICS).is_file():
         kept = [values for values in read_metrics(run) if values['step'] <= step]
-        text = ''.join(json.dumps(values) + '\n' for values in kept)
-        (run / METRICS).write_text(text, encoding='utf-8')
+        write_whole(run / METRICS, ''.join(json.dumps(values) + '\n' for values in kept))

@@ -18,6 +18,7 @@ if __name__ == '__main__':  # run as a file: the project's root is not on the pa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from segzero_core.errors import DataError, SegZeroError
+from training.files import refused
 from training.metrics import METRICS, read_metrics
 
 Curve = tuple[list[int], list[float]]
@@ -36,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(path)
     except SegZeroError as error:
         print(f'plot.py: {error}', file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f'plot.py: {refused(error)}', file=sys.stderr)
         return 1
     return 0
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from segzero_core.data import LEVELS, read_samples
 from segzero_core.errors import ConfigError, DataError, SegZeroError
 from segzero_core.segmenters import SEGMENTERS, load_segmenter
+from training.files import refused
 from training.preparing.report import DROPPED, SHEET, write_report
 from training.preparing.rows import RESIZES, Making
 from training.preparing.work import SPLITS, Note, Settings, claim, prepare
@@ -34,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         run(options)
     except SegZeroError as error:
         print(f'prepare_data.py: {error}', file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f'prepare_data.py: {refused(error)}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('\nstopped; the same command goes on where it was', file=sys.stderr)

@@ -442,6 +442,24 @@ def test_a_row_that_is_there_twice_is_refused(
     assert 'row 0 (val/0) is there twice' in capsys.readouterr().err
 
 
+def test_full_disk_keeps_whole_rows(
+    whole: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    limited_files: Any,
+) -> None:
+    size = shard_path(whole[0], Place()).stat().st_size
+    folder = tmp_path / 'run'
+    flags = ['--dataset', SCENES, '--output', str(folder)]
+    with limited_files(size // 2):
+        assert main(flags) == 1
+    message = capsys.readouterr().err
+    assert f'cannot read or write {shard_path(folder, Place())} (' in message
+    assert 'free some space' in message
+    assert main(flags) == 0
+    assert [row['id'] for row in read_rows(folder)] == ids(whole[0])
+
+
 # --- a model server ---------------------------------------------------------------------------
 
 

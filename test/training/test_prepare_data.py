@@ -312,6 +312,16 @@ def test_two_processes_in_one_folder(tmp_path: Path) -> None:
         claim(tmp_path, settings()).__enter__()
 
 
+def test_full_disk(
+    refcoco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], limited_files: Any
+) -> None:
+    with limited_files(100):
+        assert prepare(refcoco, tmp_path / 'out') == 1
+    message = capsys.readouterr().err
+    assert f'cannot read or write {tmp_path / "out" / "settings.json"} (' in message
+    assert 'free some space' in message
+
+
 def test_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / 'train').mkdir()
     with pytest.raises(ConfigError, match='holds something else'):

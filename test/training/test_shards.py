@@ -21,6 +21,7 @@ from training.evaluating.shards import (
     open_run,
     read_rows,
     read_shard,
+    shard_path,
 )
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/evaluate.txt')
@@ -130,3 +131,29 @@ def test_another_number_of_processes_while_some_are_at_work(tmp_path: Path) -> N
 
 def test_a_file_that_its_process_took_away_has_no_rows(tmp_path: Path) -> None:
     assert list(read_shard(tmp_path / 'rows-00000-of-00002.jsonl', 'run')) == []
+
+
+def test_a_row_that_only_begins_on_the_disk_is_not_done(
+    tmp_path: Path, limited_files: Any
+) -> None:
+    """The last row of a run, too, which no other write follows that could fail."""
+    place = Place()
+    run = open_run(tmp_path, {})
+    shard = Shard(tmp_path, run, place)
+    shard.add({'row': 0, 'id': '0', 'status': 'ok'})
+    file = shard_path(tmp_path, place)
+    with limited_files(file.stat().st_size + 9), pytest.raises(OSError, match=file.name):
+        shard.add({'row': 1, 'id': '1', 'status': 'ok'})
+    assert shard.done == {0}
+    shard.close()
+    assert Shard(tmp_path, run, place).done == {0}
+
+
+def test_half_a_character_does_not_end_a_run(tmp_path: Path) -> None:
+    """Servers send them where they cut an emoji in two."""
+    run = open_run(tmp_path, {})
+    shard = Shard(tmp_path, run, Place())
+    shard.add({'row': 0, 'id': '0', 'status': 'failed', 'text': 'a \ud83c \U0001f375'})
+    shard.close()
+    merge(tmp_path, run, 1, 1)
+    assert [row['text'] for row in read_rows(tmp_path)] == ['a \ud83c \U0001f375']

@@ -9,6 +9,7 @@ holds them in the order of the dataset.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -109,8 +110,15 @@ class Shard:
         self._file = self._path.open('ab', buffering=0)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Write a row, at once and whole."""
-        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b'\n')
+        """Write a row, at once and whole.
+
+        Raises:
+            OSError: It cannot be written, or its beginning only.
+        """
+        # Half a character, which servers do send, cannot be encoded; escaped it is JSON.
+        text = json.dumps(row, ensure_ascii=False).encode('utf-8', 'backslashreplace') + b'\n'
+        if self._file.write(text) < len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         self._note(row)
 
     def close(self, wanted: bool = True) -> None:

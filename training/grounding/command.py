@@ -15,6 +15,7 @@ from segzero_core.errors import ConfigError, UnknownNameError
 from segzero_core.registry import look_up
 from training.changed import changed
 from training.config import parse_yaml
+from training.files import write_whole
 from training.grounding.loop import Phase, Settings, warm_up
 from training.grounding.masks import MaskSettings, train_masks
 from training.metrics import append_metrics
@@ -59,7 +60,7 @@ def _begin(settings: Settings | MaskSettings) -> None:
             )
         return
     settings.output.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(now, indent=1), encoding='utf-8')
+    write_whole(file, json.dumps(now, indent=1))
 
 
 def read_settings(file: Path, overrides: Sequence[str]) -> Settings | MaskSettings:

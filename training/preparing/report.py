@@ -17,8 +17,9 @@ from segzero_core.data.files import load_rgb
 from segzero_core.data.solutions import parse_solution
 from segzero_core.overlay import PANEL, draw_overlay
 from segzero_core.types import Image, Segmentation, image_size
+from training.files import write_whole
 from training.preparing.rows import KINDS
-from training.preparing.work import SPLITS, Note, write_whole
+from training.preparing.work import SPLITS, Note
 
 REPORT = 'report.json'
 DROPPED = 'dropped.jsonl'

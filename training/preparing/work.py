@@ -29,6 +29,7 @@ from segzero_core.data import Sample, Samples, Skipped
 from segzero_core.errors import ConfigError, DataError
 from segzero_core.segmenters import Segmenter, load_segmenter
 from training.changed import changed
+from training.files import write_whole
 from training.preparing.rows import Dropped, Making, Row, make_rows
 
 SPLITS = ('train', 'val')
@@ -278,13 +279,3 @@ def read_note(folder: Path, number: int) -> Note | None:
 
 def _note_file(folder: Path, number: int) -> Path:
     return folder / _PARTS / f'{number:05}.json'
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file in one step: it is there with all its text, or not at all."""
-    unfinished = file.with_suffix('.unfinished')
-    with unfinished.open('w', encoding='utf-8') as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    unfinished.replace(file)
