@@ -7,8 +7,11 @@ A checkpoint is written under another name and renamed when it is complete: what
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from training.examples import Examples, StepSampler
 from training.models import describe_family, load_model, save_beside
 
 PARTIAL = 'checkpoint.partial'
+_NAME = re.compile('checkpoint-[0-9]+')
 
 
 def newest_checkpoint(run: Path) -> Path | None:
@@ -36,7 +40,27 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    return sorted(run.glob('checkpoint-[0-9]*'), key=checkpoint_step)
+    found = run.glob('checkpoint-*')  # people keep copies under other names: checkpoint-50.bak
+    return sorted((path for path in found if _NAME.fullmatch(path.name)), key=checkpoint_step)
+
+
+@contextlib.contextmanager
+def explained_saving(what: str, run: Path) -> Iterator[None]:
+    """Say what cannot be saved to ``run``, and what is there instead.
+
+    Raises:
+        TrainingError: Something could not be written.
+    """
+    try:
+        yield
+    # torch and safetensors have errors of their own for a disk that is full.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        last = newest_checkpoint(run)
+        free = shutil.disk_usage(run).free / 2**20
+        raise TrainingError(
+            f'cannot save {what} to {run} ({error}); {free:.0f} MiB are free there. The last good '
+            f'checkpoint is {last}. Free some space and start the same command again'
+        ) from error
 
 
 class ExactTrainer:
@@ -96,13 +120,11 @@ class ExactTrainer:
         name = f'checkpoint-{self.state.global_step}'
         self._saving = True
         try:
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
-            if self.is_world_process_zero():
-                notes = describe_family(self.settings, self.examples.family)
-                save_beside(self.processing_class, notes, run / PARTIAL / name)
-        # torch and safetensors have errors of their own for a disk that is full.
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise TrainingError(self._not_saved(error)) from error
+            with explained_saving(f'the checkpoint of step {self.state.global_step}', run):
+                super()._save_checkpoint(model, trial)  # type: ignore[misc]
+                if self.is_world_process_zero():
+                    notes = describe_family(self.settings, self.examples.family)
+                    save_beside(self.processing_class, notes, run / PARTIAL / name)
         finally:
             self._saving = False
         self.accelerator.wait_for_everyone()
@@ -113,16 +135,6 @@ class ExactTrainer:
             for old in _checkpoints(run)[: -self.settings.keep_checkpoints]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
-
-    def _not_saved(self: Any, error: Exception) -> str:
-        run = Path(self.args.output_dir)
-        last = newest_checkpoint(run)
-        free = shutil.disk_usage(run).free / 2**20
-        return (
-            f'cannot save the checkpoint of step {self.state.global_step} to {run} ({error}); '
-            f'{free:.0f} MiB are free there. The last good checkpoint is {last}. Free some space '
-            'and start the same command again'
-        )
 
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load weights so that every tensor is where it belongs, or fail.

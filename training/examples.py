@@ -13,12 +13,12 @@ from PIL import Image as PilImage
 from torch.utils.data import Sampler
 
 from segzero_core.data import Record, Target
-from segzero_core.errors import DataError
 from segzero_core.geometry import rescale_box, rescale_point
 from segzero_core.prompts import PromptFamily
 from segzero_core.rewards import Truth
 from segzero_core.task import KEYS, Task
 from segzero_core.types import Box, Point, Size
+from training.config import TrainConfig
 
 _OTHER_KEYS = ('bbox_2d', 'point_1', 'point_2')
 _FORMS = [
@@ -56,18 +56,9 @@ class Examples:
         }
 
     def reply(self, index: int) -> str:
-        """Return the answer a supervised model is to write.
-
-        Raises:
-            DataError: Thinking is to be learnt and the record has none.
-        """
+        """Return the answer a supervised model is to write; see ``unusable`` for thinking."""
         record = self.records[index]
         task, keys = _FORMS[index % len(_FORMS)] if self.every_form else (self.task, KEYS)
-        if task.think and not record.reasoning:
-            raise DataError(
-                f'row {record.id!r} has no reasoning to learn from: set think=false, or give '
-                'the records a reasoning'
-            )
         truth = make_truth(record, self.family)
         return task.write(Target(truth.box, truth.points), record.reasoning, keys)
 
@@ -102,6 +93,20 @@ def single_target(record: Record) -> str:
     if len(record.targets[0].points) != 2:
         return 'has one point; an answer names two'
     return ''
+
+
+def unusable(record: Record, config: TrainConfig) -> str:
+    """Return why ``config`` cannot train on the record, or ''."""
+    thinks = config.think or config.imitate == 'every'
+    if config.method == 'sft' and thinks and not record.reasoning:
+        return 'has no reasoning to learn from: set think=false, or give the records a reasoning'
+    rewards = config.extra_rewards if config.method == 'grpo' else ()
+    if 'mask_iou' in rewards and record.load_mask is None:
+        return (
+            'has no mask, which the reward mask_iou compares with: leave it out of '
+            "extra_rewards, or use data with masks (synthetic, or a folder's 'mask')"
+        )
+    return single_target(record)
 
 
 class StepSampler(Sampler[int]):

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from segzero_core.data import Dataset, Record, Skipped, read_dataset
 from segzero_core.errors import ConfigError, DataError, ModelLoadError, SegZeroError
 from training.changed import changed
 from training.config import TrainConfig, describe, load_config, save_config
+from training.files import refused
 
 CONFIG = 'config.yaml'
 # What may differ between the parts of one run: nothing that changes what is learnt.
@@ -56,6 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     except SegZeroError as error:
         print(f'train.py: {error}', file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f'\ntrain.py: {refused(error)}', file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print('\nstopped; the same command goes on from the last checkpoint', file=sys.stderr)
         return 130
@@ -87,7 +93,7 @@ def train(config: TrainConfig) -> None:
     is_main = int(os.environ.get('RANK', '0')) == 0
     run = Path(config.output)
     check_same_run(config, run)
-    data = read_rows(config.data, config.data_limit, is_main)
+    data = read_rows(config.data, config.data_limit, is_main, config)
     held_out = read_rows(config.eval_data, config.eval_limit, is_main) if config.eval_data else []
     _import_trl()
     from training.exact import checkpoint_step, newest_checkpoint
@@ -152,17 +158,24 @@ def check_same_run(config: TrainConfig, run: Path) -> None:
         )
 
 
-def read_rows(source: str, limit: int, say: bool) -> Any:
+def read_rows(source: str, limit: int, say: bool, config: TrainConfig | None = None) -> Any:
     """Read a dataset; report and leave out every row that cannot be used.
 
+    Args:
+        source: See ``segzero_core.data.read_dataset``.
+        limit: Of rows; 0 for all.
+        say: Whether to report.
+        config: What is to be trained on them; None for nothing.
+
     Raises:
-        DataError: Not one can.
+        DataError: Not one can be used.
     """
-    from training.examples import single_target
+    from training.examples import single_target, unusable
 
     dataset = read_dataset(source, limit)
     if dataset.skipped or not source.startswith('synthetic:'):
-        dataset = _leave_out(dataset, single_target)
+        why_not = functools.partial(unusable, config=config) if config else single_target
+        dataset = _leave_out(dataset, why_not)
     if say:
         for row in dataset.skipped[:_SHOWN_ROWS]:
             print(f'row {row.id} left out: {row.reason}', file=sys.stderr)
@@ -173,11 +186,14 @@ def read_rows(source: str, limit: int, say: bool) -> Any:
             total = len(dataset.records) + len(dataset.skipped)
             print(f'{len(dataset.skipped)} of {total} rows of {source} left out', file=sys.stderr)
     if not dataset.records:
-        raise DataError(f'{source!r} has no row that can be trained on')
+        first = dataset.skipped[0]
+        raise DataError(
+            f'{source!r} has no row that can be trained on: row {first.id!r} {first.reason}'
+        )
     return dataset.records
 
 
-def _leave_out(dataset: Dataset, why_not: Any) -> Dataset:
+def _leave_out(dataset: Dataset, why_not: Callable[[Record], str]) -> Dataset:
     kept: list[Record] = []
     skipped = list(dataset.skipped)
     for record in dataset.records:
@@ -263,19 +279,21 @@ def make_trainer(config: TrainConfig, data: Any, held_out: Any, steps: int) -> t
 
 def _finish(config: TrainConfig, trainer: Any, trainee: Any, run: Path) -> None:
     """Write the trained model as an ordinary checkpoint folder."""
+    from training.exact import explained_saving
     from training.models import describe_family, save_beside, save_model
 
     notes = describe_family(config, trainee.family)
     folder = run / 'model'
-    if config.lora_rank:
+    with explained_saving('the model', run):
+        if config.lora_rank:
+            if trainer.is_world_process_zero():
+                model = trainer.accelerator.unwrap_model(trainer.model)
+                save_model(model, trainee.processor, notes, folder)
+            return
+        trainer.save_model(str(folder))
         if trainer.is_world_process_zero():
-            model = trainer.accelerator.unwrap_model(trainer.model)
-            save_model(model, trainee.processor, notes, folder)
-        return
-    trainer.save_model(str(folder))
-    if trainer.is_world_process_zero():
-        (folder / 'training_args.bin').unlink(missing_ok=True)  # a pickle: runs code when read
-        save_beside(trainee.processor, notes, folder)
+            (folder / 'training_args.bin').unlink(missing_ok=True)  # a pickle: runs code when read
+            save_beside(trainee.processor, notes, folder)
 
 
 def _import_trl() -> None:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import resource
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,6 @@ import pytest
 from PIL import Image
 
 from training.train import main
-
-
-@contextlib.contextmanager
-def limited_files() -> Iterator[None]:
-    """Refuse to write files beyond 1 MiB, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def fails(config: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
@@ -44,6 +33,8 @@ def make_folder(folder: Path, rows: list[dict[str, object]]) -> Path:
     (folder / 'records.jsonl').write_text(text)
     return folder
 
+
+Limit = Callable[[int], AbstractContextManager[None]]
 
 GOOD = {'image': 'a.png', 'query': 'it', 'box': [1, 2, 30, 40], 'points': [[5, 5], [9, 9]]}
 
@@ -135,6 +126,29 @@ def test_thinking_that_is_not_in_the_data(
     assert "row 'good' has no reasoning to learn from: set think=false" in message
 
 
+def test_rows_a_training_cannot_use_are_left_out_before_it_begins(
+    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new('L', (56, 56), 1).save(tmp_path / 'mask.png')
+    rows = [
+        {**GOOD, 'id': 'plain'},
+        {**GOOD, 'id': 'thought', 'reasoning': 'It is that one.'},
+        {**GOOD, 'id': 'masked', 'mask': '../mask.png'},
+    ]
+    data = make_folder(tmp_path / 'data', rows)
+    masks = ('method=grpo', 'extra_rewards=[mask_iou]', 'segmenter=grabcut')
+    for method, kept, word in ((SFT, 'thought', 'reasoning'), (masks, 'masked', 'mask_iou')):
+        settings = [*method, f'data={data}', f'output={tmp_path / kept}', 'micro_batch=3']
+        assert main(['--config', str(short_grpo), *settings]) == 1  # 3 does not divide
+        errors = capsys.readouterr().err
+        left_out = [line for line in errors.splitlines() if ' left out: has no ' in line]
+        assert [line.split()[1] for line in left_out] == [
+            name for name in ('plain', 'thought', 'masked') if name != kept
+        ]
+        assert all(word in line for line in left_out)
+        assert 'cannot be split into micro-batches' in errors
+
+
 @pytest.mark.parametrize('method', [('method=grpo',), SFT], ids=['grpo', 'sft'])
 def test_not_a_number_stops_and_names_step_and_rows(
     short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: tuple[str, ...]
@@ -149,20 +163,37 @@ def test_not_a_number_stops_and_names_step_and_rows(
 
 
 def test_full_disk_keeps_the_last_good_checkpoint(
-    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], limited_files: Limit
 ) -> None:
     run = tmp_path / 'run'
     settings = [*SFT, f'output={run}', 'save_steps=1']
     assert main(['--config', str(short_grpo), *settings, 'max_steps=1']) == 0
     capsys.readouterr()
-    with limited_files():
+    shutil.copytree(run / 'checkpoint-1', run / 'checkpoint-1.bak')  # a person's copy
+    with limited_files(2**20):
         message = fails(short_grpo, capsys, *settings, 'max_steps=2')
     assert f'cannot save the checkpoint of step 2 to {run}' in message
     assert f'The last good checkpoint is {run / "checkpoint-1"}' in message
-    assert [path.name for path in run.glob('checkpoint*')] == ['checkpoint-1']
+    names = {'checkpoint-1', 'checkpoint-1.bak'}
+    assert {path.name for path in run.glob('checkpoint*')} == names
     # And with space again, the same command goes on.
     assert main(['--config', str(short_grpo), *settings, 'max_steps=2']) == 0
     assert (run / 'checkpoint-2').is_dir()
+
+
+def test_full_disk_keeps_what_was_measured(
+    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], limited_files: Limit
+) -> None:
+    run = tmp_path / 'run'
+    settings = [*SFT, f'output={run}', 'save_steps=1', 'max_steps=1']
+    assert main(['--config', str(short_grpo), *settings]) == 0
+    capsys.readouterr()
+    before = [(run / name).read_text() for name in ('config.yaml', 'metrics.jsonl')]
+    for size in (100, len(before[0]) + 1):  # refused the settings, then the metrics
+        with limited_files(size):
+            message = fails(short_grpo, capsys, *settings)
+        assert str(run) in message
+        assert [(run / name).read_text() for name in ('config.yaml', 'metrics.jsonl')] == before
 
 
 def test_answers_that_never_parse_are_reported(
