@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
@@ -98,6 +99,12 @@ class TargetFrame:
         self._errors = tf2_ros.TransformException
         self._buffer = tf2_ros.Buffer()  # with a node, it would offer a service for good
         self._listener = tf2_ros.TransformListener(self._buffer, node)
+        # tf2 takes nothing that is older than what it has: where a bag starts again, or a
+        # simulation is reset, it would learn nothing until time is where it was.
+        back = JumpThreshold(
+            min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
+        )
+        self._jumps = node.get_clock().create_jump_callback(back, post_callback=self._forget)
 
     def move(self, target: Target, header: Header) -> Target:
         """Return the target in the frame; it waits a moment for the transform.
@@ -127,4 +134,8 @@ class TargetFrame:
 
     def close(self) -> None:
         """Listen no more."""
+        self._jumps.unregister()
         self._listener.unregister()
+
+    def _forget(self, jump: TimeJump) -> None:
+        self._buffer.clear()
