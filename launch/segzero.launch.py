@@ -77,6 +77,12 @@ ARGUMENTS = [
         description='Configure and activate the node; false leaves that to a lifecycle manager.',
     ),
     DeclareLaunchArgument(
+        'use_sim_time',
+        default_value='',
+        choices=['', 'true', 'false'],
+        description='Take the time from /clock: for a simulation, or ros2 bag play --clock.',
+    ),
+    DeclareLaunchArgument(
         'model_server',
         default_value='false',
         choices=['true', 'false'],
@@ -136,6 +142,8 @@ def overrides(given: dict[str, str]) -> dict[str, Any]:
         name: ParameterValue(text, value_type=str) for name, text in texts.items() if text
     }
     chosen['autostart'] = given['autostart'] == 'true'
+    if given['use_sim_time']:
+        chosen['use_sim_time'] = given['use_sim_time'] == 'true'
     if given['depth_topic']:
         chosen['depth.enabled'] = True
     if given['model_server'] == 'true':

@@ -94,6 +94,7 @@ def test_arguments_and_defaults(root: Path) -> None:
         'camera_info_topic': '',
         'namespace': '',
         'autostart': 'true',
+        'use_sim_time': '',
         'model_server': 'false',
         'model_server_command': defaults['model_server_command'],
         'model_server_port': '8000',
@@ -103,6 +104,7 @@ def test_arguments_and_defaults(root: Path) -> None:
     choices = {item.name: item.choices for item in arguments if item.choices}
     assert choices == {
         'autostart': ['true', 'false'],
+        'use_sim_time': ['', 'true', 'false'],
         'model_server': ['true', 'false'],
         'log_level': ['debug', 'info', 'warn', 'error'],
     }

@@ -40,7 +40,7 @@ def nodes(
     common = {'params_file': str(params_file)}
     models = {'model': '123', 'segmenter': 'some/sam', 'device': 'cpu'}
     wrong = {**common, **models, 'namespace': 'wrong'}
-    idle = {**common, 'namespace': 'idle', 'autostart': 'false'}
+    idle = {**common, 'namespace': 'idle', 'autostart': 'false', 'use_sim_time': 'true'}
     return LaunchDescription(
         [
             *processes.watch(),
@@ -75,6 +75,7 @@ def test_model_arguments_reach_the_parameters(peer: Peer) -> None:
 def test_without_autostart_it_is_somebody_elses_to_start(peer: Peer) -> None:
     assert {peer.state(IDLE) for _ in range(20)} == {'unconfigured'}
     assert peer.parameter(IDLE, 'autostart') is False
+    assert [peer.parameter(node, 'use_sim_time') for node in (IDLE, WRONG)] == [True, False]
     assert peer.change(IDLE, 'configure')
     assert peer.change(IDLE, 'activate')
     assert peer.state(IDLE) == 'active'
