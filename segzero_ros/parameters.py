@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,9 @@ def declare_parameters(
 ) -> None:
     """Declare every parameter; from then on the node refuses values it could not use.
 
+    Values it was started with for parameters that are not there, but are named as if they were,
+    are warned of: in a parameter file, ROS passes over what is misspelled.
+
     Args:
         node: Gets the parameters.
         specs: What they may be.
@@ -95,6 +99,12 @@ def declare_parameters(
     """
     for name, spec in specs.items():
         node.declare_parameter(name, spec.default, spec.descriptor())
+    for name in _misspelled(node, specs):
+        meant = difflib.get_close_matches(name, specs, n=1, cutoff=0.8)
+        node.get_logger().warning(
+            f'there is no parameter {name}; what it was set to has no effect'
+            + ''.join(f'. Is it {each}?' for each in meant)
+        )
 
     def judge(parameters: Sequence[Parameter[Any]]) -> SetParametersResult:
         given = {p.name: p.value for p in parameters if p.name in specs}
@@ -122,6 +132,13 @@ def read_parameters(
     if problems := _problems(specs, values) or conflicts(values):
         raise ParameterError('; '.join(problems))
     return values
+
+
+def _misspelled(node: Node, specs: Mapping[str, Spec]) -> list[str]:
+    """Return the parameters in one of our groups that were given and do not exist."""
+    groups = {name.split('.')[0] for name in specs if '.' in name}
+    given = node._parameter_overrides  # rclpy has no other way to see what is not declared
+    return sorted(name for name in given if name.split('.')[0] in groups and name not in specs)
 
 
 def _problems(specs: Mapping[str, Spec], values: Mapping[str, Any]) -> list[str]:

@@ -154,6 +154,20 @@ def test_what_has_been_read_cannot_change_and_says_why(ros):
     node.destroy_node()
 
 
+def test_a_misspelled_parameter_is_warned_of(ros, capfd):
+    given = {'query.continous_rate': 1.0, 'depth.foo': 1, 'use_sim_time': False, 'arm.speed': 2.0}
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    node = rclpy.create_node('misspelled', parameter_overrides=overrides)
+    declare_parameters(node, PARAMETERS, conflicts)
+    node.destroy_node()
+    lines = capfd.readouterr().err.splitlines()
+    assert [line[line.find('there is no') :] for line in lines] == [
+        'there is no parameter depth.foo; what it was set to has no effect',
+        'there is no parameter query.continous_rate; what it was set to has no effect. '
+        'Is it query.continuous_rate?',
+    ]
+
+
 @pytest.mark.parametrize('name', PARAMETERS)
 def test_every_parameter_is_described(node, name):
     descriptor = node.describe_parameter(name)
