@@ -14,8 +14,8 @@ from std_msgs.msg import Header
 
 from segzero_core.errors import CancelledError, SegZeroError
 
-HISTORY = 5  # frames; depth comes later than the image it belongs to, but not by more
-DEPTH_LAG_S = 0.5  # the image that depth belongs to may be this much older than the newest
+DEPTH_LAG_S = 0.5  # depth may come so much later than the image it belongs to
+HISTORY = 15  # images, and depth images, that wait for one another: as many as come in that time
 GRACE_S = 0.2  # for the depth of an image that has just come, on a machine that is busy
 
 
@@ -89,6 +89,8 @@ class FrameBuffer:
             if not self._images:
                 self._patient_until = now + self._patience
             self._images.append(Frame(message, now))
+            while len(self._images) > 1 and now - self._images[0].received > DEPTH_LAG_S:
+                self._images.popleft()
             self._count += 1
             self._join()
 
@@ -197,7 +199,10 @@ class FrameBuffer:
         )
 
     def _join(self) -> None:
-        """Find the newest image that has a depth image; of several, the nearest in time."""
+        """Find the newest image that has a depth image; of several, the nearest in time.
+
+        What came before the two is of no use any more.
+        """
         self._changed.notify_all()
         if self._slop is None or not self._depths:
             return
@@ -208,6 +213,10 @@ class FrameBuffer:
             depth = min(self._depths, key=lambda d: abs(stamp_seconds(d.header) - stamp))
             if abs(stamp_seconds(depth.header) - stamp) <= self._slop:
                 self._complete = replace(frame, depth=depth)
+                while self._images[0] is not frame:
+                    self._images.popleft()
+                while self._depths[0] is not depth:
+                    self._depths.popleft()
                 return
 
 

@@ -14,6 +14,8 @@ from segzero_ros import frames as frames_module
 from segzero_ros.frames import FrameBuffer, NoImageError, StaleFrameError, stamp_seconds
 
 GO_ON = threading.Event()
+AT_ONCE = threading.Event()  # waiting is cancelled
+AT_ONCE.set()
 
 
 def image_at(seconds):
@@ -37,15 +39,28 @@ def test_the_newest_image_is_used_and_the_others_are_forgotten():
     assert sum(isinstance(thing, Image) for thing in gc.get_objects()) - before <= 1
 
 
-def test_with_depth_a_handful_of_frames_is_kept():
+@pytest.mark.parametrize(('shift', 'most'), [(0, 2), (0.5, 2 * frames_module.HISTORY)])
+def test_of_what_waits_for_depth_or_an_image_a_handful_is_kept(shift, most):
     frames = with_depth()
     before = sum(isinstance(thing, Image) for thing in gc.get_objects())
     for i in range(2000):
         frames.add_image(image_at(i))
-        frames.add_depth(image_at(i))
+        frames.add_depth(image_at(i + shift))
     gc.collect()
-    kept = sum(isinstance(thing, Image) for thing in gc.get_objects()) - before
-    assert kept <= 2 * frames_module.HISTORY
+    assert sum(isinstance(thing, Image) for thing in gc.get_objects()) - before <= most
+
+
+def test_depth_that_is_late_by_many_images_finds_its_own(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(frames_module.time, 'monotonic', lambda: now[0])
+    frames = with_depth()
+    for number in range(60):
+        now[0] = number / 30
+        frames.add_image(image_at(5 + now[0]))
+        if number >= 12:  # 0.4 s late
+            frames.add_depth(image_at(5 + (number - 12) / 30))
+    frame = frames.newest(AT_ONCE)
+    assert frame.image == frame.depth == image_at(5 + 47 / 30)
 
 
 def test_stamps_of_zero_say_nothing_about_what_belongs_together():
