@@ -172,7 +172,10 @@ _AT_LEAST = {
     **dict.fromkeys(('data_limit', 'image_size', 'max_steps', 'lora_rank', 'sample_steps'), 0),
     **dict.fromkeys(('beta', 'epsilon', 'entropy', 'learning_rate', 'warmup_steps'), 0),
     **dict.fromkeys(('eval_limit', 'seed', 'weight_decay', 'max_grad_norm'), 0),
+    **dict.fromkeys(('epsilon_high', 'lora_dropout', 'vllm_memory'), 0),
+    'lora_alpha': 1,
 }
+_AT_MOST = {'seed': 2**32 - 1, 'lora_dropout': 1, 'vllm_memory': 1}  # numpy's for the seed
 _ABOVE_ZERO = ('epochs', 'temperature')
 
 
@@ -194,7 +197,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         if not equals:
             raise ConfigError(f'{override!r} is not of the form key=value')
         values[key] = parse_yaml(text, f'the value of {key}')
-    values.setdefault('output', f'runs/{path.stem}')
+    values['output'] = values.get('output') or f'runs/{path.stem}'
     config = TrainConfig(**{key: _convert(key, value) for key, value in values.items()})
     _check(config)
     return config
@@ -248,7 +251,7 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise ConfigError(f'{where} is no YAML: {str(error).splitlines()[0]}') from error
 
 
@@ -278,7 +281,7 @@ def _convert(key: str, value: Any) -> Any:
         # YAML reads 1e-6 as text: it wants 1.0e-6.
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
             raise ConfigError(f'{key} must be a number, got {value!r}')
@@ -291,7 +294,8 @@ def _convert(key: str, value: Any) -> Any:
 
 
 def _kind(wanted: type | types.GenericAlias) -> str:
-    return {int: 'a whole number', bool: 'true or false', str: 'text'}.get(wanted, str(wanted))  # type: ignore[arg-type]
+    kinds = {int: 'a whole number', bool: 'true or false', str: 'text (in quotes)'}
+    return kinds.get(wanted, str(wanted))  # type: ignore[arg-type]
 
 
 def _check(config: TrainConfig) -> None:
@@ -302,6 +306,9 @@ def _check(config: TrainConfig) -> None:
     for key, least in _AT_LEAST.items():
         if getattr(config, key) < least:
             raise ConfigError(f'{key} must be at least {least}, got {getattr(config, key)}')
+    for key, most in _AT_MOST.items():
+        if getattr(config, key) > most:
+            raise ConfigError(f'{key} must be at most {most}, got {getattr(config, key)}')
     for key in _ABOVE_ZERO:
         if getattr(config, key) <= 0:
             raise ConfigError(f'{key} must be above 0, got {getattr(config, key)}')
@@ -310,6 +317,8 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError(
             f'unknown extra reward {min(unknown)!r}: there are length, non_repeat and mask_iou'
         )
+    if len(set(config.extra_rewards)) < len(config.extra_rewards):
+        raise ConfigError(f'extra_rewards names one twice: {", ".join(config.extra_rewards)}')
     if 'mask_iou' in config.extra_rewards and not config.segmenter:
         raise ConfigError('the reward mask_iou needs a segmenter: set segmenter=sam2')
     if config.method == 'grpo' and config.num_generations < 2:

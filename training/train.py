@@ -72,7 +72,7 @@ def is_from_scratch(file: Path) -> bool:
     """Return whether a file asks for ``warm_up`` or ``masks``, which have their own settings."""
     try:
         values = yaml.safe_load(file.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):
         return False  # load_config says what is wrong
     return isinstance(values, dict) and values.get('method') in ('warm_up', 'masks')
 

@@ -47,6 +47,7 @@ _SIZE = Size(112, 112)
 LEAST_SIDE = 32
 _CACHE_BYTES = 512 * 2**20
 _STRIDE = 50  # seeds per record: as many scenes are tried for a sentence of the kinds wanted
+_MOST = 10**9 // _STRIDE  # records of a split
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ def _read_option(key: str, value: str) -> Any:
             raise ValueError(f'size={value}: at least {LEAST_SIDE} pixels are needed')
         return size
     count = int(value)
-    if count < 1:
-        raise ValueError(f'count={value}')
+    if not 1 <= count <= _MOST:  # more, and train would show scenes of val
+        raise ValueError(f'count={value}: 1 to {_MOST}')
     return count
 
 

@@ -307,6 +307,7 @@ def test_unseen_splits_mean_what_train_lacks(split: str, words: tuple[str, ...])
         ('train?size=big', 'big'),
         ('train?size=64x8', 'at least 32 pixels'),
         ('train?size', 'cannot read'),
+        ('train?count=20000001', 'count=20000001: 1 to 20000000'),
     ],
 )
 def test_bad_synthetic_name(name: str, words: str) -> None:

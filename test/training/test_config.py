@@ -116,12 +116,19 @@ def test_overrides_win_and_a_saved_run_repeats_itself(tmp_path: Path) -> None:
         ('batch_size=0', 'batch_size must be at least 1, got 0'),
         ('eval_limit=-1', 'eval_limit must be at least 0, got -1'),
         ('seed=-1', 'seed must be at least 0, got -1'),
+        ('seed=4294967296', 'seed must be at most 4294967295, got 4294967296'),
+        pytest.param('beta=1' + '0' * 400, 'beta must be a number', id='beta=1e400'),
+        ('lora_dropout=1.5', 'lora_dropout must be at most 1, got 1.5'),
+        ('epsilon_high=-1', 'epsilon_high must be at least 0, got -1'),
+        ('output=2024-11-21', r'output must be text \(in quotes\)'),
+        ('output=2024-13-45', 'the value of output is no YAML: month must be'),
         ('epochs=-1', 'epochs must be above 0, got -1'),
         ('temperature=0', 'temperature must be above 0, got 0'),
         ('learning_rate=.nan', 'learning_rate must be a number, got nan'),
         ('batch_size', "'batch_size' is not of the form key=value"),
         ('num_generations=1', 'num_generations must be at least 2'),
         ('extra_rewards=[lenght]', "unknown extra reward 'lenght'"),
+        ('extra_rewards=[length, length]', 'extra_rewards names one twice'),
         ('extra_rewards=[mask_iou]', 'the reward mask_iou needs a segmenter'),
         ('model=', 'model is not set'),
     ],
@@ -129,6 +136,11 @@ def test_overrides_win_and_a_saved_run_repeats_itself(tmp_path: Path) -> None:
 def test_bad_setting_is_named(override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_config(PRESETS / 'base.yaml', [override])
+
+
+def test_an_empty_output_is_the_folder_named_after_the_file() -> None:
+    for nothing in ('output=', "output=''"):
+        assert load_config(PRESETS / 'rl_soft_3b.yaml', [nothing]).output == 'runs/rl_soft_3b'
 
 
 def test_bad_key_in_a_file_names_the_file(tmp_path: Path) -> None:

@@ -161,5 +161,6 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path, cache):
 def test_the_preset_and_its_overrides_become_settings():
     preset = read_settings(PRESET, [])
     assert preset.output == Path('runs/tiny_segmenter')
-    changed = read_settings(PRESET, ['steps=3', 'output=elsewhere'])
-    assert changed == dataclasses.replace(preset, steps=3, output=Path('elsewhere'))
+    changed = read_settings(PRESET, ['steps=3', 'output=elsewhere', 'start=runs/mine'])
+    wanted = {'steps': 3, 'output': Path('elsewhere'), 'start': 'runs/mine'}
+    assert changed == dataclasses.replace(preset, **wanted)

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from segzero_core.errors import ConfigError, UnknownNameError
 from segzero_core.prompts import FAMILIES
 from segzero_core.reasoners import REASONERS
 from segzero_core.registry import look_up
 from segzero_core.segmenters import SEGMENTERS
 from segzero_core.task import Task
+from training.config import parse_yaml
 
 ANSWERS = ('box_points', 'box', 'points')
 PROTOCOLS = ('standard', 'released')
@@ -150,8 +149,8 @@ def _run_name(config: EvalConfig, reasoner: str) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = parse_yaml(file.read_text(encoding='utf-8'), file.name)
+    except (OSError, UnicodeDecodeError) as error:
         there = ', '.join(sorted(path.name for path in file.parent.glob('*.yaml')))
         raise ConfigError(
             f'cannot read the preset {file} ({str(error).splitlines()[0]}); beside it there are: '

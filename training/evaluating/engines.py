@@ -110,7 +110,7 @@ def _scalar(text: str) -> Any:
     """Return the number or truth value that ``text`` is, or else the text."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
         return text
     return value if isinstance(value, (bool, int, float)) else text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 
 from segzero_core.errors import ConfigError, UnknownNameError
 from segzero_core.registry import look_up
+from segzero_core.synthetic import KINDS
 from training.changed import changed
 from training.config import parse_yaml
 from training.files import write_whole
@@ -22,6 +24,8 @@ from training.metrics import append_metrics
 
 _NOTE = 'settings.json'
 _LEFT = ('start', 'resume.pt', 'model')  # by a run that has come to anything
+# At least one of each; other numbers may be 0.
+_COUNTS = ('scenes', 'steps', 'batch', 'prompts', 'middle', 'zoom', 'save_every')
 _FREE = ('output', 'cache', 'save_every')  # nothing that changes what is learnt
 
 
@@ -86,7 +90,13 @@ def read_settings(file: Path, overrides: Sequence[str]) -> Settings | MaskSettin
 def _phases(values: Any) -> list[Phase]:
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
         raise ConfigError(f'phases must be a list of mappings, got {values!r}')
-    return [_make(Phase, value) for value in values]
+    if not values:
+        raise ConfigError('phases is empty: say at least one')
+    phases = [_make(Phase, value) for value in values]
+    for kind in (kind for phase in phases for kind in phase.kinds):
+        if kind not in KINDS:
+            raise ConfigError(f'unknown kind of sentence {kind!r}: there are {", ".join(KINDS)}')
+    return phases
 
 
 def _make(kind: type[Any], values: Mapping[str, Any]) -> Any:
@@ -96,23 +106,54 @@ def _make(kind: type[Any], values: Mapping[str, Any]) -> Any:
         ConfigError: There is no such field, one is missing, or a value does not fit.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    types: dict[str, Callable[[Any], Any]] = {
-        'int': int,
-        'float': float,
-        'Path': Path,
-        'tuple[Phase, ...]': tuple,
-        'tuple[str, ...]': tuple,
-    }
     made = {}
     for key, value in values.items():
         try:
             field = fields[look_up('setting', key, fields)]
-            made[key] = types[str(field.type)](value)
+            made[key] = _TYPES[str(field.type)](value)
         except UnknownNameError as error:
             raise ConfigError(str(error)) from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f'{key} must be of type {field.type}, got {value!r}') from error
+        least = 1 if key in _COUNTS else 0
+        if isinstance(made[key], (int, float)) and made[key] < least:
+            raise ConfigError(f'{key} must be at least {least}, got {value!r}')
     try:
         return kind(**made)
     except TypeError as error:
         raise ConfigError(f'{error}: add it to the file or the command line') from error
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError
+    return value
+
+
+def _number(value: Any) -> float:
+    number = float(value)  # of a text, too: YAML takes 1e-3 for one
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _text(value: Any) -> str:
+    if value is not None and not isinstance(value, str):
+        raise TypeError
+    return value or ''
+
+
+def _names(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list) or not value:
+        raise TypeError
+    return tuple(value)
+
+
+_TYPES: dict[str, Callable[[Any], Any]] = {
+    'int': _whole,
+    'float': _number,
+    'str': _text,
+    'Path': Path,
+    'tuple[Phase, ...]': tuple,
+    'tuple[str, ...]': _names,
+}
