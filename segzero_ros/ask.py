@@ -30,6 +30,7 @@ from segzero_ros.signals import stop_event
 POLL_S = 0.2
 REPLY_S = 2.0  # for a node that is busy
 PATIENCE_S = 3.0  # before it says what it waits for: nodes that start at once find each other
+LOOK_S = 2.0  # between two looks at whether the node is still there, while it answers
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -45,6 +46,7 @@ class Asker:
             tell: Called with why it takes so long.
         """
         self._node, self._stop, self._tell = node, stop, tell
+        self._name = node.resolve_service_name('segzero/get_state').removesuffix('/get_state')
         self._results: list[dict[str, Any]] = []
         # Before the client: DDS announces in this order what a process hears. So the response of
         # the service, which tells that it knows the client, tells that it knows this one, too.
@@ -55,7 +57,8 @@ class Asker:
         """Publish ``query`` once the node is active.
 
         Returns:
-            The document of ``segzero/result``; None when ``stop`` was set before it came.
+            The document of ``segzero/result``; None when ``stop`` was set before it came, or the
+            node ended or was deactivated.
         """
         self._wait_until_active()
         publisher = self._node.create_publisher(String, 'segzero/query', RELIABLE)
@@ -67,17 +70,24 @@ class Asker:
             said = query[:MAX_QUERY_CHARACTERS]
             return [r for r in self._results if r['query'] == said and not r['repeat']]
 
-        return answers()[0] if self._spin_until(answers) else None
+        while self._spin_until(answers, LOOK_S) and not answers():
+            state = self._state()
+            if state in ('active', 'silent'):
+                continue
+            self._spin_until(answers, LOOK_S)  # what it said before may still be on its way
+            if not answers():
+                self._tell(f'{self._name} is {state} and has not answered: ask again')
+                return None
+        return next(iter(answers()), None)
 
     def _keep(self, message: String) -> None:
         self._results.append(json.loads(message.data))
 
     def _wait_until_active(self) -> None:
-        name = self._node.resolve_service_name('segzero/get_state').removesuffix('/get_state')
         told, patient_until = '', time.monotonic() + PATIENCE_S
         while (state := self._state()) != 'active' and not self._stop.is_set():
             if state != told and time.monotonic() > patient_until:
-                self._tell(f'{name} is {state}: waiting until it is active')
+                self._tell(f'{self._name} is {state}: waiting until it is active')
                 told = state
             self._spin_until(lambda: False, POLL_S)
 

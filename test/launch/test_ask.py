@@ -20,6 +20,8 @@ from std_msgs.msg import String
 if TYPE_CHECKING:
     from conftest import Peer
 
+LONG = 120.0  # seconds; only what is broken takes so long
+
 Start = Callable[..., 'subprocess.Popen[str]']
 
 
@@ -73,7 +75,7 @@ def test_prints_the_answer_to_its_own_sentence(
             results.publish(String(data=json.dumps(document)))
 
     subscription = peer.node.create_subscription(String, 'segzero/query', answer, 10)
-    out, err = start('the', 'red "mug"').communicate(timeout=30)
+    out, err = start('the', 'red "mug"').communicate(timeout=LONG)
     peer.node.destroy_subscription(subscription)
     peer.node.destroy_publisher(results)
     assert asked == ['the red "mug"']
@@ -89,6 +91,20 @@ def test_says_why_it_waits(start: Start, state: list[str]) -> None:
     assert '/segzero is inactive: waiting until it is active\n' in process.stderr
 
 
+def test_a_node_that_is_deactivated_before_it_answers_is_not_waited_for(
+    peer: Peer, start: Start, state: list[str]
+) -> None:
+    def hear(message: String) -> None:
+        state[:] = ['inactive']
+
+    subscription = peer.node.create_subscription(String, 'segzero/query', hear, 10)
+    process = start('the red mug')
+    _, err = process.communicate(timeout=LONG)
+    peer.node.destroy_subscription(subscription)
+    assert process.returncode == 1
+    assert err.endswith('/segzero is inactive and has not answered: ask again\n')
+
+
 def test_one_interrupt_ends_the_wait(peer: Peer, start: Start) -> None:
     process = start('the red mug')
     assert process.stderr is not None
@@ -96,13 +112,13 @@ def test_one_interrupt_ends_the_wait(peer: Peer, start: Start) -> None:
     assert line == '/segzero is not to be found: waiting until it is active\n'
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=LONG)
     assert process.returncode == 1
     assert 'Traceback' not in err
 
 
 def test_no_sentence_is_a_usage_error(start: Start) -> None:
     process = start()
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=LONG)
     assert process.returncode == 2
     assert 'usage' in err
