@@ -397,11 +397,11 @@ def test_clear_takes_back_what_was_shown(graph, engines):
     assert engines.ScriptedReasoner.started.wait(LONG)
     assert graph.client.call('clear').success
     assert graph.client.results(2)[1]['status'] == 'cancelled'
-    first, cleared = (graph.client.messages['mask'], graph.client.message('mask'))
-    assert len(first) == 2
-    assert not image_to_array(cleared).any()
-    assert cleared.header == first[0].header
-    assert graph.client.message('target_pixels').polygon.points == []
+    masks, pixels = graph.client.messages['mask'], graph.client.messages['target_pixels']
+    graph.client.wait_for(lambda: len(masks) == len(pixels) == 2, 'what takes them back')
+    assert not image_to_array(masks[1]).any()
+    assert masks[1].header == masks[0].header
+    assert pixels[1].polygon.points == []
     assert graph.client.message('target_points').poses == []
 
 
