@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 
+from segzero_core.data.files import decode_rgb
 from segzero_core.errors import AnswerError, ImageError, SegZeroError
 from segzero_core.overlay import draw_overlay
 from segzero_core.pipeline import SegZero, check_found
@@ -27,14 +28,11 @@ def read_image(path: Path) -> Image:
     """Read a picture file as (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: There is no such file, or OpenCV cannot read it.
+        ImageError: There is no such file, or it is no whole picture.
     """
     if not path.is_file():
         raise ImageError(f'no such image file: {path}')
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ImageError(f'not a picture that OpenCV can read: {path}')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype('uint8', copy=False)
+    return decode_rgb(path)
 
 
 def check_output(path: Path) -> None:

@@ -61,11 +61,11 @@ def image_file_size(path: Path) -> Size:
         raise DataError(f'{path} cannot be read as an image ({error})') from error
 
 
-def load_rgb(source: Path | bytes, name: str) -> Image:
+def decode_rgb(source: Path | bytes) -> Image:
     """Return the (H, W, 3) uint8 RGB image.
 
     Raises:
-        ImageError: It cannot be decoded; ``name`` (the row's id) is in the message.
+        ImageError: It cannot be decoded, or a part of it is missing.
     """
     try:
         with PilImage.open(_stream(source)) as image:
@@ -75,10 +75,19 @@ def load_rgb(source: Path | bytes, name: str) -> Image:
                 upright = PilImage.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             return np.asarray(upright.convert('RGB'))
     except _ERRORS as error:
-        raise ImageError(
-            f'the image of row {name!r} ({_name(source)}) cannot be decoded ({error}): repair or '
-            'remove that row'
-        ) from error
+        raise ImageError(f'{_name(source)} cannot be decoded as a picture ({error})') from error
+
+
+def load_rgb(source: Path | bytes, name: str) -> Image:
+    """Return the image of the row called ``name``, see ``decode_rgb``.
+
+    Raises:
+        ImageError: It cannot be decoded; ``name`` (the row's id) is in the message.
+    """
+    try:
+        return decode_rgb(source)
+    except ImageError as error:
+        raise ImageError(f'row {name!r}: {error}: repair or remove that row') from error
 
 
 def load_mask(path: Path) -> Mask:

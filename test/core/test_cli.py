@@ -83,7 +83,8 @@ def test_an_empty_mask_is_nothing_found_too(scene, monkeypatch, capsys):
     ('arguments', 'message'),
     [
         (['the mug', 'no/such.png'], 'no such image file: no/such.png'),
-        (['the mug', __file__], 'not a picture that OpenCV can read'),
+        (['the mug', __file__], 'test_cli.py cannot be decoded as a picture'),
+        (['the mug', 'HALF'], 'half.jpg cannot be decoded as a picture'),
         (['', 'IMAGE'], 'is empty'),
         (['the mug', 'IMAGE', '--reasoner', 'rulez'], "unknown reasoner 'rulez'"),
         (['the mug', 'IMAGE', '--segmenter', 'sam9'], "unknown segmenter 'sam9'"),
@@ -92,22 +93,28 @@ def test_an_empty_mask_is_nothing_found_too(scene, monkeypatch, capsys):
         (['the mug', 'IMAGE', '--mask', 'out.nonsense'], 'ends in .png or .jpg'),
     ],
 )
-def test_whatever_is_wrong_is_one_line_and_exit_code_2(scene, arguments, message):
-    path, _, _ = scene
-    done = segzero(*(path if argument == 'IMAGE' else argument for argument in arguments))
-    assert done.returncode == 2, done.stdout
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert 'Traceback' not in done.stderr
+def test_whatever_is_wrong_is_one_line_and_exit_code_2(
+    scene, tmp_path, capsys, arguments, message
+):
+    path, truth, _ = scene
+    half = tmp_path / 'half.jpg'
+    cv2.imwrite(str(half), truth.image)
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    files = {'IMAGE': str(path), 'HALF': str(half)}
+    assert command_line.main([files.get(argument, argument) for argument in arguments]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert len(said.err.strip().splitlines()) == 1
+    assert said.out == ''
 
 
-def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_2(scene, tmp_path):
+def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_2(scene, tmp_path, capsys):
     pytest.importorskip('transformers', reason='transformers is not installed')
     path, _, _ = scene
     empty = tmp_path / 'empty'
     empty.mkdir()
     for engine in ('--reasoner transformers --model', '--segmenter sam2 --segmenter-model'):
-        done = segzero('the mug', path, *engine.split(), empty)
-        assert done.returncode == 2
-        assert str(empty) in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+        assert command_line.main(['the mug', str(path), *engine.split(), str(empty)]) == 2
+        said = capsys.readouterr().err
+        assert str(empty) in said
+        assert len(said.strip().splitlines()) == 1
