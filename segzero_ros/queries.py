@@ -23,9 +23,9 @@ from segzero_ros.worker import Worker
 class Queries:
     """Answers sentences while it listens; each that is asked ends in exactly one result.
 
-    With ``query.continuous_rate``, the sentence accepted last *stands*: it is answered again,
-    for each new frame but at most at that rate, until another is accepted or it is cancelled.
-    Such a repetition has a result only if it comes to an end.
+    The sentence accepted last *stands* until it is cancelled: with ``query.continuous_rate`` it is
+    answered again, for each new frame but at most at that rate. Such a repetition has a result
+    only if it comes to an end.
     """
 
     def __init__(
@@ -73,8 +73,6 @@ class Queries:
     def change(self, settings: Settings) -> None:
         """Treat sentences as the settings now say."""
         self._settings = settings
-        if not settings.continuous_rate:
-            self._standing = None
 
     def ask(self, sentence: str) -> None:
         """Accept a sentence, or refuse it; either way it has a result."""
@@ -87,12 +85,13 @@ class Queries:
             self._report(job, Outcome('failed', error=error))
             return
         seen = self._frames.count
-        if self._worker.submit(job, self._settings.rules) and self._settings.continuous_rate:
+        if self._worker.submit(job, self._settings.rules):
             self._standing, self._seen = job, seen
 
     def repeat(self) -> None:
         """Answer the standing sentence again, if there is time and something new to see.
 
+        To be called ``query.continuous_rate`` times per second.
         Where images have stopped coming (``image.timeout``), take back what is shown.
         """
         job, frames = self._standing, self._frames
@@ -108,13 +107,14 @@ class Queries:
             self._standing, self._seen = again, seen
 
     def cancel(self, wait: bool = False) -> bool:
-        """Drop every sentence, the standing one too; return whether there was one.
+        """Drop every sentence, the standing one too; return whether one was or would be answered.
 
         Args:
             wait: Return only when a result that is just being published has been.
         """
-        stood, self._standing = self._standing is not None, None
-        return self._worker.cancel(wait) or stood
+        stood, self._standing = self._standing, None
+        repeated = stood is not None and bool(self._settings.continuous_rate)
+        return self._worker.cancel(wait) or repeated
 
     def clear(self) -> None:
         """Drop every sentence and take back what was shown."""

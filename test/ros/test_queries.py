@@ -100,6 +100,19 @@ def test_the_standing_sentence_is_answered_once_for_each_new_picture(graph, cont
     assert [mask.header.stamp.sec for mask in masks] == [1, 2, 3, 3, 4]
 
 
+def test_the_last_sentence_is_answered_again_from_when_a_rate_is_set(graph):
+    node = graph.active_node('image')
+    show(graph, node, 1)
+    graph.client.ask('the red mug')
+    assert not graph.client.call('cancel').success  # it is answered, and so dropped all the same
+    assert graph.client.ask('the blue mug')['repeat'] == 0
+    show(graph, node, 2)
+    assert graph.client.set_parameter('query.continuous_rate', 100.0).successful
+    result = graph.client.results(3)[2]
+    assert (result['query'], result['repeat'], result['stamp']['sec']) == ('the blue mug', 1, 2)
+    assert graph.client.call('cancel').success
+
+
 @pytest.mark.parametrize('end', ['cancel', 'clear', 'rate'])
 def test_a_standing_sentence_can_be_ended(graph, continuous, end):
     node = continuous()
