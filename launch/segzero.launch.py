@@ -183,8 +183,15 @@ def serve(given: dict[str, str]) -> list[ExecuteProcess]:
 
 
 def start(context: LaunchContext) -> list[Action]:
-    """Return the node, and the model server, with what the arguments say."""
+    """Return the node, and the model server, with what the arguments say.
+
+    Raises:
+        FileNotFoundError: There is no ``params_file``. launch would only warn, and start the node
+            with its defaults: engines that no real scene is for.
+    """
     given = {item.name: LaunchConfiguration(item.name).perform(context) for item in ARGUMENTS}
+    if not Path(given['params_file']).is_file():
+        raise FileNotFoundError(f'params_file names no file: {given["params_file"]}')
     node = Node(
         executable=find_program('segzero_node'),
         name='segzero',

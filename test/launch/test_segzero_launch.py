@@ -130,6 +130,17 @@ def test_fastdds_profile_of_the_user_is_left_alone(
     assert given == (own or {profile_variable(): str(root / 'config' / 'fastdds.xml')})
 
 
+def test_a_parameter_file_that_is_not_there_starts_nothing(root: Path) -> None:
+    context = LaunchContext()
+    context.launch_configurations['params_file'] = 'none.yaml'
+    *others, start = described(root).entities
+    for entity in others:
+        if isinstance(entity, DeclareLaunchArgument):
+            entity.execute(context)
+    with pytest.raises(FileNotFoundError, match=r'params_file names no file: none\.yaml'):
+        start.execute(context)
+
+
 @pytest.mark.launch(fixture=robot)
 def test_node_becomes_active(peer: Peer) -> None:
     peer.wait_for('state active', lambda: peer.state(NODE) == 'active')
