@@ -69,7 +69,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    model = options.reasoner or str(build_tiny_reasoner(folder / 'reasoner'))
+    model = options.reasoner or str(build_tiny_reasoner(folder / 'reasoner', dtype=torch.bfloat16))
     reasoner = TransformersReasoner(
         model, options.device, image_side=options.side, drafts=options.drafts
     )

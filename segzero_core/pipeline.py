@@ -22,7 +22,7 @@ from segzero_core.reasoners.base import BatchReasoner, Reasoner
 from segzero_core.reasoners.picture import LastImage
 from segzero_core.reasoners.reply import answer_end
 from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
-from segzero_core.threads import count_cores, half_the_cores
+from segzero_core.threads import count_cores, half_the_cores, take_more_than_half
 from segzero_core.types import Box, Image, Point, Segmentation, Size, check_image, image_size
 
 _VGA = Size(640, 480)
@@ -34,8 +34,8 @@ class SegZero:
 
     The segmenter's image embedding needs only the image, so it is made in a second thread while
     the reasoner thinks, and kept for the next sentence about the same frame. Where both models
-    are computed by one CPU it is begun with the reasoner's first word: to read the image takes all
-    cores, to write hardly more than one. The mask is made as soon as box and points are written,
+    need the same cores it is begun with the reasoner's first word: to read the image takes all of
+    them, to write hardly more than one. The mask is made as soon as box and points are written,
     while the reasoner still closes its answer. One query at a time: calls must not overlap.
     """
 
@@ -207,9 +207,10 @@ class SegZero:
         return [self.reasoner.reason(image, query) for query in queries]
 
     def _same_cores(self) -> bool:
-        """Return whether both models are computed by this process on the CPU."""
+        """Return whether both models are computed on the CPU, and each by most of its cores."""
         devices = [getattr(each, 'device', None) for each in (self.reasoner, self.segmenter)]
-        return all(getattr(device, 'type', '') == 'cpu' for device in devices)
+        on_cpu = all(getattr(device, 'type', '') == 'cpu' for device in devices)
+        return on_cpu and take_more_than_half()
 
     def _begin_embedding(self, image: Image) -> Future[tuple[None, float]]:
         """Have ``image`` embedded in the second thread, unless it is done sooner than said."""

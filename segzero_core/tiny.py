@@ -123,6 +123,7 @@ def build_tiny_reasoner(
     corpus: Iterable[str] | None = None,
     family: str = '',
     whole_tokens: Iterable[str] = (),
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write a randomly initialised Qwen-VL with its own tokenizer and image processor.
 
@@ -134,6 +135,7 @@ def build_tiny_reasoner(
         corpus: Texts the tokenizer learns its merges from; the prompts by default.
         family: Prompt family to note in ``segzero.json``; '' leaves the choice to the model type.
         whole_tokens: Texts that are one token each, wherever they occur.
+        dtype: Of the weights; published ones have 16 bits.
 
     Returns:
         ``folder``.
@@ -151,7 +153,7 @@ def build_tiny_reasoner(
     model.generation_config = transformers.GenerationConfig(
         do_sample=False, eos_token_id=[end, pad], pad_token_id=pad
     )
-    model.save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _write_json(folder / 'preprocessor_config.json', _preprocessor_settings(config, sizes))
     if family:

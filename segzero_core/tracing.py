@@ -31,15 +31,16 @@ class Traced:
     are the same, bit for bit.
     """
 
-    def __init__(self, function: Callable[..., Any], what: str) -> None:
+    def __init__(self, function: Callable[..., Any], what: str, any_shape: bool = False) -> None:
         """Record ``function``, called ``what`` in the log.
 
         Args:
             function: Takes tensors and returns a tensor or a tuple of them. What it does must
                 depend on their shapes and on ``key`` only.
             what: The network's name.
+            any_shape: It does not look at shapes either: one recording holds for all of them.
         """
-        self._function, self._what = function, what
+        self._function, self._what, self._any_shape = function, what, any_shape
         self._known: OrderedDict[Hashable, Callable[..., Any] | None] = OrderedDict()
         self._possible = True
         self._knowing = threading.Lock()  # two threads may call it, a mask's and the reasoner's
@@ -49,11 +50,12 @@ class Traced:
 
         Args:
             *tensors: Its arguments.
-            key: Other than the shapes of ``tensors``, what a recording holds for.
+            key: Other than the kinds of ``tensors``, what a recording holds for.
         """
         if not self._possible or any(each.device.type != 'cpu' for each in tensors):
             return self._function(*tensors)
-        replay = self._look_up((key, *((each.shape, each.dtype) for each in tensors)), tensors)
+        kinds = ((None if self._any_shape else each.shape, each.dtype) for each in tensors)
+        replay = self._look_up((key, *kinds), tensors)
         # Without optimisation, which takes as long as recording, and finds nothing to do.
         with torch.jit.optimized_execution(False):
             return replay(*tensors)

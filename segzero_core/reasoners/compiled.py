@@ -97,13 +97,4 @@ class CompiledStep:
         room = self._keys.shape[2]
         mask = torch.arange(room, device=index.device) <= index[:, None]
         cos, sin = (table[position][:, None] for table in self._turns)
-        hidden = self._text.embed(token)
-        for number, layer in enumerate(self._text.layers):
-            query, key, value = layer.heads(hidden, cos, sin)
-            keys, values = self._keys[number], self._values[number]
-            keys.index_copy_(1, index, key.transpose(0, 1))
-            values.index_copy_(1, index, value.transpose(0, 1))
-            query = query.transpose(0, 1)[None]
-            seen = layer.attend(query, keys[None], values[None], mask)
-            hidden = layer.finish(hidden, seen[0].transpose(0, 1))
-        return self._text.logits(hidden)
+        return self._text.step(token, cos, sin, index, mask, self._keys, self._values)

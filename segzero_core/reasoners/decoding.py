@@ -16,6 +16,7 @@ from segzero_core.compiling import go_on_without
 from segzero_core.reasoners.compiled import CompiledStep
 from segzero_core.reasoners.layers import TextLayers
 from segzero_core.reasoners.reading import Given, Reader
+from segzero_core.tracing import Traced
 
 _ROOM = 512  # tokens; buffers grow by multiples of this
 
@@ -36,7 +37,8 @@ class CachedDecoder:
         """Use the weights of a model.
 
         Args:
-            model: A Qwen2-VL, Qwen2.5-VL or Qwen3-VL in evaluation mode.
+            model: A Qwen2-VL, Qwen2.5-VL or Qwen3-VL in evaluation mode. On a CPU it may be left
+                without weights; see ``TextLayers``.
             compiler: Backend of ``torch.compile``; '' = do not compile.
             most: What is compiled is two steps, one for a single token and one for so many.
 
@@ -46,7 +48,9 @@ class CachedDecoder:
         self._compiler = compiler
         self._compiled: dict[int, CompiledStep] = {}
         self._most = most
-        self.text = TextLayers(model)
+        # Neither can be compiled: packed weights, and what is recorded.
+        self.text = TextLayers(model, pack=not compiler)
+        self._step = Traced(self.text.step, 'language model', any_shape=True)
         self._reader = Reader(model, self.text)
         self.length = self.shift = 0
         self.keys = self.values = torch.empty(0)
@@ -88,14 +92,20 @@ class CachedDecoder:
             return found[-wanted:]
         ids = torch.tensor(tokens, device=self.keys.device)
         place = slice(first + self.shift, last + self.shift)
-        cos, sin = (table[place, None] for table in self._turns)
-        return self._compute(Given(self.text.embed(ids), (cos, sin)), wanted)
+        turns = tuple(table[place, None] for table in self._turns)
+        if self.text.packed and wanted == len(tokens):
+            self.length = last
+            places, mask = torch.arange(first, last), _mask(wanted, last, ids.device)
+            return self._step(
+                ids, *turns, places, mask, self.keys[:, :, :last], self.values[:, :, :last]
+            )
+        return self._compute(Given(self.text.embed(ids), turns), wanted)
 
     def _compute(self, given: Given, wanted: int) -> torch.Tensor:
         """Return (wanted, vocabulary) logits of the last tokens, which follow what there is."""
         hidden, (cos, sin) = given.hidden, given.turns
         first, last = self.length, self.length + len(hidden)
-        mask = _mask(len(hidden), last, hidden.device) if first else None
+        mask = _mask(len(hidden), last, hidden.device) if first and last > first + 1 else None
         for index, layer in enumerate(self.text.layers):
             query, key, value = layer.heads(hidden, cos, sin)
             keys, values = self.keys[index], self.values[index]
@@ -104,7 +114,8 @@ class CachedDecoder:
             final, causal = index == len(self.text.layers) - 1, not first
             if final:  # nothing sees the others any more
                 query, hidden = query[-wanted:], hidden[-wanted:]
-                mask, causal = _mask(wanted, last, hidden.device), False
+                mask = _mask(wanted, last, hidden.device) if wanted > 1 else None
+                causal = False
             query = query.transpose(0, 1)[None]
             seen = layer.attend(query, keys[None, :, :last], values[None, :, :last], mask, causal)
             hidden = layer.finish(hidden, seen[0].transpose(0, 1))
@@ -156,10 +167,8 @@ class CachedDecoder:
         self._turns = self.text.text_turns(shape[2], like)
 
 
-def _mask(count: int, last: int, device: torch.device) -> torch.Tensor | None:
-    """Return (count, last) bool: what the last ``count`` tokens may look at; None = everything."""
-    if count == 1:
-        return None
+def _mask(count: int, last: int, device: torch.device) -> torch.Tensor:
+    """Return (count, last) bool: what the last ``count`` tokens may look at."""
     return torch.ones(count, last, dtype=torch.bool, device=device).tril(last - count)
 
 

@@ -8,17 +8,13 @@ elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from segzero_core.errors import ModelLoadError
-
-# Tokens. So few are multiplied the other way round on a CPU: with 2 to 4 of them that takes half
-# the time, with more than 8 it takes longer (MKL and oneDNN of PyTorch 2.13).
-_FEW = 8
+from segzero_core.reasoners.products import Packed, joined
 
 
 class TextLayers:
@@ -30,10 +26,15 @@ class TextLayers:
         layers: From the first to the last.
         device: Where they are.
         kept: What is kept of a token's keys, and of its values: (layers, heads, head width).
+        packed: Whether all weights are.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, pack: bool = False) -> None:
         """Use the weights of ``model``.
+
+        Args:
+            model: With ``pack`` it cannot be called any more.
+            pack: Keep weights as ``Packed`` where that can be done.
 
         Raises:
             ModelLoadError: Its attention is limited to a sliding window.
@@ -44,15 +45,57 @@ class TextLayers:
                 'this checkpoint limits attention to a sliding window, which this engine cannot '
                 "do: use reasoner 'vllm' or 'openai'"
             )
-        self.layers = [Layer(layer) for layer in text.layers]
+        self._table = text.embed_tokens.weight.data  # can be the head's weights, too
+        self.device = self._table.device
+        self.layers = [Layer(layer, pack) for layer in text.layers]
         self.kept = (len(self.layers), *self.layers[0].kept)
-        self.device = text.embed_tokens.weight.device
-        self._embed, self._rotary = text.embed_tokens, text.rotary_emb
-        self._norm, self._head = _Norm(text.norm), _joined(model.lm_head)
+        self._rotary = text.rotary_emb
+        self._norm, self._head = _Norm(text.norm), joined(model.lm_head, pack=pack)
+        self.packed = all(
+            isinstance(product, Packed)
+            for product in (
+                self._head,
+                *(each for layer in self.layers for each in layer.products),
+            )
+        )
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the first layer's input (n, width) of (n,) ids."""
-        return self._embed(tokens)
+        return functional.embedding(tokens, self._table)
+
+    def step(
+        self,
+        tokens: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        places: torch.Tensor,
+        mask: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+    ) -> torch.Tensor:
+        """Compute the next tokens of one sequence, without a look at how many there are.
+
+        Args:
+            tokens: (n,) ids.
+            cos: (n, 1, head width), of their positions; see ``turns``.
+            sin: Likewise.
+            places: (n,) where in ``keys`` and ``values`` theirs are put.
+            mask: (n, m) bool, what each may look at.
+            keys: (layers, heads, m, head width).
+            values: Likewise.
+
+        Returns:
+            (n, vocabulary) logits of what follows each.
+        """
+        hidden = self.embed(tokens)
+        for number, layer in enumerate(self.layers):
+            query, key, value = layer.heads(hidden, cos, sin)
+            keys[number].index_copy_(1, places, key.transpose(0, 1))
+            values[number].index_copy_(1, places, value.transpose(0, 1))
+            query = query.transpose(0, 1)[None]
+            seen = layer.attend(query, keys[number][None], values[number][None], mask)
+            hidden = layer.finish(hidden, seen[0].transpose(0, 1))
+        return self.logits(hidden)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return (..., vocabulary) of what the last layer made, (..., width)."""
@@ -80,9 +123,11 @@ class Layer:
 
     Attributes:
         kept: How many heads keys and values have, and how wide these are.
+        products: With all of its weights.
     """
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, pack: bool) -> None:
+        """Use the weights of ``layer``, and see ``TextLayers`` for ``pack``."""
         attention, mlp = layer.self_attn, layer.mlp
         self._width, self._scale = attention.head_dim, attention.scaling
         # How many heads there are for queries, and for keys and values.
@@ -91,13 +136,16 @@ class Layer:
             for projection in (attention.q_proj, attention.k_proj)
         )
         self.kept = (self._spare, self._width)
-        self._qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
-        self._out = _joined(attention.o_proj)
         self._head_norms = None
         if hasattr(attention, 'q_norm'):  # Qwen3-VL
             self._head_norms = _Norm(attention.q_norm), _Norm(attention.k_norm)
-        self._gate_up = _joined(mlp.gate_proj, mlp.up_proj)
-        self._down, self._activate = _joined(mlp.down_proj), mlp.act_fn
+        self._activate = mlp.act_fn
+        self.products = self._qkv, self._out, self._gate_up, self._down = (
+            joined(attention.q_proj, attention.k_proj, attention.v_proj, pack=pack),
+            joined(attention.o_proj, pack=pack),
+            joined(mlp.gate_proj, mlp.up_proj, pack=pack),
+            joined(mlp.down_proj, pack=pack),
+        )
         self._before, self._between = (
             _Norm(norm) for norm in (layer.input_layernorm, layer.post_attention_layernorm)
         )
@@ -112,7 +160,7 @@ class Layer:
             cos: (n, 1, head width), of their positions.
             sin: Likewise.
         """
-        heads = self._qkv(self._before(hidden)).view(len(hidden), -1, self._width)
+        heads = self._qkv(self._before(hidden)).unflatten(-1, (-1, self._width))
         turned, value = heads.split((self._heads + self._spare, self._spare), dim=1)
         if self._head_norms is not None:
             of_query, of_key = self._head_norms
@@ -140,7 +188,7 @@ class Layer:
 
     def finish(self, hidden: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """Return the next layer's input (n, width) of this one's and of what was seen (n, ...)."""
-        hidden = hidden + self._out(seen.reshape(len(hidden), -1))
+        hidden = hidden + self._out(seen.flatten(1))
         gate, up = self._gate_up(self._between(hidden)).chunk(2, dim=-1)
         return hidden + self._down(self._activate(gate) * up)
 
@@ -153,31 +201,6 @@ class _Norm:
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         return functional.rms_norm(hidden, self._weight.shape, self._weight, self._epsilon)
-
-
-def _joined(*projections: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return projections of the same input as one, their results side by side.
-
-    Their weights become parts of one matrix, so that they take no more memory than before.
-    """
-    if any(type(each) is not torch.nn.Linear for each in projections):  # quantized, for instance
-        return lambda hidden: torch.cat([each(hidden) for each in projections], dim=-1)
-    sizes = [each.out_features for each in projections]
-    weight = torch.cat([each.weight.data for each in projections])
-    for each, part in zip(projections, weight.split(sizes), strict=True):
-        each.weight.data = part
-    biases = [each.bias for each in projections if each.bias is not None]
-    bias = torch.cat([each.data for each in biases]) if biases else None
-
-    def product(hidden: torch.Tensor) -> torch.Tensor:
-        if weight.device.type != 'cpu' or not 1 < len(hidden) <= _FEW:
-            return functional.linear(hidden, weight, bias)
-        # Weights are read from memory about once, instead of once for every token.
-        columns = weight @ hidden.T if bias is None else torch.addmm(column, weight, hidden.T)
-        return columns.T.contiguous()
-
-    column = None if bias is None else bias[:, None]
-    return product
 
 
 def _turn(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pipeline on real engines, and on small ones that fail, wait or watch."""
 
+import os
 import threading
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -201,8 +202,14 @@ def test_a_frame_is_embedded_once_however_many_sentences_are_about_it():
     assert all(map(np.array_equal, segmenter.embedded, frames))
 
 
-@pytest.mark.parametrize(('devices', 'early'), [(('cpu', 'cpu'), False), (('cuda', 'cpu'), True)])
-def test_an_image_is_embedded_beside_the_writing_where_both_need_the_same_cores(devices, early):
+@pytest.mark.parametrize(
+    ('devices', 'cores', 'early'),
+    [(('cpu', 'cpu'), 1, False), (('cuda', 'cpu'), 1, True), (('cpu', 'cpu'), 64, True)],
+)
+def test_an_image_is_embedded_beside_the_writing_where_both_need_the_same_cores(
+    devices, cores, early, monkeypatch
+):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(cores)), raising=False)
     text = answer_text((84, 140, 420, 700), (210, 280), (315, 420))
     begun = threading.Event()
     segmenter = BoxFiller(on_embed=begun.set)
@@ -219,8 +226,9 @@ def test_an_image_is_embedded_beside_the_writing_where_both_need_the_same_cores(
         assert segzero(IMAGE, 'it').mask.any()
 
 
-def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores():
+def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores(monkeypatch):
     torch = pytest.importorskip('torch', reason='needs torch')
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(7)), raising=False)
     was = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -237,6 +245,11 @@ def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores():
         with beside.cores:
             beside.go_on()
         assert torch.get_num_threads() == 4
+        monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(8)))
+        beside = Beside(Future, same_cores=True)
+        with beside.cores:
+            beside.go_on()
+            assert torch.get_num_threads() == 4  # there are as many others
         beside = Beside(Future, same_cores=False)
         with beside.cores:
             beside.go_on()
@@ -245,8 +258,9 @@ def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores():
         torch.set_num_threads(was)
 
 
-def test_the_second_thread_does_not_take_half_the_cores_for_all():
+def test_the_second_thread_does_not_take_half_the_cores_for_all(monkeypatch):
     torch = pytest.importorskip('torch', reason='needs torch')
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(4)), raising=False)
     text = answer_text((84, 140, 420, 700), (210, 280), (315, 420))
     was, counted = torch.get_num_threads(), []
     torch.set_num_threads(4)

@@ -56,6 +56,16 @@ def test_each_shape_type_and_key_has_a_recording_of_its_own():
 
 
 @torch.inference_mode()
+def test_one_recording_does_for_any_shape_where_none_is_looked_at():
+    network = Counted()
+    traced = Traced(network.run, 'network', any_shape=True)
+    for count in (3, 3, 5, 1, 7):
+        values = torch.randn(count, 4)
+        assert torch.equal(traced(values)[0], network.layer(values).relu())
+    assert network.calls == 2
+
+
+@torch.inference_mode()
 def test_what_was_not_used_for_longest_is_forgotten():
     network = Counted()
     traced = Traced(network.run, 'network')

@@ -20,20 +20,22 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, GenerationC
 
 from segzero_core import SegZero, load_reasoner, load_segmenter
 from segzero_core.answer import parse_answer
+from segzero_core.checkpoints import find_checkpoint
 from segzero_core.errors import (
     AnswerError,
     CancelledError,
 )
 from segzero_core.reasoners.decoding import CachedDecoder
+from segzero_core.reasoners.picture import model_picture
 from segzero_core.reasoners.rows import Rows
 from segzero_core.reasoners.transformers import (
     TransformersReasoner,
     _greedy,
 )
-from segzero_core.reasoners.writer import Prompt, TokenText, Writer
+from segzero_core.reasoners.writer import Prompt, TokenText
 from segzero_core.synthetic import make_scene
 from segzero_core.tiny import build_tiny_reasoner
-from segzero_core.types import Box, Point, Size
+from segzero_core.types import Box, Point, Size, image_size
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -49,9 +51,19 @@ def picture(height: int = 96, width: int = 128) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def loaded(model, penalty=1.0, **options):
+    """The engine, and the same checkpoint as transformers loads it."""
+    engine = TransformersReasoner(str(model), device='cpu', **options)
+    engine._writer._penalty = engine._generation.repetition_penalty = penalty
+    engine.original = AutoModelForImageTextToText.from_pretrained(
+        find_checkpoint(str(model)), dtype=torch.float32
+    )
+    return engine
+
+
 @pytest.fixture(scope='module')
 def overfit(overfit_reasoner_dir):
-    engine = load_reasoner('transformers', model=str(overfit_reasoner_dir), device='cpu')
+    engine = loaded(overfit_reasoner_dir)
     yield engine
     engine.close()
 
@@ -77,10 +89,7 @@ def test_all_three_generations_load_and_write(model_type, family, tmp_path):
 
 def test_stops_right_after_the_answer_although_the_model_would_go_on(overfit):
     assert overfit.reason(picture(), 'the red mug') == OVERFIT_ANSWER
-    inputs = overfit._encode(picture(), overfit._prompt('the red mug'))
-    unstopped = overfit._model.generate(**inputs, generation_config=overfit._generation)
-    written = unstopped[0, inputs['input_ids'].shape[1] :]
-    text = overfit._processor.tokenizer.decode(written, skip_special_tokens=True)
+    text = written_by_generate(overfit, picture(), 'the red mug')
     assert text == OVERFIT_ANSWER + ' That is all there is to say.'
 
 
@@ -120,7 +129,7 @@ def test_a_batch_is_answered_as_one_by_one(overfit):
 
 
 def test_sentences_written_side_by_side_are_what_generate_writes_for_each(monkeypatch):
-    engine = TransformersReasoner('tiny', device='cpu')
+    engine = loaded('tiny')
     scenes = [make_scene(seed) for seed in (1_000_001, 1_000_002)]
     asked = [(scenes[n % 2].image, scenes[n % 2].queries()[n].text) for n in range(5)]
     wanted = [written_by_generate(engine, *each) for each in asked]
@@ -133,11 +142,7 @@ def test_sentences_written_side_by_side_are_what_generate_writes_for_each(monkey
 
 
 def test_a_penalty_holds_side_by_side_too(tiny_reasoner_dir):
-    engine = TransformersReasoner(
-        str(tiny_reasoner_dir), device='cpu', max_new_tokens=12, image_side=112
-    )
-    engine._generation.repetition_penalty = 8.0
-    engine._writer = Writer(engine._model, engine._processor.tokenizer, engine._generation)
+    engine = loaded(tiny_reasoner_dir, penalty=8.0, max_new_tokens=12, image_side=112)
     asked = [(picture(), 'the red mug'), (255 - picture(), 'something else')]
     wanted = [written_by_generate(engine, *each) for each in asked]
     assert len(set(wanted[0])) > 1  # without it, this model repeats itself
@@ -228,25 +233,32 @@ class Counted:
         monkeypatch.setattr(decoder, 'go_on', counted_go_on)
 
 
-def written_by_generate(engine, image, query):
-    """What transformers' own loop writes, which computes everything anew."""
-    inputs = engine._encode(image, engine._prompt(query))
+def generated(engine, image, query):
+    """The prompt's tokens, and what transformers' own model and loop write after them."""
+    seen = model_picture(image, engine.family.input_size(image_size(image)))
+    inputs = engine._processor(text=[engine._prompt(query)], images=[seen], return_tensors='pt')
     with torch.inference_mode():
-        found = engine._model.generate(**inputs, generation_config=engine._generation)
-    written = found[0, inputs['input_ids'].shape[1] :]
+        found = engine.original.generate(**inputs, generation_config=engine._generation)[0]
+    length = inputs['input_ids'].shape[1]
+    return found[:length].tolist(), found[length:].tolist()
+
+
+def written_by_generate(engine, image, query):
+    """That, as text."""
+    _, written = generated(engine, image, query)
     return engine._processor.tokenizer.decode(written, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize('model_type', ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl'])
-@pytest.mark.parametrize('penalty', [1.0, 1.3])
+@pytest.mark.parametrize(
+    ('dtype', 'penalty'), [(torch.float32, 1.0), (torch.float32, 1.3), (torch.bfloat16, 1.0)]
+)
 def test_it_writes_what_generate_writes_however_much_is_reused(
-    model_type, penalty, tmp_path, monkeypatch
+    model_type, dtype, penalty, tmp_path, monkeypatch
 ):
     # Small logits of a random model lie close together: a sign that much agrees if they agree.
-    build_tiny_reasoner(tmp_path, seed=3, model_type=model_type)
-    engine = TransformersReasoner(str(tmp_path), device='cpu', max_new_tokens=12, image_side=224)
-    engine._generation.repetition_penalty = penalty
-    engine._writer = Writer(engine._model, engine._processor.tokenizer, engine._generation)
+    build_tiny_reasoner(tmp_path, seed=3, model_type=model_type, dtype=dtype)
+    engine = loaded(tmp_path, penalty, max_new_tokens=12, image_side=224)
     counted = Counted(engine, monkeypatch)
     other = 255 - picture()
     asked = [
@@ -326,26 +338,21 @@ def test_guessing_changes_no_reply_and_takes_fewer_steps(monkeypatch):
 @pytest.mark.parametrize(('right', 'rounds'), [(0, 12), (1, 6), (3, 4)])
 def test_what_is_guessed_is_checked(penalty, right, rounds, tmp_path, monkeypatch):
     build_tiny_reasoner(tmp_path, seed=3)
-    engine = TransformersReasoner(str(tmp_path), device='cpu', max_new_tokens=12, image_side=112)
-    engine._generation.repetition_penalty = penalty
-    engine._writer = Writer(
-        engine._model, engine._processor.tokenizer, engine._generation, drafts=4
-    )
+    engine = loaded(tmp_path, penalty, max_new_tokens=12, image_side=112, drafts=4)
     wanted = written_by_generate(engine, picture(), 'the red mug')
-    prompt = engine._encode(picture(), engine._prompt('the red mug'))['input_ids'].shape[1]
-    inputs = engine._encode(picture(), engine._prompt('the red mug'))
-    tokens = engine._model.generate(**inputs, generation_config=engine._generation)[0].tolist()
+    prompt, written = generated(engine, picture(), 'the red mug')
+    tokens = prompt + written
 
     def guess(count):
         """So many right tokens, then wrong ones, more than asked for if they could be."""
-        written = len(engine._writer._tokens)
-        wrong = [(token + 1) % 500 for token in tokens[written + right :]]
-        return [*tokens[written : written + right], *wrong][: min(count, 4)]
+        done = len(engine._writer._tokens)
+        wrong = [(token + 1) % 500 for token in tokens[done + right :]]
+        return [*tokens[done : done + right], *wrong][: min(count, 4)]
 
     counted = Counted(engine, monkeypatch)
     monkeypatch.setattr(engine._writer._drafts, 'next', guess)
     assert engine.reason(picture(), 'the red mug') == wanted
-    assert len(engine._writer._tokens) == prompt + 12
+    assert len(engine._writer._tokens) == len(prompt) + 12
     # Reading the prompt and each step add a token, and what was guessed right.
     assert 1 + counted.steps == rounds
     # What is remembered is what was written, not what was guessed.
