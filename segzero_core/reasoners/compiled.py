@@ -97,4 +97,5 @@ class CompiledStep:
         room = self._keys.shape[2]
         mask = torch.arange(room, device=index.device) <= index[:, None]
         cos, sin = (table[position][:, None] for table in self._turns)
-        return self._text.step(token, cos, sin, index, mask, self._keys, self._values)
+        wanted = torch.arange(len(token), device=index.device)
+        return self._text.step(token, cos, sin, index, wanted, self._keys, self._values, mask)

@@ -7,7 +7,7 @@ image and its system turn for instance, is not computed again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -50,7 +50,9 @@ class CachedDecoder:
         self._most = most
         # Neither can be compiled: packed weights, and what is recorded.
         self.text = TextLayers(model, pack=not compiler)
-        self._step = Traced(self.text.step, 'language model', any_shape=True)
+        self._step: Callable[..., torch.Tensor] = self.text.step
+        if self.text.packed:  # else it depends on how many tokens there are
+            self._step = Traced(self.text.step, 'language model', any_shape=True)
         self._reader = Reader(model, self.text)
         self.length = self.shift = 0
         self.keys = self.values = torch.empty(0)
@@ -71,7 +73,7 @@ class CachedDecoder:
         given = self._reader.read(inputs, tokens)
         self.length, self.shift = 0, given.shift
         self._reserve(len(given.hidden) + room, given.hidden)
-        return self._compute(given, 1 + len(tokens))
+        return self._read(given, 1 + len(tokens))
 
     @torch.inference_mode()
     def go_on(self, tokens: Sequence[int], wanted: int = 1) -> torch.Tensor:
@@ -90,38 +92,37 @@ class CachedDecoder:
         if self._compiler and (found := self._by_compiled(tokens)) is not None:
             self.length = last
             return found[-wanted:]
-        ids = torch.tensor(tokens, device=self.keys.device)
-        place = slice(first + self.shift, last + self.shift)
-        turns = tuple(table[place, None] for table in self._turns)
-        if self.text.packed and wanted == len(tokens):
-            self.length = last
-            places, mask = torch.arange(first, last), _mask(wanted, last, ids.device)
-            return self._step(
-                ids, *turns, places, mask, self.keys[:, :, :last], self.values[:, :, :last]
-            )
-        return self._compute(Given(self.text.embed(ids), turns), wanted)
+        self.length, device = last, self.keys.device
+        turns = (table[first + self.shift : last + self.shift, None] for table in self._turns)
+        return self._step(
+            torch.tensor(tokens, device=device),
+            *turns,
+            torch.arange(first, last, device=device),
+            torch.arange(len(tokens) - wanted, len(tokens), device=device),
+            self.keys[:, :, :last],
+            self.values[:, :, :last],
+            # The only token may look at everything.
+            *([_mask(len(tokens), last, device)] if len(tokens) > 1 else []),
+        )
 
-    def _compute(self, given: Given, wanted: int) -> torch.Tensor:
-        """Return (wanted, vocabulary) logits of the last tokens, which follow what there is."""
-        hidden, (cos, sin) = given.hidden, given.turns
-        first, last = self.length, self.length + len(hidden)
-        mask = _mask(len(hidden), last, hidden.device) if first and last > first + 1 else None
+    def _read(self, given: Given, wanted: int) -> torch.Tensor:
+        """Return (wanted, vocabulary) logits of the last tokens, before which there is nothing."""
+        hidden, count = given.hidden, len(given.hidden)
+        mask = None
         for index, layer in enumerate(self.text.layers):
-            query, key, value = layer.heads(hidden, cos, sin)
-            keys, values = self.keys[index], self.values[index]
-            keys[:, first:last] = key.transpose(0, 1)
-            values[:, first:last] = value.transpose(0, 1)
-            final, causal = index == len(self.text.layers) - 1, not first
-            if final:  # nothing sees the others any more
+            query, key, value = layer.heads(hidden, *given.turns)
+            key, value = key.transpose(0, 1), value.transpose(0, 1)
+            self.keys[index, :, :count], self.values[index, :, :count] = key, value
+            final = index == len(self.text.layers) - 1
+            if final:  # nothing looks at the others any more
                 query, hidden = query[-wanted:], hidden[-wanted:]
-                mask = _mask(wanted, last, hidden.device) if wanted > 1 else None
-                causal = False
+                mask = _mask(wanted, count, hidden.device)
             query = query.transpose(0, 1)[None]
-            seen = layer.attend(query, keys[None, :, :last], values[None, :, :last], mask, causal)
+            seen = layer.attend(query, key[None], value[None], mask, causal=not final)
             hidden = layer.finish(hidden, seen[0].transpose(0, 1))
             if index < len(given.deeper) and not final:
                 hidden[given.image] += given.deeper[index]
-        self.length = last
+        self.length = count
         return self.text.logits(hidden)
 
     def _by_compiled(self, tokens: Sequence[int]) -> torch.Tensor | None:

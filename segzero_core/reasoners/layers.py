@@ -69,9 +69,10 @@ class TextLayers:
         cos: torch.Tensor,
         sin: torch.Tensor,
         places: torch.Tensor,
-        mask: torch.Tensor,
+        wanted: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Compute the next tokens of one sequence, without a look at how many there are.
 
@@ -80,31 +81,26 @@ class TextLayers:
             cos: (n, 1, head width), of their positions; see ``turns``.
             sin: Likewise.
             places: (n,) where in ``keys`` and ``values`` theirs are put.
-            mask: (n, m) bool, what each may look at.
+            wanted: (k,) of which of them something is to be returned.
             keys: (layers, heads, m, head width).
             values: Likewise.
+            mask: (n, m) bool, what each may look at; ``None`` = everything.
 
         Returns:
-            (n, vocabulary) logits of what follows each.
+            (k, vocabulary) logits of what follows each.
         """
         hidden = self.embed(tokens)
-        for number, layer in enumerate(self.layers):
+        for layer, of_keys, of_values in zip(self.layers, keys, values, strict=True):
             query, key, value = layer.heads(hidden, cos, sin)
-            keys[number].index_copy_(1, places, key.transpose(0, 1))
-            values[number].index_copy_(1, places, value.transpose(0, 1))
+            of_keys.index_copy_(1, places, key.transpose(0, 1))
+            of_values.index_copy_(1, places, value.transpose(0, 1))
+            if layer is self.layers[-1]:  # nothing looks at the others any more
+                query, hidden = query[wanted], hidden[wanted]
+                mask = None if mask is None else mask[wanted]
             query = query.transpose(0, 1)[None]
-            seen = layer.attend(query, keys[number][None], values[number][None], mask)
+            seen = layer.attend(query, of_keys[None], of_values[None], mask)
             hidden = layer.finish(hidden, seen[0].transpose(0, 1))
         return self.logits(hidden)
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return (..., vocabulary) of what the last layer made, (..., width)."""
-        return self._head(self._norm(hidden))
-
-    def text_turns(self, count: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ``turns`` of text at the first ``count`` positions."""
-        # Text has the same position in time, height and width.
-        return self.turns(torch.arange(count, device=like.device).view(1, 1, -1), like)
 
     def turns(
         self, positions: torch.Tensor, like: torch.Tensor
@@ -116,6 +112,15 @@ class TextLayers:
         cos, sin = self._rotary(like, positions)
         low, high = sin[0].chunk(2, dim=-1)
         return cos[0], torch.cat((-low, high), dim=-1)
+
+    def text_turns(self, count: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``turns`` of text at the first ``count`` positions."""
+        # Text has the same position in time, height and width.
+        return self.turns(torch.arange(count, device=like.device).view(1, 1, -1), like)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return (..., vocabulary) of what the last layer made, (..., width)."""
+        return self._head(self._norm(hidden))
 
 
 class Layer:
@@ -194,13 +199,22 @@ class Layer:
 
 
 class _Norm:
-    """Root-mean-square normalisation as one operator."""
+    """Root-mean-square normalisation of (..., width)."""
 
     def __init__(self, norm: Any) -> None:
         self._weight, self._epsilon = norm.weight, norm.variance_epsilon
+        # The mean of squares is the length's square through the width. In float32 and on a CPU
+        # only: PyTorch has no kernel for it there, but takes eight operators.
+        self._by_length = self._weight.device.type == 'cpu' and self._weight.dtype == torch.float32
+        width = len(self._weight)
+        self._longer = self._weight * width**0.5
+        self._least = torch.tensor((self._epsilon * width) ** 0.5)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return functional.rms_norm(hidden, self._weight.shape, self._weight, self._epsilon)
+        if not self._by_length:
+            return functional.rms_norm(hidden, self._weight.shape, self._weight, self._epsilon)
+        length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+        return hidden * (self._longer / torch.hypot(length, self._least))
 
 
 def _turn(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
