@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from segzero_core.reasoners.cache import Cache
 from segzero_core.reasoners.layers import TextLayers
 
 
@@ -24,33 +25,30 @@ class CompiledStep:
     def __init__(
         self,
         text: TextLayers,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        turns: tuple[torch.Tensor, torch.Tensor],
+        cache: Cache,
         count: int,
         backend: str = 'inductor',
     ) -> None:
-        """Compile for these buffers, which happens at the first call.
+        """Compile for the buffers of ``cache``, which happens at the first call.
 
         Args:
             text: The layers.
-            keys: (layers, heads, room, head width); the step writes into it.
-            values: Likewise.
-            turns: Cosines and sines of ``TextLayers.turns``.
+            cache: Of one row; the step writes into it.
             count: How many tokens at a time.
             backend: Of ``torch.compile``.
         """
-        self._text, self._keys, self._values, self._turns = text, keys, values, turns
-        self._inputs = torch.zeros(3, count, dtype=torch.long, device=keys.device)
+        self._text, self._keys, self._values = text, cache.keys, cache.values
+        self._room, self._turns = cache.room, cache.turns
+        self._inputs = torch.zeros(3, count, dtype=torch.long, device=text.device)
         self._compute: Any = torch.compile(
             self._step, backend=backend, fullgraph=True, dynamic=False
         )
         self._graph: Any = None
         self._logits = torch.empty(0)
 
-    def fits(self, keys: torch.Tensor) -> bool:
-        """Return whether these are still the buffers it was compiled for."""
-        return keys is self._keys
+    def fits(self, cache: Cache) -> bool:
+        """Return whether it still has the buffers it was compiled for."""
+        return cache.keys is self._keys
 
     def __call__(self, tokens: Sequence[int], index: int, position: int) -> torch.Tensor:
         """Compute ``tokens``, the first of which has that index and position.
@@ -94,8 +92,11 @@ class CompiledStep:
         self, token: torch.Tensor, index: torch.Tensor, position: torch.Tensor
     ) -> torch.Tensor:
         """Return (count, vocabulary) logits; all of them have the shape (count,)."""
-        room = self._keys.shape[2]
-        mask = torch.arange(room, device=index.device) <= index[:, None]
-        cos, sin = (table[position][:, None] for table in self._turns)
+        places = torch.arange(self._room, device=index.device)
+        mask = torch.where(places <= index[:, None], 0, -torch.inf).to(self._keys.dtype)[
+            None, None
+        ]
         wanted = torch.arange(len(token), device=index.device)
-        return self._text.step(token, cos, sin, index, wanted, self._keys, self._values, mask)
+        return self._text.step(
+            token, *self._turns(position), index, wanted, self._keys, self._values, mask
+        )

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from segzero_core.compiling import go_on_without
+from segzero_core.reasoners.cache import Cache
 from segzero_core.reasoners.compiled import CompiledStep
 from segzero_core.reasoners.layers import TextLayers
 from segzero_core.reasoners.reading import Given, Reader
 from segzero_core.tracing import Traced
 
-_ROOM = 512  # tokens; buffers grow by multiples of this
+_STEP = 512  # tokens; buffers grow by multiples of this
 
 
 class CachedDecoder:
@@ -26,11 +27,11 @@ class CachedDecoder:
 
     Attributes:
         text: The layers.
+        step: Computes the next tokens with them; see ``TextLayers.step``.
+        cache: Their keys and values, of one row.
         length: Tokens that have been computed and are remembered.
         shift: Position of a token of text minus its index: an image takes fewer positions than
             it has tokens.
-        keys: (layers, heads, room, head width), the first ``length`` of which are computed.
-        values: Likewise.
     """
 
     def __init__(self, model: Any, compiler: str = '', most: int = 1) -> None:
@@ -50,13 +51,12 @@ class CachedDecoder:
         self._most = most
         # Neither can be compiled: packed weights, and what is recorded.
         self.text = TextLayers(model, pack=not compiler)
-        self._step: Callable[..., torch.Tensor] = self.text.step
+        self.step: Callable[..., torch.Tensor] = self.text.step
         if self.text.packed:  # else it depends on how many tokens there are
-            self._step = Traced(self.text.step, 'language model', any_shape=True)
+            self.step = Traced(self.text.step, 'language model', any_shape=True)
         self._reader = Reader(model, self.text)
         self.length = self.shift = 0
-        self.keys = self.values = torch.empty(0)
-        self._turns = (torch.empty(0), torch.empty(0))
+        self.cache = Cache(self.text, _STEP)
 
     @torch.inference_mode()
     def start(self, inputs: Any, room: int, tokens: Sequence[int] = ()) -> torch.Tensor:
@@ -72,7 +72,7 @@ class CachedDecoder:
         """
         given = self._reader.read(inputs, tokens)
         self.length, self.shift = 0, given.shift
-        self._reserve(len(given.hidden) + room, given.hidden)
+        self.cache.reserve(len(given.hidden) + room, given.hidden)
         return self._read(given, 1 + len(tokens))
 
     @torch.inference_mode()
@@ -86,23 +86,21 @@ class CachedDecoder:
         Returns:
             (wanted, vocabulary) logits of what follows each.
         """
-        first, last = self.length, self.length + len(tokens)
-        if last > self.keys.shape[2]:
-            self._reserve(last, self.keys)
+        first, last, cache = self.length, self.length + len(tokens), self.cache
+        cache.reserve(last, cache.keys)
         if self._compiler and (found := self._by_compiled(tokens)) is not None:
             self.length = last
             return found[-wanted:]
-        self.length, device = last, self.keys.device
-        turns = (table[first + self.shift : last + self.shift, None] for table in self._turns)
-        return self._step(
-            torch.tensor(tokens, device=device),
-            *turns,
-            torch.arange(first, last, device=device),
-            torch.arange(len(tokens) - wanted, len(tokens), device=device),
-            self.keys[:, :, :last],
-            self.values[:, :, :last],
+        self.length = last
+        return self.step(
+            torch.tensor(tokens, device=self.device),
+            *cache.turns(slice(first + self.shift, last + self.shift)),
+            torch.arange(first, last, device=self.device),
+            torch.arange(len(tokens) - wanted, len(tokens), device=self.device),
+            cache.keys[:, :, :last],
+            cache.values[:, :, :last],
             # The only token may look at everything.
-            *([_mask(len(tokens), last, device)] if len(tokens) > 1 else []),
+            *([_mask(len(tokens), last, cache.keys)] if len(tokens) > 1 else []),
         )
 
     def _read(self, given: Given, wanted: int) -> torch.Tensor:
@@ -112,11 +110,12 @@ class CachedDecoder:
         for index, layer in enumerate(self.text.layers):
             query, key, value = layer.heads(hidden, *given.turns)
             key, value = key.transpose(0, 1), value.transpose(0, 1)
-            self.keys[index, :, :count], self.values[index, :, :count] = key, value
+            self.cache.keys[index, :, :count] = key
+            self.cache.values[index, :, :count] = value
             final = index == len(self.text.layers) - 1
             if final:  # nothing looks at the others any more
                 query, hidden = query[-wanted:], hidden[-wanted:]
-                mask = _mask(wanted, count, hidden.device)
+                mask = _mask(wanted, count, hidden) if wanted > 1 else None
             query = query.transpose(0, 1)[None]
             seen = layer.attend(query, key[None], value[None], mask, causal=not final)
             hidden = layer.finish(hidden, seen[0].transpose(0, 1))
@@ -131,13 +130,12 @@ class CachedDecoder:
         If it cannot be compiled, nothing is from now on.
         """
         count = 1 if len(tokens) == 1 else self._most
-        if len(tokens) > count or self.length + count > self.keys.shape[2]:
+        if len(tokens) > count or self.length + count > self.cache.room:
             return None
         step = self._compiled.get(count)
-        if step is None or not step.fits(self.keys):
-            step = self._compiled[count] = CompiledStep(
-                self.text, self.keys, self.values, self._turns, count, self._compiler
-            )
+        if step is None or not step.fits(self.cache):
+            step = CompiledStep(self.text, self.cache, count, self._compiler)
+            self._compiled[count] = step
         try:
             return step(tokens, self.length, self.length + self.shift)
         except RuntimeError as error:
@@ -154,25 +152,7 @@ class CachedDecoder:
         """Forget all tokens from number ``length`` on."""
         self.length = min(self.length, length)
 
-    def _reserve(self, tokens: int, like: torch.Tensor) -> None:
-        """Make room for so many tokens; ``like`` has their type and device."""
-        old = self.keys, self.values
-        if old[0].dim() > 1 and old[0].shape[2] >= tokens:
-            return
-        layers, heads, width = self.text.kept
-        shape = (layers, heads, rounded(tokens), width)
-        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
-        if old[0].dim() > 1:
-            self.keys[:, :, : self.length] = old[0][:, :, : self.length]
-            self.values[:, :, : self.length] = old[1][:, :, : self.length]
-        self._turns = self.text.text_turns(shape[2], like)
 
-
-def _mask(count: int, last: int, device: torch.device) -> torch.Tensor:
-    """Return (count, last) bool: what the last ``count`` tokens may look at."""
-    return torch.ones(count, last, dtype=torch.bool, device=device).tril(last - count)
-
-
-def rounded(tokens: int) -> int:
-    """Return for how many tokens room is made when it is needed for so many."""
-    return -(-tokens // _ROOM) * _ROOM
+def _mask(count: int, last: int, like: torch.Tensor) -> torch.Tensor:
+    """Return (1, 1, count, last), what is added to the scores of the last ``count`` tokens."""
+    return like.new_full((1, 1, count, last), -torch.inf).triu(last - count + 1)

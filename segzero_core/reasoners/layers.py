@@ -74,32 +74,35 @@ class TextLayers:
         values: torch.Tensor,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Compute the next tokens of one sequence, without a look at how many there are.
+        """Compute the next tokens of some sequences, as many in each, however many these are.
 
         Args:
-            tokens: (n,) ids.
-            cos: (n, 1, head width), of their positions; see ``turns``.
+            tokens: (rows * n,) ids.
+            cos: (rows * n, 1, head width), of their positions; see ``turns``.
             sin: Likewise.
-            places: (n,) where in ``keys`` and ``values`` theirs are put.
+            places: (rows * n,) where in ``keys`` and ``values`` theirs are put.
             wanted: (k,) of which of them something is to be returned.
-            keys: (layers, heads, m, head width).
+            keys: (layers, heads, rows * room, head width), those of each row in succession.
             values: Likewise.
-            mask: (n, m) bool, what each may look at; ``None`` = everything.
+            mask: (rows, 1, n, m) of the type of ``keys``: 0 where a token may look at one of the
+                first m of its row, else minus infinity; ``None`` = there is one row, and its
+                tokens may look at everything.
 
         Returns:
             (k, vocabulary) logits of what follows each.
         """
         hidden = self.embed(tokens)
+        rows = 1 if mask is None else mask.shape[0]
         for layer, of_keys, of_values in zip(self.layers, keys, values, strict=True):
             query, key, value = layer.heads(hidden, cos, sin)
             of_keys.index_copy_(1, places, key.transpose(0, 1))
             of_values.index_copy_(1, places, value.transpose(0, 1))
+            query = query.unflatten(0, (rows, -1)).transpose(1, 2)
+            seen = layer.attend(query, _begun(of_keys, mask), _begun(of_values, mask), mask)
+            seen = seen.transpose(1, 2).flatten(0, 1)
             if layer is self.layers[-1]:  # nothing looks at the others any more
-                query, hidden = query[wanted], hidden[wanted]
-                mask = None if mask is None else mask[wanted]
-            query = query.transpose(0, 1)[None]
-            seen = layer.attend(query, of_keys[None], of_values[None], mask)
-            hidden = layer.finish(hidden, seen[0].transpose(0, 1))
+                seen, hidden = seen[wanted], hidden[wanted]
+            hidden = layer.finish(hidden, seen)
         return self.logits(hidden)
 
     def turns(
@@ -184,8 +187,8 @@ class Layer:
     ) -> torch.Tensor:
         """Return what (rows, query heads, n, head width) see of (rows, heads, m, head width).
 
-        ``mask``, that can be broadcast to (rows, query heads, n, m), says what each may look at,
-        or ``causal`` that it is at no later one.
+        ``mask``, that can be broadcast to (rows, query heads, n, m), is added to the scores, or
+        ``causal`` says that each looks at no later one.
         """
         return functional.scaled_dot_product_attention(
             query, keys, values, mask, is_causal=causal, scale=self._scale, enable_gqa=True
@@ -215,6 +218,13 @@ class _Norm:
             return functional.rms_norm(hidden, self._weight.shape, self._weight, self._epsilon)
         length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
         return hidden * (self._longer / torch.hypot(length, self._least))
+
+
+def _begun(kept: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Return what may be looked at, (rows, heads, m, head width), of (heads, rows * room, ...)."""
+    if mask is None:
+        return kept[None]
+    return kept.unflatten(1, (mask.shape[0], -1)).transpose(0, 1)[:, :, : mask.shape[-1]]
 
 
 def _turn(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -140,7 +140,7 @@ class Writer:
         Returns:
             Texts that end with their answers, or a few characters behind.
         """
-        rows, order = Rows(self._decoder.text, len(prompts)), self._by_frame(prompts)
+        rows, order = Rows(self._decoder, len(prompts)), self._by_frame(prompts)
         # On a CPU many tokens are bound by arithmetic: the more rows, the less is guessed.
         most = self._drafts.most // max(1, len(prompts))
         replies: dict[int, Continuation] = {}
@@ -155,7 +155,7 @@ class Writer:
                 same = len(self._tokens) - 1
             reply = replies[index] = self._begin(self._drafts.fork(most), count)
             ahead.append(self._tokens[same:])
-            rows.add(self._decoder, same)
+            rows.add(same)
         going = order
         while going:
             active = [index for index in going if not replies[index].ended]

@@ -150,19 +150,22 @@ def test_a_penalty_holds_side_by_side_too(tiny_reasoner_dir):
 
 
 @pytest.mark.parametrize('model_type', ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl'])
-def test_rows_are_computed_as_if_they_were_alone_also_when_others_have_left(model_type, tmp_path):
-    build_tiny_reasoner(tmp_path, model_type=model_type)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_rows_are_computed_as_if_they_were_alone_also_when_others_have_left(
+    model_type, dtype, tmp_path
+):
+    build_tiny_reasoner(tmp_path, model_type=model_type, dtype=dtype)
     engine = TransformersReasoner(str(tmp_path), device='cpu', image_side=224)
     prompts = [engine._prompt(query) for query in ('a', 'the red mug', 'b', 'what I drink from')]
     decoder = engine._writer._decoder
-    rows = Rows(decoder.text, len(prompts))
+    rows = Rows(decoder, len(prompts))
 
     def start(prompt):
         decoder.start(engine._encode(picture(), prompt), 4)
 
     for prompt in prompts:
         start(prompt)
-        rows.add(decoder, decoder.length - 1)  # the last token is computed once more
+        rows.add(decoder.length - 1)  # the last token is computed once more
     lasts = [engine._encode(picture(), prompt)['input_ids'][0, -1].item() for prompt in prompts]
     # Different numbers of tokens, some of which are taken back, and a row that does nothing.
     first = rows.go_on([[lasts[0], 7], [lasts[1], 8, 9, 3], [lasts[2]], [lasts[3]]], [1, 4, 0, 1])
