@@ -4,25 +4,25 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from segzero_core.answer import Answer, format_answer
+from segzero_core.reasoners.branches import Branch, Branches
 from segzero_core.reasoners.continuation import Continuation, choose
 from segzero_core.reasoners.decoding import CachedDecoder
 from segzero_core.reasoners.drafts import Drafts
 from segzero_core.reasoners.qwen_processor import tokens_with_image
 from segzero_core.reasoners.reply import answer_end
-from segzero_core.reasoners.rows import Rows
 from segzero_core.types import Box, Point
 
 # What guesses begin with, before there has been an answer.
 _ANSWER = format_answer(Answer(Box(10, 20, 30, 40), (Point(15, 25), Point(20, 30))))
 # Tokens of a question; longer ones fill a CPU's caches alone, and are not read side by side.
 _SHORT = 32
-_GONE = 0.75  # of the rows of a batch; when fewer are left, the others are taken out
 
 
 class TokenText:
@@ -98,6 +98,7 @@ class Writer:
         self._image_id = int(model.config.image_token_id)
         self._vocabulary = int(model.lm_head.out_features)
         self._frame = b''
+        self._images = 0  # that have been read
         self._tokens: list[int] = []  # of the last prompt and what was written after it
         self._image_end = 0  # tokens up to the end of the image
 
@@ -140,41 +141,51 @@ class Writer:
         Returns:
             Texts that end with their answers, or a few characters behind.
         """
-        rows, order = Rows(self._decoder, len(prompts)), self._by_frame(prompts)
-        # On a CPU many tokens are bound by arithmetic: the more rows, the less is guessed.
+        # On a CPU many tokens are bound by arithmetic: the more sentences, the less is guessed.
         most = self._drafts.most // max(1, len(prompts))
+        going = self._by_frame(prompts)
+        branches = Branches(self._decoder, Counter(prompt.frame for prompt in prompts).values())
         replies: dict[int, Continuation] = {}
-        ahead = []
-        for index in order:
-            same = self._reuse(prompts[index])
-            if not same:
-                self._decoder.start(self._encode(prompts[index]), count)
-                self._frame, same = prompts[index].frame, len(self._tokens) - 1
-            elif len(self._tokens) - same > _SHORT:
-                self._decoder.go_on(self._tokens[same:-1])
-                same = len(self._tokens) - 1
-            reply = replies[index] = self._begin(self._drafts.fork(most), count)
-            ahead.append(self._tokens[same:])
-            rows.add(same)
-        going = order
+        found: dict[int, Branch] = {}
+        ahead: dict[int, list[int]] = {}
+        for index in going:
+            found[index], ahead[index] = self._branch_off(branches, prompts[index], count)
+            replies[index] = self._begin(self._drafts.fork(most), count)
         while going:
-            active = [index for index in going if not replies[index].ended]
-            wanted = [0 if replies[i].ended else 1 + len(replies[i].guess) for i in going]
-            logits = rows.go_on(ahead, wanted)
-            agreed = self._choose(logits, [replies[index] for index in active])
-            for index, tokens in zip(active, agreed, strict=True):
-                row = going.index(index)
-                rows.cut(row, wanted[row] - len(tokens))
+            logits = branches.go_on(
+                [found[index] for index in going],
+                [ahead[index] for index in going],
+                [1 + len(replies[index].guess) for index in going],
+            )
+            agreed = self._choose(logits, [replies[index] for index in going])
+            for index, tokens in zip(going, agreed, strict=True):
+                branches.cut(found[index], 1 + len(replies[index].guess) - len(tokens))
                 self._take(replies[index], tokens, prompts[index].written)
-            left = [row for row, index in enumerate(going) if not replies[index].ended]
-            if len(left) <= _GONE * len(going):
-                rows.keep(left)
-                going = [going[row] for row in left]
-            ahead = [replies[index].look_ahead(most) for index in going]
+                if replies[index].ended:
+                    branches.end(found[index])
+            going = [index for index in going if not replies[index].ended]
+            ahead = {index: replies[index].look_ahead(most) for index in going}
         if most:
             for reply in replies.values():
                 self._drafts.add(reply.tokens)
         return [self._decode(replies[index].tokens) for index in range(len(prompts))]
+
+    def _branch_off(
+        self, branches: Branches, prompt: Prompt, count: int
+    ) -> tuple[Branch, list[int]]:
+        """Return a branch for the prompt, and which of its tokens are still to be computed."""
+        same = self._reuse(prompt)
+        if not same:
+            self._decoder.start(self._encode(prompt), count)
+            self._frame, same = prompt.frame, len(self._tokens) - 1
+            self._decoder.cut(same)
+        branches.open_row(self._images)
+        if len(self._tokens) - same > _SHORT:
+            self._decoder.go_on(self._tokens[same:-1])
+        branch = branches.add(same)
+        left = self._tokens[self._decoder.length :]
+        self._decoder.cut(same)
+        return branch, left
 
     def _reuse(self, prompt: Prompt) -> int:
         """Return how many tokens of the prompt are computed, and remember just those; or 0."""
@@ -193,6 +204,7 @@ class Writer:
     def _encode(self, prompt: Prompt) -> Any:
         """Return the model's inputs for the prompt, and remember its tokens."""
         inputs = prompt.encode()
+        self._images += 1
         self._frame = b''  # until the new one is computed
         self._tokens = inputs['input_ids'][0].tolist()
         backwards = self._tokens[::-1]

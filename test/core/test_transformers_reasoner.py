@@ -25,14 +25,14 @@ from segzero_core.errors import (
     AnswerError,
     CancelledError,
 )
+from segzero_core.reasoners.branches import Branches
 from segzero_core.reasoners.decoding import CachedDecoder
 from segzero_core.reasoners.picture import model_picture
-from segzero_core.reasoners.rows import Rows
 from segzero_core.reasoners.transformers import (
     TransformersReasoner,
     _greedy,
 )
-from segzero_core.reasoners.writer import Prompt, TokenText
+from segzero_core.reasoners.writer import Prompt, TokenText, _common
 from segzero_core.synthetic import make_scene
 from segzero_core.tiny import build_tiny_reasoner
 from segzero_core.types import Box, Point, Size, image_size
@@ -151,40 +151,57 @@ def test_a_penalty_holds_side_by_side_too(tiny_reasoner_dir):
 
 @pytest.mark.parametrize('model_type', ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_rows_are_computed_as_if_they_were_alone_also_when_others_have_left(
+def test_branches_are_computed_as_if_they_were_alone_also_when_others_have_ended(
     model_type, dtype, tmp_path
 ):
     build_tiny_reasoner(tmp_path, model_type=model_type, dtype=dtype)
     engine = TransformersReasoner(str(tmp_path), device='cpu', image_side=224)
-    prompts = [engine._prompt(query) for query in ('a', 'the red mug', 'b', 'what I drink from')]
+    queries = ['a', 'the red mug', 'b', 'what I drink from']
+    images = [picture(), picture(), 255 - picture(), 255 - picture()]
+    inputs = [
+        engine._encode(image, engine._prompt(query))
+        for image, query in zip(images, queries, strict=True)
+    ]
+    prompts = [each['input_ids'][0].tolist() for each in inputs]
     decoder = engine._writer._decoder
-    rows = Rows(decoder, len(prompts))
+    branches = Branches(decoder, [2, 2])
+    found = []
+    for number, prompt in enumerate(prompts):
+        if number % 2 == 0:
+            decoder.start(inputs[number], 4)
+        # What the two prompts about an image have in common ends before the sentences.
+        same = _common(prompt, prompts[number ^ 1])
+        decoder.cut(same)
+        branches.open_row(number // 2)
+        if number == 3:
+            decoder.go_on(prompt[same:-1])  # computed alone, and copied
+        found.append((branches.add(same), prompt[decoder.length :]))
+    one, two, three, four = (branch for branch, _ in found)
+    more = [[7], [8, 9, 3], [], []]
+    ahead = [left + new for (_, left), new in zip(found, more, strict=True)]
+    # Different numbers of tokens, some of which are taken back, and branches that wait or end.
+    first = branches.go_on([one, two, three, four], ahead, [1, 4, 0, 1])
+    branches.cut(two, 1)
+    second = branches.go_on([three, two], [[5], [10, 11]], [1, 1])
+    branches.end(one)
+    branches.end(three)
+    branches.cut(two, 1)
+    third = branches.go_on([four, two], [[13, 14], [12]], [2, 1])
+    branches.end(two)  # and with it its row
+    fourth = branches.go_on([four], [[15]], [1])
+    assert [len(each) for each in (first, second, third, fourth)] == [6, 2, 3, 1]
 
-    def start(prompt):
-        decoder.start(engine._encode(picture(), prompt), 4)
+    def alone(number, *tokens):
+        decoder.start(inputs[number], 4)
+        return decoder.go_on(tokens, len(tokens))
 
-    for prompt in prompts:
-        start(prompt)
-        rows.add(decoder.length - 1)  # the last token is computed once more
-    lasts = [engine._encode(picture(), prompt)['input_ids'][0, -1].item() for prompt in prompts]
-    # Different numbers of tokens, some of which are taken back, and a row that does nothing.
-    first = rows.go_on([[lasts[0], 7], [lasts[1], 8, 9, 3], [lasts[2]], [lasts[3]]], [1, 4, 0, 1])
-    rows.cut(1, 1)
-    second = rows.go_on([[], [10, 11], [5], []], [0, 1, 1, 0])
-    rows.keep([1, 3])
-    third = rows.go_on([[12], [13, 14]], [1, 2])
-    assert (len(first), len(second), len(third)) == (6, 2, 3)
-    start(prompts[0])
-    assert torch.allclose(first[0], decoder.go_on([7])[0], atol=1e-5)
-    start(prompts[1])
-    assert torch.allclose(first[2:5], decoder.go_on([8, 9, 3], 3), atol=1e-5)
-    decoder.cut(decoder.length - 1)
-    assert torch.allclose(second[0], decoder.go_on([10, 11])[0], atol=1e-5)
-    assert torch.allclose(third[0], decoder.go_on([12])[0], atol=1e-5)
-    start(prompts[2])
-    assert torch.allclose(second[1], decoder.go_on([5])[0], atol=1e-5)
-    start(prompts[3])
-    assert torch.allclose(third[1:], decoder.go_on([13, 14], 2), atol=1e-5)
+    close = partial(torch.allclose, atol=1e-5)
+    assert close(first[0], alone(0, 7)[0])
+    assert close(first[2:5], alone(1, 8, 9, 3))
+    assert close(second[1], alone(1, 8, 9, 10, 11)[-1])
+    assert close(third[2], alone(1, 8, 9, 10, 12)[-1])
+    assert close(second[0], alone(2, 5)[0])
+    assert close(torch.cat((third[:2], fourth)), alone(3, 13, 14, 15))
 
 
 def test_images_may_be_read_only_or_flipped_views(overfit):

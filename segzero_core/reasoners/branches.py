@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several sequences of tokens that are continued side by side.
+
+A layer's weights are read once for all of them. What sentences about one image have in common is
+there once: they are branches of one row, and a mask says what each of their tokens may look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from segzero_core.reasoners.cache import Cache
+from segzero_core.reasoners.decoding import CachedDecoder
+
+_STEP = 128  # tokens; there may be many rows, each of which has room for a multiple of this
+# Branches of a row. Each of their tokens is compared with all of theirs, to no avail.
+_MOST = 16
+_GONE = 0.75  # of the rows; when fewer are still continued, the others are taken out
+
+
+@dataclass(eq=False)
+class Branch:
+    """One sequence: the beginning of its row, and what lies anywhere behind.
+
+    Attributes:
+        row: Which one.
+        same: How many tokens at the beginning of the row are its own, too.
+        shift: Position of a token minus its index in the sequence.
+        places: Where in the row the other tokens are.
+    """
+
+    row: int
+    same: int
+    shift: int
+    places: list[int] = field(default_factory=list)
+
+
+class Branches:
+    """Keys and values of several sequences."""
+
+    def __init__(self, decoder: CachedDecoder, counts: Iterable[int]) -> None:
+        """Continue sequences as ``decoder`` does one.
+
+        Args:
+            decoder: What it remembers when a row is opened is what its branches have in common.
+            counts: For each image, how many sentences there will be about it.
+        """
+        self._decoder = decoder
+        rows = sum(-(-count // _MOST) for count in counts)
+        self._cache = Cache(decoder.text, _STEP, rows)
+        self._open: list[Branch] = []
+        self._image = -1  # of the last row
+        self._room = 0  # for branches in it
+        # Of each row: how many places have been used, and which of them are free again.
+        self._used: list[int] = []
+        self._free: list[list[int]] = []
+
+    @torch.inference_mode()
+    def open_row(self, image: int) -> None:
+        """Begin a row with what the decoder remembers, unless the last one will do.
+
+        Args:
+            image: Which one it is about: a number of its own for each that the decoder has read.
+        """
+        self._room -= 1
+        if image == self._image and self._room:
+            return
+        self._image, self._room = image, _MOST
+        self._used.append(0)
+        self._free.append([])
+        self._copy(len(self._used) - 1, 0, self._decoder.length)
+
+    @torch.inference_mode()
+    def add(self, same: int) -> Branch:
+        """Return a new branch of the last row: what the decoder remembers now.
+
+        Args:
+            same: With how many of these tokens the row begins.
+        """
+        row = len(self._used) - 1
+        branch = Branch(row, same, self._decoder.shift)
+        branch.places = self._copy(row, same, self._decoder.length)
+        self._open.append(branch)
+        return branch
+
+    @torch.inference_mode()
+    def go_on(
+        self,
+        branches: Sequence[Branch],
+        tokens: Sequence[Sequence[int]],
+        wanted: Sequence[int],
+    ) -> torch.Tensor:
+        """Compute text that follows in each of some branches.
+
+        Args:
+            branches: Which.
+            tokens: For each of them ids, at least one.
+            wanted: Of how many of these, the last ones, something is to be returned.
+
+        Returns:
+            (sum of ``wanted``, vocabulary) logits of what follows each, branch by branch.
+        """
+        self._close_rows()
+        columns, width = self._columns(branches, tokens)
+        places = [
+            self._take(branch.row, len(each))
+            for branch, each in zip(branches, tokens, strict=True)
+        ]
+        last = max(self._used)
+        self._cache.reserve(last + 1, self._decoder.cache.keys)
+        rows = len(self._used)
+        # Of each token its id, its position and its place. Where a row has fewer, others fill it
+        # up; they are put behind everything, and may look at something, as whatever computes must.
+        given = np.zeros((3, rows, width), np.int64)
+        given[2] = last
+        mask = np.full((rows, 1, width, last), -np.inf, np.float32)
+        mask[..., 0] = 0
+        for branch, column, ids, new in zip(branches, columns, tokens, places, strict=True):
+            own = slice(column, column + len(ids))
+            position = branch.same + len(branch.places) + branch.shift
+            given[:, branch.row, own] = ids, range(position, position + len(ids)), new
+            seen = mask[branch.row, 0, own]
+            seen[:, : branch.same] = 0
+            seen[:, branch.places] = 0
+            seen[:, new] = np.triu(np.full((len(ids), len(ids)), -np.inf), 1)
+            branch.places += new
+        given[2] += self._cache.room * np.arange(rows)[:, None]
+        ends = [
+            branch.row * width + column + len(ids)
+            for branch, column, ids in zip(branches, columns, tokens, strict=True)
+        ]
+        asked = [n for end, few in zip(ends, wanted, strict=True) for n in range(end - few, end)]
+        ids, positions, put = torch.from_numpy(given).flatten(1).to(self._decoder.device)
+        return self._decoder.step(
+            ids,
+            *self._cache.turns(positions),
+            put,
+            torch.tensor(asked, device=ids.device),
+            self._cache.keys,
+            self._cache.values,
+            torch.from_numpy(mask).to(self._cache.keys),
+        )
+
+    def cut(self, branch: Branch, count: int) -> None:
+        """Forget the last ``count`` tokens of ``branch``, which have been computed here."""
+        kept = len(branch.places) - count
+        self._free[branch.row] += branch.places[kept:]
+        del branch.places[kept:]
+
+    def end(self, branch: Branch) -> None:
+        """Forget ``branch``."""
+        self.cut(branch, len(branch.places))
+        self._open.remove(branch)
+
+    def _columns(
+        self, branches: Sequence[Branch], tokens: Sequence[Sequence[int]]
+    ) -> tuple[list[int], int]:
+        """Return where in its row's tokens each branch's begin, and the most a row has."""
+        filled = [0] * len(self._used)
+        columns = []
+        for branch, each in zip(branches, tokens, strict=True):
+            columns.append(filled[branch.row])
+            filled[branch.row] += len(each)
+        return columns, max(filled)
+
+    def _take(self, row: int, count: int) -> list[int]:
+        """Return places of a row that nothing is at."""
+        free = self._free[row]
+        found = [free.pop() for _ in range(min(count, len(free)))]
+        fresh = range(self._used[row], self._used[row] + count - len(found))
+        self._used[row] += len(fresh)
+        return [*found, *fresh]
+
+    def _copy(self, row: int, start: int, end: int) -> list[int]:
+        """Copy some of the tokens the decoder remembers to a row, and return where to."""
+        places = self._take(row, end - start)
+        theirs = self._decoder.cache
+        self._cache.reserve(max(self._used), theirs.keys)
+        for ours, given in zip(self._cache.by_row(), (theirs.keys, theirs.values), strict=True):
+            ours[:, :, row, places] = given[:, :, start:end]
+        return places
+
+    def _close_rows(self) -> None:
+        """Take rows out that no branch is left of, if they are many."""
+        rows = sorted({branch.row for branch in self._open})
+        if len(rows) > _GONE * len(self._used):
+            return
+        self._used = [self._used[row] for row in rows]
+        self._free = [self._free[row] for row in rows]
+        self._cache.keep(rows, self._used)
+        for branch in self._open:
+            branch.row = rows.index(branch.row)
