@@ -114,15 +114,20 @@ def test_the_last_sentence_is_answered_again_from_when_a_rate_is_set(graph):
 
 
 @pytest.mark.parametrize('end', ['cancel', 'clear', 'rate'])
-def test_a_standing_sentence_can_be_ended(graph, continuous, end):
+def test_a_standing_sentence_can_be_ended(graph, continuous, monkeypatch, end):
     node = continuous()
     show(graph, node, 1)
     graph.client.ask('the red mug')
     if end == 'rate':
         assert graph.client.set_parameter('query.continuous_rate', 0.0).successful
+        assert node._pace is None
     else:
         assert graph.client.call(end).success
     show(graph, node, 2)
+    if end != 'rate':
+        looked, repeat = [], node._queries.repeat
+        monkeypatch.setattr(node._queries, 'repeat', lambda: looked.append(repeat()))
+        graph.client.wait_for(lambda: len(looked) > 2, 'time for a repetition')
     assert graph.client.ask('')['status'] == 'error'
     assert [r['query'] for r in graph.client.results(2)] == ['the red mug', '']
 
