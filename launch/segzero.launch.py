@@ -35,6 +35,7 @@ SERVER = (
     'python3 -m vllm.entrypoints.openai.api_server --model {model} --host 127.0.0.1 --port {port} '
     '--gpu-memory-utilization 0.8 --generation-config vllm --limit-mm-per-prompt.video 0'
 )
+RESPAWN_S = 2.0
 SERVER_STARTS_S = 900.0  # within this time, or configuring the node fails
 
 ARGUMENTS = [
@@ -86,7 +87,7 @@ ARGUMENTS = [
         'model_server',
         default_value='false',
         choices=['true', 'false'],
-        description='Start a model server for the reasoner too, and start it anew when it dies.',
+        description='Start a model server for the reasoner too, and either anew when it dies.',
     ),
     DeclareLaunchArgument(
         'model_server_command',
@@ -175,7 +176,7 @@ def serve(given: dict[str, str]) -> list[ExecuteProcess]:
             name='model_server',
             additional_env=environment,
             respawn=True,
-            respawn_delay=2.0,
+            respawn_delay=RESPAWN_S,
             sigterm_timeout='15',
             output='screen',
         )
@@ -203,6 +204,9 @@ def start(context: LaunchContext) -> list[Action]:
             if given[f'{topic}_topic']
         ],
         ros_arguments=['--log-level', given['log_level']],
+        # Alone, its end is that of launch, and whoever started that can see it.
+        respawn=given['model_server'] == 'true',
+        respawn_delay=RESPAWN_S,
         output='screen',
     )
     return [*serve(given), node]

@@ -97,6 +97,16 @@ def test_a_server_that_dies_is_started_anew(peer: Peer, processes: Processes) ->
     peer.wait_for('an answer', lambda: ask(peer, 'answer')['status'] == 'ok')
 
 
+@pytest.mark.launch(fixture=robot)
+def test_a_node_that_dies_is_started_anew(peer: Peer, processes: Processes) -> None:
+    peer.wait_for('state active', lambda: peer.state(NODE) == 'active')
+    before = processes.pids['segzero_node']
+    processes.output['segzero_node'] = ''
+    os.kill(before, signal.SIGKILL)
+    peer.wait_for('another node', lambda: 'loading' in processes.output['segzero_node'])
+    assert processes.pids['segzero_node'] != before
+
+
 @pytest.mark.launch(fixture=robot, shutdown=True)
 def test_both_end(processes: Processes) -> None:
     assert processes.exits['segzero_node'] == 0
