@@ -30,19 +30,36 @@ class EarlyMask:
 
 
 class Beside:
-    """Work in a second thread beside the reasoner's.
+    """Work in a second thread beside the reasoner's; a context manager around the latter.
 
     Reading an image and a question takes all cores, writing hardly more than one: where both need
-    the same cores that is the time to begin, and to share them until it is done.
+    the same cores that is the time to begin, and to share them until it is done. Unless the work
+    takes longer than the writing: then they are shared from the start.
     """
 
-    def __init__(self, begin: Callable[[], Future[Any]], same_cores: bool) -> None:
-        """Begin at once, or with the first ``go_on`` if both need the same cores."""
+    def __init__(
+        self, begin: Callable[[], Future[Any]], same_cores: bool, longer: bool = False
+    ) -> None:
+        """Do nothing yet.
+
+        Args:
+            begin: Begins.
+            same_cores: Whether both need the same cores.
+            longer: Whether the work is likely to take longer than the writing.
+        """
         self._begin, self._same_cores = begin, same_cores
+        self._at_once = longer or not same_cores
         self._work: Future[Any] | None = None
-        self.cores = SharedCores()
-        if not same_cores:
-            self.begin()
+        self._cores = SharedCores()
+
+    def __enter__(self) -> Beside:
+        self._cores.__enter__()
+        if self._at_once:
+            self.go_on()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cores.__exit__()
 
     def begin(self) -> Future[Any]:
         """Begin, unless that has been done, and return what will be its result."""
@@ -52,8 +69,9 @@ class Beside:
 
     def go_on(self) -> None:
         """Called by the reasoner's thread while it writes."""
+        work = self.begin()
         if self._same_cores:
-            self.cores.share(not self.begin().done())
+            self._cores.share(not work.done())
 
     def stop(self) -> None:
         """Let work that nobody has begun on be."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -33,10 +34,9 @@ class SegZero:
     """Reasoner and segmenter joined (Seg-Zero, arXiv 2503.06520, section 3.2).
 
     The segmenter's image embedding needs only the image, so it is made in a second thread while
-    the reasoner thinks, and kept for the next sentence about the same frame. Where both models
-    need the same cores it is begun with the reasoner's first word: to read the image takes all of
-    them, to write hardly more than one. The mask is made as soon as box and points are written,
-    while the reasoner still closes its answer. One query at a time: calls must not overlap.
+    the reasoner thinks, and kept for the next sentence about the same frame; ``Beside`` says when
+    it is begun. The mask is made as soon as box and points are written, while the reasoner still
+    closes its answer. One query at a time: calls must not overlap.
     """
 
     def __init__(self, reasoner: Reasoner, segmenter: Segmenter) -> None:
@@ -46,6 +46,8 @@ class SegZero:
         self._second = ThreadPoolExecutor(max_workers=1, thread_name_prefix='segzero-segment')
         self._second.submit(count_cores).result()
         self._frame, self._embedding = LastImage(), None  # the second thread's
+        # Seconds that writing and embedding took the last time.
+        self._writing_s, self._embed_s = math.inf, 0.0
 
     def __call__(
         self,
@@ -71,11 +73,17 @@ class SegZero:
         start = time.perf_counter()
         query = check_query(query)
         check_image(image)
-        beside = Beside(lambda: self._begin_embedding(image), self._same_cores())
+        beside = Beside(
+            lambda: self._begin_embedding(image),
+            self._same_cores(),
+            longer=self._embed_s > self._writing_s,
+        )
         listener = Listener(on_text, beside, lambda text: self._decode_early(image, text))
         try:
-            with beside.cores:
+            with beside:
                 text, reason_s = _timed(self.reasoner.reason, image, query, listener, cancel)
+            first = listener.first or time.perf_counter()
+            self._writing_s = time.perf_counter() - first
             answer = parse_answer(text, self._space(image))
             _, embed_s = beside.begin().result()
             if cancel is not None and cancel.is_set():
@@ -87,7 +95,7 @@ class SegZero:
             listener.stop()
         timings = {
             'reason': reason_s,
-            'first_text': (listener.first or time.perf_counter()) - start,
+            'first_text': first - start,
             'embed': embed_s,
             'decode': decode_s,
             'total': time.perf_counter() - start,
@@ -227,7 +235,7 @@ class SegZero:
         self._frame.forget()
         self._embedding = None  # the old one's memory first
         with half_the_cores():
-            self._embed_anew(image)
+            _, self._embed_s = _timed(self._embed_anew, image)
         self._frame.keep(image)
 
     def _embed_anew(self, image: Image) -> None:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pipeline on real engines, and on small ones that fail, wait or watch."""
 
+import math
 import os
 import threading
+import time
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -226,6 +228,30 @@ def test_an_image_is_embedded_beside_the_writing_where_both_need_the_same_cores(
         assert segzero(IMAGE, 'it').mask.any()
 
 
+def test_what_takes_longer_than_the_writing_is_begun_at_once(monkeypatch):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {0}, raising=False)
+    begun, found = threading.Event(), []
+
+    def embed():
+        begun.set()
+        while segzero._writing_s == math.inf:
+            time.sleep(0.001)
+        time.sleep(segzero._writing_s + 0.01)
+
+    def before(written):
+        if not written:
+            found.append(begun.wait(30 if found else 0.05))
+
+    text = answer_text((84, 140, 420, 700), (210, 280), (315, 420))
+    reasoner, segmenter = Streaming(text, before), BoxFiller(on_embed=embed)
+    reasoner.device = segmenter.device = SimpleNamespace(type='cpu')
+    with SegZero(reasoner, segmenter) as segzero:
+        for image in (IMAGE, IMAGE // 2):
+            begun.clear()
+            segzero(image, 'it')
+    assert found == [False, True]
+
+
 def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores(monkeypatch):
     torch = pytest.importorskip('torch', reason='needs torch')
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(7)), raising=False)
@@ -234,7 +260,7 @@ def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores(monkeypatch):
     try:
         embedding = Future()
         beside = Beside(lambda: embedding, same_cores=True)
-        with beside.cores:
+        with beside:
             assert torch.get_num_threads() == 4
             beside.go_on()
             assert torch.get_num_threads() == 2
@@ -242,18 +268,22 @@ def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores(monkeypatch):
             beside.go_on()
             assert torch.get_num_threads() == 4
         beside = Beside(Future, same_cores=True)
-        with beside.cores:
+        with beside:
             beside.go_on()
         assert torch.get_num_threads() == 4
         monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(8)))
         beside = Beside(Future, same_cores=True)
-        with beside.cores:
+        with beside:
             beside.go_on()
             assert torch.get_num_threads() == 4  # there are as many others
         beside = Beside(Future, same_cores=False)
-        with beside.cores:
+        with beside:
             beside.go_on()
             assert torch.get_num_threads() == 4
+        monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(7)))
+        with Beside(Future, same_cores=True, longer=True):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(was)
 
