@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an image goes through, part by part, beside transformers' own way.
+"""What an image and its tokens go through, part by part, beside transformers' own way.
 
     python benchmarks/parts.py [--side 840] [--rounds 40] [--compiled] [--json parts.json]
 
 On one thread of a CPU, all ways in turn in one process: the image processor of the reasoner, the
 embedding of its patches, and the image encoder of SAM 2, with ``--compiled`` also compiled, which
-takes minutes. Random tiny models: only ratios mean something.
+takes minutes. Random tiny models: only ratios mean something. Then the products of one layer of
+Qwen2.5-VL-3B with so many tokens: one, guesses, several sentences, an image.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import json
 import sys
 import tempfile
@@ -38,7 +41,11 @@ def main() -> None:
     torch.set_num_threads(1)
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        parts = {**reasoner(Path(folder), options.side), **encoder(options.compiled)}
+        parts = {
+            **reasoner(Path(folder), options.side),
+            **encoder(options.compiled),
+            **products(),
+        }
         for part, ways in parts.items():
             figures[part] = in_turns(ways, options.rounds)
             published = figures[part]['published']
@@ -100,6 +107,31 @@ def encoder(compiled: bool) -> dict[str, dict[str, Callable[[], Any]]]:
         print(f'compiled: {other._compiled}, in {time.perf_counter() - start:.0f} s')
         ways['compiled'] = lambda: other._encode(square)
     return {'SAM 2 encoder': ways}
+
+
+def products() -> dict[str, dict[str, Callable[[], Any]]]:
+    """Return the ways to multiply tokens with the weights of one layer."""
+    import torch
+
+    from segzero_core.reasoners.products import joined
+
+    torch.manual_seed(0)
+    shapes = ((2048, 2560), (2048, 2048), (2048, 22016), (11008, 2048))  # qkv, out, MLP
+    published = [torch.nn.Linear(*shape, bias=False, dtype=torch.bfloat16) for shape in shapes]
+    plain, packed = ([copy.deepcopy(each).float() for each in published] for _ in range(2))
+    ways = {'published': plain, 'ours': [joined(each, pack=True) for each in packed]}
+
+    def multiply(layers: list[Any], inputs: list[Any]) -> None:
+        for layer, hidden in zip(layers, inputs, strict=True):
+            layer(hidden)
+
+    found: dict[str, dict[str, Callable[[], Any]]] = {}
+    for tokens in (1, 4, 8, 64, 1024):
+        inputs = [torch.randn(tokens, width) for width, _ in shapes]
+        found[f'{tokens} tokens'] = {
+            way: functools.partial(multiply, layers, inputs) for way, layers in ways.items()
+        }
+    return found
 
 
 def noise(height: int, width: int) -> np.ndarray:

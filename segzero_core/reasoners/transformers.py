@@ -38,7 +38,8 @@ class TransformersReasoner:
     """A Qwen-VL checkpoint that writes greedily, until ``</answer>``.
 
     In bfloat16 on CUDA, with FlashAttention 2 where it is installed and PyTorch's own fused
-    attention (SDPA) where not; in float32 on the CPU. A second sentence about the same image costs
+    attention (SDPA) where not; in float32 on the CPU, with weights of 16 bits if they were
+    published so. A second sentence about the same image costs
     its own words only, see ``Writer``.
 
     Attributes:
