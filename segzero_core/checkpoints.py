@@ -168,6 +168,20 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
+def stored_dtype(folder: Path) -> torch.dtype:
+    """Return the type of all weights in ``folder`` if it has 16 bits, else float32.
+
+    Args:
+        folder: A folder that ``check_checkpoint`` has passed.
+    """
+    kinds = set()
+    for shard in _weight_files(folder):
+        with safe_open(shard, framework='pt') as weights:
+            kinds |= {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+    kind = kinds.pop() if len(kinds) == 1 else ''
+    return {'BF16': torch.bfloat16, 'F16': torch.float16}.get(kind, torch.float32)
+
+
 def load_weights(model_class: Any, folder: Path, device: torch.device, **options: Any) -> Any:
     """Return the model in ``folder``, complete, on ``device`` and ready for inference.
 

@@ -20,7 +20,8 @@ from segzero_core.reasoners.products import Packed, joined
 class TextLayers:
     """Embedding, layers and head of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL in evaluation mode.
 
-    Gives what the model's own forward gives, but for the rounding of sums in another order.
+    Gives what the model's own forward gives, but for the rounding of sums in another order. On a
+    CPU that is what it gives in float32, whatever its weights are.
 
     Attributes:
         layers: From the first to the last.
@@ -47,6 +48,7 @@ class TextLayers:
             )
         self._table = text.embed_tokens.weight.data  # can be the head's weights, too
         self.device = self._table.device
+        self._dtype = torch.float32 if self.device.type == 'cpu' else self._table.dtype
         self.layers = [Layer(layer, pack) for layer in text.layers]
         self.kept = (len(self.layers), *self.layers[0].kept)
         self._rotary = text.rotary_emb
@@ -61,7 +63,7 @@ class TextLayers:
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the first layer's input (n, width) of (n,) ids."""
-        return functional.embedding(tokens, self._table)
+        return functional.embedding(tokens, self._table).to(self._dtype)
 
     def step(
         self,
@@ -206,9 +208,11 @@ class _Norm:
 
     def __init__(self, norm: Any) -> None:
         self._weight, self._epsilon = norm.weight, norm.variance_epsilon
-        # The mean of squares is the length's square through the width. In float32 and on a CPU
-        # only: PyTorch has no kernel for it there, but takes eight operators.
-        self._by_length = self._weight.device.type == 'cpu' and self._weight.dtype == torch.float32
+        if self._weight.device.type == 'cpu':
+            self._weight = self._weight.float()
+        # The mean of squares is the length's square through the width. On a CPU only, where
+        # PyTorch has no kernel for it, but takes eight operators.
+        self._by_length = self._weight.device.type == 'cpu'
         width = len(self._weight)
         self._longer = self._weight * width**0.5
         self._least = torch.tensor((self._epsilon * width) ** 0.5)

@@ -26,21 +26,27 @@ def joined(*projections: Any, pack: bool = False) -> Product:
 
     Args:
         *projections: Linear layers. Their weights become parts of one matrix, so that they take
-            no more memory than before.
+            no more memory than before. On a CPU they become float32.
         pack: Keep them in 16 bits instead, see ``Packed``, where that can be done. Then the
             projections cannot be used any more: they are left without weights.
     """
     if any(type(each) is not torch.nn.Linear for each in projections):  # quantized, for instance
         return lambda hidden: torch.cat([each(hidden) for each in projections], dim=-1)
     sizes = [each.out_features for each in projections]
-    weight = torch.cat([each.weight.data for each in projections])
-    biases = [each.bias for each in projections if each.bias is not None]
-    bias = torch.cat([each.data for each in biases]) if biases else None
+    weight = _whole([each.weight.data for each in projections])
+    biases = [each.bias.data for each in projections if each.bias is not None]
+    bias = _whole(biases) if biases else None
     packed = Packed.of(weight, bias) if pack else None
     parts = weight.split(sizes) if packed is None else [weight.new_empty(0)] * len(sizes)
     for each, part in zip(projections, parts, strict=True):
         each.weight.data = part
     return packed or _Plain(weight, bias)
+
+
+def _whole(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Return tensors behind each other, in the type that is computed in."""
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return whole.float() if whole.device.type == 'cpu' else whole
 
 
 class Packed:

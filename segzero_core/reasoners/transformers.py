@@ -21,6 +21,7 @@ from segzero_core.checkpoints import (
     explained,
     find_checkpoint,
     load_weights,
+    stored_dtype,
     transformers,
 )
 from segzero_core.errors import EngineOptionError, ModelLoadError
@@ -105,10 +106,12 @@ class TransformersReasoner:
             transformers.AutoModelForImageTextToText,
             folder,
             self.device,
-            dtype=torch.bfloat16 if self.device.type == 'cuda' else torch.float32,
+            dtype=torch.bfloat16 if self.device.type == 'cuda' else stored_dtype(folder),
             attn_implementation=_best_attention(self.device),
             **weights,
         )
+        if self.device.type == 'cpu':  # its language model follows piece by piece, see TextLayers
+            self._model.model.visual.float()
         _embed_patches_by_product(self._model.model.visual.patch_embed)
         self._generation = _greedy(self._model.generation_config, max_new_tokens)
         self._writer: Any = Writer(
