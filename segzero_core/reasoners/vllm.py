@@ -8,10 +8,10 @@ import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image as PilImage
@@ -25,12 +25,13 @@ from segzero_core.errors import EngineOptionError, ModelLoadError, ServerError
 from segzero_core.reasoners.guide import pattern_after
 from segzero_core.reasoners.picture import frame_key, model_picture
 from segzero_core.reasoners.qwen_processor import QwenProcessor
-from segzero_core.reasoners.reply import Reply
+from segzero_core.reasoners.reply import Reply, answer_end
 from segzero_core.reasoners.thinking import Thinking
 from segzero_core.reasoners.transformers import check_image_size
 from segzero_core.reasoners.vllm_drafts import speculation
 from segzero_core.types import Image, Size, image_size
 
+_T = TypeVar('_T')
 _POLL_S = 0.01  # how late a cancellation is noticed at most
 _PIXELS_PER_TOKEN = 28  # the side of an image token; Qwen3-VL's has 32
 _LONGEST_SENTENCE = 2048  # tokens: prompt and sentence without the image
@@ -124,23 +125,46 @@ class VllmReasoner:
         """
         reply = Reply(on_text, cancel)
         reply.check_cancel()
-        prompt, picture = self._prompt(query), self._picture(image)
 
         def ask(written: str, tokens: int) -> Iterator[str]:
-            inputs = {'prompt': prompt + written, 'multi_modal_data': {'image': picture}}
+            inputs = self._inputs(image, query, written)
             return self._pieces(inputs, self._sampling(written, tokens), reply)
 
         self._thinking.write(reply, ask, self._max_new_tokens)
         return reply.text
 
     def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
-        """Write several answers side by side; see ``BatchReasoner.reason_batch``."""
-        with ThreadPoolExecutor(max_workers=max(len(queries), 1)) as threads:
-            return list(threads.map(self.reason, images, queries))
+        """Write several answers side by side; see ``BatchReasoner.reason_batch``.
+
+        Raises:
+            ServerError: The engine died.
+        """
+        replies = [Reply(None, None) for _ in queries]
+        asked = {
+            id(reply): (image, query)
+            for reply, image, query in zip(replies, images, queries, strict=True)
+        }
+
+        def ask(some: list[Reply], tokens: int) -> list[str]:
+            # Nobody waits for single tokens: the engine's thread puts whole texts together. It
+            # begins with the first ones while the next one's picture is prepared.
+            texts = []
+            try:
+                for reply in some:
+                    inputs = self._inputs(*asked[id(reply)], reply.text)
+                    sampling = self._sampling(reply.text, tokens)
+                    texts.append(self._begin(self._rest(reply.text, inputs, sampling)))
+                return [text.result() for text in texts]
+            finally:
+                for text in texts:
+                    text.cancel()
+
+        self._thinking.write_all(replies, ask, self._max_new_tokens)
+        return [reply.text for reply in replies]
 
     def close(self) -> None:
         """End the engine's process and free its memory."""
-        self._call(_stop(self._engine))
+        self._begin(_stop(self._engine)).result()
         self._engine = None
         self._stop_loop()
 
@@ -158,7 +182,7 @@ class VllmReasoner:
         )
         try:
             with explained(folder):
-                self._engine = self._call(_engine_of(arguments))
+                self._engine = self._begin(_engine_of(arguments)).result()
         except ModelLoadError:
             self._stop_loop()
             raise
@@ -168,10 +192,12 @@ class VllmReasoner:
         self._thread.join()
         self._loop.close()
 
-    def _prompt(self, query: str) -> str:
-        return self._processor.apply_chat_template(
+    def _inputs(self, image: Image, query: str, written: str) -> dict[str, Any]:
+        """Return what vLLM is to go on with after ``written``, the beginning of a reply."""
+        prompt = self._processor.apply_chat_template(
             self.family.conversation(query), add_generation_prompt=True
         )
+        return {'prompt': prompt + written, 'multi_modal_data': {'image': self._picture(image)}}
 
     def _picture(self, image: Image) -> PilImage.Image:
         size = self.family.input_size(image_size(image))
@@ -184,8 +210,9 @@ class VllmReasoner:
                 self._shown = key, picture
         return picture
 
-    def _call(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+    def _begin(self, coroutine: Coroutine[Any, Any, _T]) -> Future[_T]:
+        """Let the engine's thread run it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _sampling(self, written: str, tokens: int) -> SamplingParams:
         guide = None
@@ -198,12 +225,12 @@ class VllmReasoner:
             structured_outputs=guide,
         )
 
-    def _pieces(self, inputs: Any, sampling: SamplingParams, reply: Reply) -> Iterator[str]:
+    def _pieces(
+        self, inputs: dict[str, Any], sampling: SamplingParams, reply: Reply
+    ) -> Iterator[str]:
         """Yield what the engine writes; closing the iterator ends the request."""
-        received: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
-        task = asyncio.run_coroutine_threadsafe(
-            self._write(inputs, sampling, received), self._loop
-        )
+        received: queue.SimpleQueue[str | ServerError | None] = queue.SimpleQueue()
+        task = self._begin(self._hand_over(inputs, sampling, received))
         try:
             while True:
                 reply.check_cancel()
@@ -211,31 +238,60 @@ class VllmReasoner:
                     item = received.get(timeout=_POLL_S)
                     if item is None:
                         return
-                    if isinstance(item, Exception):
-                        raise ServerError(
-                            'server_broken',
-                            f'the vLLM engine failed: {type(item).__name__}: {item}. See its log; '
-                            'load the reasoner anew (the node: cleanup, then configure).',
-                        ) from item
+                    if isinstance(item, ServerError):
+                        raise item
                     yield item
         finally:
             task.cancel()
 
-    async def _write(
+    async def _hand_over(
         self,
-        inputs: Any,
+        inputs: dict[str, Any],
         sampling: SamplingParams,
-        received: queue.SimpleQueue[str | Exception | None],
+        received: queue.SimpleQueue[str | ServerError | None],
     ) -> None:
-        """Run in the engine's thread. Being cancelled takes the request out of the engine."""
+        """Put each piece, and then the error or ``None``, where another thread waits for it."""
         try:
-            name = f'segzero-{next(self._numbers)}'
-            async for output in self._engine.generate(inputs, sampling, name):
-                if text := output.outputs[0].text:
-                    received.put(text)
+            async for piece in self._write(inputs, sampling):
+                received.put(piece)
             received.put(None)
-        except Exception as error:  # noqa: BLE001 (handed to the thread that asked)
+        except ServerError as error:
             received.put(error)
+
+    async def _rest(self, written: str, inputs: dict[str, Any], sampling: SamplingParams) -> str:
+        """Return what follows on ``written``, up to the end of the answer."""
+        text = written
+        async with contextlib.aclosing(self._write(inputs, sampling)) as pieces:
+            async for piece in pieces:
+                text += piece
+                if answer_end(text) >= 0:
+                    break
+        return text[len(written) :]
+
+    async def _write(
+        self, inputs: dict[str, Any], sampling: SamplingParams
+    ) -> AsyncGenerator[str, None]:
+        """Yield what the engine writes, in its thread.
+
+        Being cancelled or closed takes the request out of the engine.
+
+        Raises:
+            ServerError: The engine died.
+        """
+        name = f'segzero-{next(self._numbers)}'
+        try:
+            async with contextlib.aclosing(
+                self._engine.generate(inputs, sampling, name)
+            ) as outputs:
+                async for output in outputs:
+                    if text := output.outputs[0].text:
+                        yield text
+        except Exception as error:
+            raise ServerError(
+                'server_broken',
+                f'the vLLM engine failed: {type(error).__name__}: {error}. See its log; '
+                'load the reasoner anew (the node: cleanup, then configure).',
+            ) from error
 
 
 def _check_options(device: str, max_new_tokens: int, memory_share: float, drafts: int) -> str:

@@ -13,7 +13,13 @@ import pytest
 pytest.importorskip('vllm', reason='needs vLLM: make test-vllm')
 
 from segzero_core import SegZero, load_reasoner, load_segmenter
-from segzero_core.errors import CancelledError, EngineOptionError, ModelLoadError, UnknownNameError
+from segzero_core.errors import (
+    CancelledError,
+    EngineOptionError,
+    ModelLoadError,
+    ServerError,
+    UnknownNameError,
+)
 from segzero_core.reasoners.guide import ANSWER_PATTERN
 from segzero_core.reasoners.thinking import Thinking
 
@@ -44,13 +50,12 @@ def prompt_tokens(engine, image, query):
     """How many tokens a prompt has, and how many of them were not computed again."""
 
     async def ask():
-        inputs = engine._prompt(query), engine._picture(image)
-        request = {'prompt': inputs[0], 'multi_modal_data': {'image': inputs[1]}}
+        request = engine._inputs(image, query, '')
         async for output in engine._engine.generate(request, engine._sampling('', 1), query):
             found = len(output.prompt_token_ids), output.num_cached_tokens
         return found
 
-    return engine._call(ask())
+    return engine._begin(ask()).result()
 
 
 def test_it_writes_what_the_transformers_engine_writes(engine, overfit_reasoner_dir):
@@ -110,6 +115,19 @@ def test_cancelling_stops_at_the_next_piece_and_in_the_engine(engine):
     assert engine.reason(picture(), 'the red mug') == ANSWER
 
 
+def test_what_cannot_be_answered_is_an_error_and_ends_the_others_of_its_batch(engine):
+    too_long = 'the red mug ' * 2048
+    for batch in ([too_long, 'the red mug'], ['the red mug', too_long]):
+        with pytest.raises(ServerError, match=r'the vLLM engine failed: .*See its log'):
+            engine.reason_batch([picture()] * 2, batch)
+    with pytest.raises(ServerError, match=r'the vLLM engine failed: .*See its log'):
+        engine.reason(picture(), too_long)
+    while unfinished(engine):  # the test's time limit ends this
+        pass
+    assert engine.reason_batch([], []) == []
+    assert engine.reason_batch([picture()], ['the red mug']) == [ANSWER]
+
+
 def test_thinking_can_be_left_out_and_cut_short(engine):
     try:
         engine._thinking = Thinking('none')
@@ -121,6 +139,7 @@ def test_thinking_can_be_left_out_and_cut_short(engine):
         assert thoughts is not None
         assert ANSWER.startswith(f'<think>{thoughts[1]}')
         assert 0 < len(thoughts[1]) < len('The red mug ☕ stands left of the box.')
+        assert engine.reason_batch([picture()] * 3, ['the red mug'] * 3) == [text] * 3
     finally:
         engine._thinking = Thinking()
 
@@ -166,8 +185,7 @@ def tokens_of_a_reply(engine, image, query):
     """How many tokens a reply has, and how many of them were guessed."""
 
     async def ask():
-        request = {'prompt': engine._prompt(query)}
-        request['multi_modal_data'] = {'image': engine._picture(image)}
+        request = engine._inputs(image, query, '')
         written = 0
         async for output in engine._engine.generate(request, engine._sampling('', 60), query):
             written += len(output.outputs[0].token_ids)
@@ -175,7 +193,7 @@ def tokens_of_a_reply(engine, image, query):
         counts = output.outputs[0].spec_decode_metrics.histogram
         return written, sum(right * steps for right, steps in enumerate(counts))
 
-    return engine._call(ask())
+    return engine._begin(ask()).result()
 
 
 @pytest.mark.parametrize(
