@@ -2,13 +2,17 @@
 """Answers per second of a reasoner with 1, 8 and 64 sentences at a time.
 
     python benchmarks/throughput.py --reasoner tiny [--same-frame] [--json throughput.json]
-    .venv-vllm/bin/python benchmarks/throughput.py --engine vllm        # after make test-vllm
+    .venv-vllm/bin/python benchmarks/throughput.py --engine vllm --eager  # after make test-vllm
     python benchmarks/throughput.py --engine openai --url http://127.0.0.1:8000/v1
 
 The sentences are about synthetic scenes, each about one of its own or, with ``--same-frame``, all
 about one that the model has not seen before. The model writes what it thinks, up to a limit.
 Without ``--reasoner`` it is a tiny random one made on the spot, which never ends by itself. One
-sentence at a time is ``reason``.
+sentence at a time is ``reason``; "pieces" says in how many its reply came: with vLLM one per step.
+
+``--drafts 0 8`` compares numbers of guessed tokens, in turns in one process, each with a reasoner
+of its own. Without ``--eager`` vLLM compiles the model first: on a CPU for minutes, each time
+that the model, the folder or the number of drafts is a new one.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +43,20 @@ def main() -> None:
     parser.add_argument('--tokens', type=int, default=100, help='most of each reply')
     parser.add_argument('--at-once', type=int, nargs='+', default=[1, 8, 64])
     parser.add_argument('--same-frame', action='store_true')
-    parser.add_argument('--drafts', type=int, help="tokens guessed at once; the engine's own")
+    parser.add_argument('--drafts', type=int, nargs='+', default=[None], help='guessed at once')
+    parser.add_argument('--eager', action='store_true', help='vllm without compilation')
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--json', type=Path, help='write the figures here')
     parser.add_argument('--plot', type=Path, help='draw them here')
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(options, Path(folder))
-    print(f'{"at once":>8}{"seconds":>10}{"answers/s":>12}{"cost of one":>14}')
+    print('  drafts at once   seconds answers/s  cost of one  pieces')
     for row in figures['rows']:
-        cells = (row['at_once'], row['seconds'], row['answers_per_s'], row['cost'])
-        print('{:>8}{:>10.2f}{:>12.2f}{:>12.2f} x'.format(*cells))
+        print(
+            f'{row["drafts"]!s:>8}{row["at_once"]:>8}{row["seconds"]:>10.3f}'
+            f'{row["answers_per_s"]:>10.2f}{row["cost"]:>11.2f} x{row["pieces"]:>8.1f}'
+        )
     print({key: value for key, value in figures.items() if key != 'rows'})
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + '\n')
@@ -57,46 +65,68 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Return seconds and answers per second for each number of sentences at a time."""
-    from segzero_core.synthetic import make_scene
-
-    reasoner = load(options, folder)
+    """Return seconds and answers per second for each number of drafts and sentences at a time."""
+    reasoners = {drafts: load(options, drafts, folder) for drafts in options.drafts}
     seeds = itertools.count(1_000_000)
-    times: dict[int, list[float]] = {count: [] for count in options.at_once}
+    times: dict[Any, list[float]] = {
+        (drafts, count): [] for drafts in reasoners for count in options.at_once
+    }
+    pieces: dict[Any, list[int]] = {drafts: [] for drafts in reasoners}
     for number in range(options.rounds + 1):
-        for count, found in times.items():
-            scenes = [make_scene(next(seeds)) for _ in range(1 if options.same_frame else count)]
-            asked = [(scene.image, query.text) for scene in scenes for query in scene.queries()]
-            if not options.same_frame:
-                asked = [(scene.image, scene.queries()[0].text) for scene in scenes]
-            frames, sentences = zip(*(asked * count)[:count], strict=True)
-            start = time.perf_counter()
-            if count == 1:
-                reasoner.reason(frames[0], sentences[0])
-            else:
-                reasoner.reason_batch(frames, sentences)
-            if number:  # the first round warms up
-                found.append(time.perf_counter() - start)
-    reasoner.close()
-    medians = {count: statistics.median(found) for count, found in times.items()}
-    one = medians[min(medians)] / min(medians)
-    rows = [
-        {'at_once': count, 'seconds': s, 'answers_per_s': count / s, 'cost': s / one}
-        for count, s in medians.items()
-    ]
+        for count in options.at_once:
+            frames, sentences = questions(count, options.same_frame, seeds)
+            for drafts, reasoner in reasoners.items():
+                came: list[str] = []
+                start = time.perf_counter()
+                if count == 1:
+                    reasoner.reason(frames[0], sentences[0], came.append)
+                else:
+                    reasoner.reason_batch(frames, sentences)
+                if number:  # the first round warms up
+                    times[drafts, count].append(time.perf_counter() - start)
+                    pieces[drafts] += [len(came)] if came else []
+    for reasoner in reasoners.values():
+        reasoner.close()
+    kept = ('engine', 'reasoner', 'side', 'tokens', 'same_frame', 'eager', 'rounds')
     return {
-        'engine': options.engine,
-        'reasoner': options.reasoner,
-        'side': options.side,
-        'tokens': options.tokens,
-        'same_frame': options.same_frame,
-        'drafts': options.drafts,
+        **{name: getattr(options, name) for name in kept},
         'cores': len(os.sched_getaffinity(0)),
-        'rows': rows,
+        'rows': rows(times, pieces),
     }
 
 
-def load(options: argparse.Namespace, folder: Path) -> Any:
+def questions(
+    count: int, same_frame: bool, seeds: Iterator[int]
+) -> tuple[Sequence[Any], Sequence[str]]:
+    """Return frames that no model has seen, and a sentence about each."""
+    from segzero_core.synthetic import make_scene
+
+    scenes = [make_scene(next(seeds)) for _ in range(1 if same_frame else count)]
+    asked = [(scene.image, query.text) for scene in scenes for query in scene.queries()]
+    if not same_frame:
+        asked = [(scene.image, scene.queries()[0].text) for scene in scenes]
+    frames, sentences = zip(*(asked * count)[:count], strict=True)
+    return frames, sentences
+
+
+def rows(times: dict[Any, list[float]], pieces: dict[Any, list[int]]) -> list[dict[str, Any]]:
+    """Return what the table says. The cost is that of the fewest at once, with as many drafts."""
+    medians = {key: statistics.median(found) for key, found in times.items()}
+    fewest = min(count for _, count in medians)
+    return [
+        {
+            'drafts': drafts,
+            'at_once': count,
+            'seconds': seconds,
+            'answers_per_s': count / seconds,
+            'cost': seconds / medians[drafts, fewest] * fewest,
+            'pieces': statistics.mean(pieces[drafts] or [0]),
+        }
+        for (drafts, count), seconds in medians.items()
+    ]
+
+
+def load(options: argparse.Namespace, drafts: int | None, folder: Path) -> Any:
     """Return the reasoner, with replies of the length asked for."""
     from segzero_core import load_reasoner
 
@@ -104,7 +134,8 @@ def load(options: argparse.Namespace, folder: Path) -> Any:
         'max_new_tokens': options.tokens,
         'url': options.url,
         'model': options.reasoner,
-        'drafts': options.drafts,
+        'drafts': drafts,
+        'eager': options.eager or None,
     }
     if options.engine != 'openai' and not options.reasoner:
         from segzero_core.tiny import build_tiny_reasoner
@@ -123,8 +154,13 @@ def draw(figures: dict[str, Any], file: Path) -> None:
     from matplotlib import pyplot
 
     plot, axes = pyplot.subplots(figsize=(5, 2.5), layout='constrained')
-    rows = figures['rows']
-    axes.plot([row['at_once'] for row in rows], [row['answers_per_s'] for row in rows], marker='o')
+    for drafts in dict.fromkeys(row['drafts'] for row in figures['rows']):
+        points = [row for row in figures['rows'] if row['drafts'] == drafts]
+        rates = [row['answers_per_s'] for row in points]
+        label = '' if drafts is None else f'{drafts} drafts'
+        axes.plot([row['at_once'] for row in points], rates, marker='o', label=label)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend()
     axes.set_xscale('log', base=2)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(f'sentences at a time ({figures["engine"]}, {figures["reasoner"]})')
