@@ -104,7 +104,7 @@ def test_each_image_is_looked_at_once(short_grpo: Path, tmp_path: Path, trl: Non
     assert seen == [both, both]
 
 
-def test_one_sentence_about_two_images_is_two_prompts() -> None:
+def test_one_sentence_about_two_images_is_two_prompts(trl: None) -> None:
     from training.shared_prompts import count_copies
 
     def count(prompts: list[int], images: list[int]) -> int:
