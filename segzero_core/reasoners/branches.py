@@ -105,40 +105,13 @@ class Branches:
             (sum of ``wanted``, vocabulary) logits of what follows each, branch by branch.
         """
         self._close_rows()
-        columns, width = self._columns(branches, tokens)
-        places = [
-            self._take(branch.row, len(each))
-            for branch, each in zip(branches, tokens, strict=True)
-        ]
-        last = max(self._used)
-        self._cache.reserve(last + 1, self._decoder.cache.keys)
-        rows = len(self._used)
-        # Of each token its id, its position and its place. Where a row has fewer, others fill it
-        # up; they are put behind everything, and may look at something, as whatever computes must.
-        given = np.zeros((3, rows, width), np.int64)
-        given[2] = last
-        mask = np.full((rows, 1, width, last), -np.inf, np.float32)
-        mask[..., 0] = 0
-        for branch, column, ids, new in zip(branches, columns, tokens, places, strict=True):
-            own = slice(column, column + len(ids))
-            position = branch.same + len(branch.places) + branch.shift
-            given[:, branch.row, own] = ids, range(position, position + len(ids)), new
-            seen = mask[branch.row, 0, own]
-            seen[:, : branch.same] = 0
-            seen[:, branch.places] = 0
-            seen[:, new] = np.triu(np.full((len(ids), len(ids)), -np.inf), 1)
-            branch.places += new
-        given[2] += self._cache.room * np.arange(rows)[:, None]
-        ends = [
-            branch.row * width + column + len(ids)
-            for branch, column, ids in zip(branches, columns, tokens, strict=True)
-        ]
+        given, mask, ends = self._lay_out(branches, tokens)
         asked = [n for end, few in zip(ends, wanted, strict=True) for n in range(end - few, end)]
-        ids, positions, put = torch.from_numpy(given).flatten(1).to(self._decoder.device)
+        ids, positions, places = torch.from_numpy(given).flatten(1).to(self._decoder.device)
         return self._decoder.step(
             ids,
             *self._cache.turns(positions),
-            put,
+            places,
             torch.tensor(asked, device=ids.device),
             self._cache.keys,
             self._cache.values,
@@ -156,16 +129,44 @@ class Branches:
         self.cut(branch, len(branch.places))
         self._open.remove(branch)
 
-    def _columns(
+    def _lay_out(
         self, branches: Sequence[Branch], tokens: Sequence[Sequence[int]]
-    ) -> tuple[list[int], int]:
-        """Return where in its row's tokens each branch's begin, and the most a row has."""
-        filled = [0] * len(self._used)
-        columns = []
-        for branch, each in zip(branches, tokens, strict=True):
-            columns.append(filled[branch.row])
-            filled[branch.row] += len(each)
-        return columns, max(filled)
+    ) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """Add tokens to branches.
+
+        Returns:
+            (3, rows, n) int64, of each token its id, its position and its place in the cache;
+            (rows, 1, n, m) float32, the mask; and where each branch's end among rows * n.
+        """
+        rows, starts = len(self._used), []
+        filled, places = [0] * rows, []
+        for branch, ids in zip(branches, tokens, strict=True):
+            starts.append(filled[branch.row])
+            filled[branch.row] += len(ids)
+            places.append(self._take(branch.row, len(ids)))
+        width, last = max(filled), max(self._used)
+        self._cache.reserve(last + 1, self._decoder.cache.keys)
+        # Where a row has fewer tokens, others fill it up. They are put behind everything, and may
+        # look at something, for nothing could be computed of nothing.
+        given = np.zeros((3, rows, width), np.int64)
+        given[2] = last
+        mask = np.full((rows, 1, width, last), -np.inf, np.float32)
+        mask[..., 0] = 0
+        for branch, start, ids, new in zip(branches, starts, tokens, places, strict=True):
+            own = slice(start, start + len(ids))
+            position = branch.same + len(branch.places) + branch.shift
+            given[:, branch.row, own] = ids, range(position, position + len(ids)), new
+            seen = mask[branch.row, 0, own]
+            seen[:, : branch.same] = 0
+            seen[:, branch.places] = 0
+            seen[:, new] = np.triu(np.full((len(ids), len(ids)), -np.inf), 1)
+            branch.places += new
+        given[2] += self._cache.room * np.arange(rows)[:, None]
+        ends = [
+            branch.row * width + start + len(ids)
+            for branch, start, ids in zip(branches, starts, tokens, strict=True)
+        ]
+        return given, mask, ends
 
     def _take(self, row: int, count: int) -> list[int]:
         """Return places of a row that nothing is at."""
