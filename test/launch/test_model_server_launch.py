@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -60,17 +60,29 @@ def robot(
     return LaunchDescription([*processes.watch(), include])
 
 
-def ask(peer: Peer, sentence: str) -> dict[str, object]:
-    """Show the node an image, ask about it, and return the result."""
+def ask(peer: Peer, sentence: str) -> dict[str, Any]:
+    """Show the node images, ask about them until one has come, and return the result."""
     from sensor_msgs.msg import Image
     from std_msgs.msg import String
 
     results = peer.gather(String, f'{NODE}/result')
     image = Image(height=48, width=64, step=192, encoding='rgb8', data=bytes(64 * 48 * 3))
-    peer.publish('/image', image)
-    peer.publish(f'{NODE}/query', String(data=sentence))
-    peer.wait_for('a result', lambda: results)
-    found: dict[str, object] = json.loads(results[0].data)
+    camera = peer.node.create_publisher(Image, '/image', 1)
+
+    def answered() -> dict[str, Any] | None:
+        count = len(results)
+        peer.publish(f'{NODE}/query', String(data=sentence))
+
+        def heard() -> bool:
+            camera.publish(image)  # best effort: some come before the node listens
+            return len(results) > count
+
+        peer.wait_for('a result', heard)
+        found: dict[str, Any] = json.loads(results[-1].data)
+        return None if found['error'] and found['error']['kind'] == 'no_image' else found
+
+    found: dict[str, Any] = peer.wait_for('an image', answered)
+    peer.node.destroy_publisher(camera)
     return found
 
 

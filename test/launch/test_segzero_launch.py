@@ -202,10 +202,13 @@ def test_a_sentence_is_answered(peer: Peer) -> None:
 
         peer.wait_for('a result', answered)
         result: dict[str, Any] = json.loads(results[-1].data)
+        if result['error'] and result['error']['kind'] == 'no_image':
+            return None
         assert (result['status'], result['query']) == ('ok', query.text)
         return result if result['target']['reason'] is None else None
 
-    result = peer.wait_for('a target', ask)  # depth may come too late for the first sentence
+    # Image or depth may come too late for the first sentence.
+    result = peer.wait_for('a target', ask)
     assert (result['frame_id'], result['stamp']['sec']) == ('front_optical', 7)
     assert scene.surface_distance(query.target, result['target']['point_m']) < 0.02
 
