@@ -88,7 +88,8 @@ def report(folders: Sequence[Path], output: Path, samples: int = 12, root: str =
     try:
         output.mkdir(parents=True, exist_ok=True)
         for file, text in files.items():
-            (output / file).write_text(text, encoding='utf-8')
+            # Half a character, which servers do send, cannot be encoded.
+            (output / file).write_text(text, encoding='utf-8', errors='backslashreplace')
     except OSError as error:
         raise DataError(f'cannot write to {output} ({error}): choose another --output') from error
     return [output / file for file in files]

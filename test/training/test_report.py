@@ -237,6 +237,16 @@ def test_a_page_shows_worst_and_best_and_needs_nothing_else(page: Path, finished
     assert answered[-1]['reasoning'] in found.words
 
 
+def test_a_page_shows_whatever_a_model_wrote(finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / 'run')
+    rows = list(read_rows(copy))
+    row = next(row for row in rows if row['mask'])
+    row |= {'box': [-5e9, 0.0, 9e306, 5.0], 'points': [[1e20, 3.0]], 'text': 'half \ud83c'}
+    (copy / 'rows.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    assert main([str(copy), '--output', str(tmp_path), '--samples', '9']) == 0
+    assert 'half \\ud83c' in (tmp_path / 'run.html').read_text(encoding='utf-8')
+
+
 def test_the_worst_are_of_many_images() -> None:
     images = list('aaaabbc')
     assert _choose(range(7), images, 3) == [0, 4, 6]

@@ -24,6 +24,7 @@ from training.reporting.runs import Run, system_of
 from training.reporting.tables import OVERVIEW
 
 _SIDE = 420  # pixels; pictures are reduced to this
+_FAR = 10 * _SIDE
 _TRUTH = (0, 170, 90)
 _IGNORED = (130, 130, 130)
 _STYLE = """
@@ -177,7 +178,8 @@ def _tinted(image: Image, mask: Mask, colour: tuple[int, int, int]) -> Image:
 
 def _draw_prompt(image: Image, row: dict[str, Any], factor: float) -> None:
     def scaled(numbers: Sequence[float]) -> list[int]:
-        return [round(number * factor) for number in numbers]
+        # The released evaluation keeps whatever number was written; OpenCV draws small ones.
+        return [round(min(max(number * factor, -_FAR), _FAR)) for number in numbers]
 
     if row['box']:
         x1, y1, x2, y2 = scaled(row['box'])
