@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are there whole or not at all, and what to say when the system refuses one."""
+"""Files that are there whole or not at all and belong to one process at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
+
+from segzero_core.errors import ConfigError
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -30,6 +34,44 @@ def naming(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(file)) from error
+
+
+def lock(file: Path, shared: bool = False) -> TextIO | None:
+    """Hold ``file`` until what is returned is closed; None if another process holds it.
+
+    Args:
+        file: Made if it is not there.
+        shared: Let others hold it too who say so.
+    """
+    held = file.open('w')
+    try:
+        fcntl.flock(held, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        held.close()
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return held
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold the folder of a run, made if it is not there, for this process.
+
+    Raises:
+        ConfigError: Another process is at work there, or it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = lock(folder / '.lock')
+    except OSError as error:
+        raise ConfigError(f'cannot write to {folder} ({error}): choose another output') from error
+    if held is None:
+        raise ConfigError(
+            f'another process is at work in {folder}: wait for it, or choose another output'
+        )
+    with held:
+        yield
 
 
 def refused(error: OSError) -> str:

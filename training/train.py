@@ -8,6 +8,7 @@ was, with the results an uninterrupted run would have had.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import os
@@ -25,7 +26,7 @@ from segzero_core.data import Dataset, Record, Skipped, read_dataset
 from segzero_core.errors import ConfigError, DataError, ModelLoadError, SegZeroError
 from training.changed import changed
 from training.config import TrainConfig, describe, load_config, save_config
-from training.files import refused
+from training.files import claimed, refused
 
 CONFIG = 'config.yaml'
 # What may differ between the parts of one run: nothing that changes what is learnt.
@@ -93,6 +94,11 @@ def train(config: TrainConfig) -> None:
     is_main = int(os.environ.get('RANK', '0')) == 0
     run = Path(config.output)
     check_same_run(config, run)
+    with claimed(run) if is_main else contextlib.nullcontext():
+        _train(config, run, is_main)
+
+
+def _train(config: TrainConfig, run: Path, is_main: bool) -> None:
     data = read_rows(config.data, config.data_limit, is_main, config)
     held_out = read_rows(config.eval_data, config.eval_limit, is_main) if config.eval_data else []
     _import_trl()
@@ -123,16 +129,12 @@ def train(config: TrainConfig) -> None:
 
 
 def start_run(config: TrainConfig, run: Path, rows: int, steps: int) -> None:
-    """Make the run's folder, note its settings there and print them.
+    """Note the run's settings in its folder and print them.
 
     Raises:
-        ConfigError: The folder cannot be written to.
+        OSError: They cannot be written.
     """
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        save_config(config, run / CONFIG)
-    except OSError as error:
-        raise ConfigError(f'cannot write to {run} ({error}): choose another output=...') from error
+    save_config(config, run / CONFIG)
     print(describe(config))
     processes = os.environ.get('WORLD_SIZE', '1')
     print(f'{rows} rows, {steps} steps, {processes} processes, results in {run}', flush=True)

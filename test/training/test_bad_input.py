@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training.files import claimed
 from training.train import main
 
 
@@ -203,6 +204,19 @@ def test_answers_that_never_parse_are_reported(
     assert main(['--config', str(short_grpo), *settings, 'save_steps=100', 'sample_steps=0']) == 0
     printed = capsys.readouterr().out
     assert printed.count('not one answer of the last 10 steps could be read') == 1
+
+
+def test_a_run_has_one_process(
+    short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / 'run'
+    scratch = tmp_path / 'scratch.yaml'
+    scratch.write_text(f'method: warm_up\ncache: {tmp_path}\n')
+    with claimed(run):
+        for config in (short_grpo, scratch):
+            message = fails(config, capsys, f'output={run}')
+            assert f'another process is at work in {run}: wait for it' in message
+    assert [path.name for path in run.iterdir()] == ['.lock']
 
 
 def test_other_settings_are_not_mixed_into_a_run(

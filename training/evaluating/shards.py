@@ -10,7 +10,6 @@ holds them in the order of the dataset.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple, TextIO
 
 from segzero_core.errors import DataError
 from training.changed import changed
+from training.files import lock
 
 RUN = 'run.json'
 ROWS = 'rows.jsonl'
@@ -152,25 +152,22 @@ class Shard:
         os.replace(draft, self._path)
 
 
-def _lock(path: Path, kind: int = fcntl.LOCK_EX) -> TextIO:
+def _lock(path: Path, shared: bool = False) -> TextIO:
     """Make a shard this process's own until the file that is returned is closed.
 
     Args:
         path: Of the shard.
-        kind: ``LOCK_SH`` to see only that nobody writes it: several processes may.
+        shared: See only that nobody writes it: several processes may.
 
     Raises:
         DataError: It is another's.
     """
-    lock = path.with_name(f'.{path.name}.lock').open('w')
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
+    held = lock(path.with_name(f'.{path.name}.lock'), shared)
+    if held is None:
         raise DataError(
             f'another process is writing {path}: wait for it, or choose another --output'
-        ) from error
-    return lock
+        )
+    return held
 
 
 def shard_path(folder: Path, place: Place) -> Path:
@@ -207,7 +204,7 @@ def done_elsewhere(folder: Path, run: str, place: Place) -> Elsewhere:
             continue
         same = path.name.endswith(_of(place.world))
         if not same:
-            _lock(path, fcntl.LOCK_SH).close()
+            _lock(path, shared=True).close()
         rows = (line.row for line in read_shard(path, run))
         good = (row['row'] for row in rows if row['status'] != 'error')
         (found.beside if same else found.before).update(good)

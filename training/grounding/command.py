@@ -17,7 +17,7 @@ from segzero_core.registry import look_up
 from segzero_core.synthetic import KINDS
 from training.changed import changed
 from training.config import parse_yaml
-from training.files import write_whole
+from training.files import claimed, write_whole
 from training.grounding.loop import Phase, Settings, warm_up
 from training.grounding.masks import MaskSettings, train_masks
 from training.metrics import append_metrics
@@ -33,10 +33,16 @@ def run_from_scratch(file: Path, overrides: Sequence[str]) -> None:
     """Train as a configuration file and ``key=value`` overrides say; print and keep progress.
 
     Raises:
-        ConfigError: A key does not exist, a value does not fit, or the run was begun with others.
+        ConfigError: A key does not exist, a value does not fit, the run was begun with others, or
+            another process is at work on it.
         TrainingError: A loss is not a number.
     """
     settings = read_settings(file, overrides)
+    with claimed(settings.output):
+        _run(settings)
+
+
+def _run(settings: Settings | MaskSettings) -> None:
     _begin(settings)
     print(settings, flush=True)
 
@@ -63,7 +69,6 @@ def _begin(settings: Settings | MaskSettings) -> None:
                 'again with the settings it had, or choose another output=...'
             )
         return
-    settings.output.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(now, indent=1))
 
 

@@ -8,7 +8,6 @@ Whatever a part without a note has left is written again, so that no row is lost
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -29,13 +28,12 @@ from segzero_core.data import Sample, Samples, Skipped
 from segzero_core.errors import ConfigError, DataError
 from segzero_core.segmenters import Segmenter, load_segmenter
 from training.changed import changed
-from training.files import write_whole
+from training.files import claimed, write_whole
 from training.preparing.rows import Dropped, Making, Row, make_rows
 
 SPLITS = ('train', 'val')
 SETTINGS = 'settings.json'
 _PARTS = 'parts'
-_LOCK = '.lock'
 
 
 @dataclass(frozen=True)
@@ -85,21 +83,7 @@ def claim(folder: Path, settings: Settings) -> Iterator[None]:
         ConfigError: Another process is at work there, it holds rows made with other settings, or
             it cannot be written to.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open('w')
-    except OSError as error:
-        raise ConfigError(
-            f'cannot write to {folder} ({error}): choose another --output'
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f'another process is preparing data in {folder}: wait for it, or choose another '
-                '--output'
-            ) from error
+    with claimed(folder):
         _check_settings(folder, settings)
         yield
 
