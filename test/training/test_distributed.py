@@ -33,9 +33,19 @@ def examined(run: Path) -> list[float]:
 
 
 def launch(module: tuple[str, ...], arguments: list[str]) -> str:
+    # DeepSpeed compiles half a minute of C++ once for each environment. What is killed meanwhile
+    # leaves a lock that all who come later wait for, without end.
+    compiled = Path(sys.prefix, 'torch_extensions')
+    for lock in compiled.glob('*/lock'):
+        lock.unlink()
     done = subprocess.run(
         [sys.executable, '-m', *module, str(ROOT / 'training' / 'train.py'), *arguments],
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
+        env={
+            **os.environ,
+            'OMP_NUM_THREADS': '1',
+            'CUDA_VISIBLE_DEVICES': '',
+            'TORCH_EXTENSIONS_DIR': str(compiled),
+        },
         capture_output=True,
         text=True,
         check=False,
