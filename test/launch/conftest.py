@@ -155,8 +155,11 @@ class Processes:
         self.output: dict[str, str] = {}
 
     def watch(self) -> list[Any]:
-        """Return the actions that a launch description needs to be watched."""
-        from launch.actions import RegisterEventHandler
+        """Return the actions that a launch description needs to be watched.
+
+        Nothing that ends slowly, on a busy machine, is terminated for it.
+        """
+        from launch.actions import RegisterEventHandler, SetLaunchConfiguration
         from launch.event_handlers import OnProcessExit, OnProcessIO, OnProcessStart
 
         def program(event: Any) -> str:
@@ -173,6 +176,7 @@ class Processes:
             self.exits[program(event)] = event.returncode
 
         return [
+            SetLaunchConfiguration('sigterm_timeout', str(WAIT_S)),
             RegisterEventHandler(OnProcessStart(on_start=started)),
             RegisterEventHandler(OnProcessIO(on_stdout=said, on_stderr=said)),
             RegisterEventHandler(OnProcessExit(on_exit=ended)),
