@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random weights in the shapes of published reasoners: what takes time is the same.
+
+python benchmarks/shapes.py 3b FOLDER [--layers 36]
+
+Writes a checkpoint of Qwen2.5-VL's 3B or 7B, in bfloat16 as they are published, with a tiny
+tokenizer: for benchmarks where no model hub can be reached. 7.5 and 16.6 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# Of their config.json, as published.
+SHAPES: dict[str, dict[str, Any]] = {
+    '3b': {
+        'hidden_size': 2048,
+        'intermediate_size': 11008,
+        'num_hidden_layers': 36,
+        'num_attention_heads': 16,
+        'num_key_value_heads': 2,
+    },
+    '7b': {
+        'hidden_size': 3584,
+        'intermediate_size': 18944,
+        'num_hidden_layers': 28,
+        'num_attention_heads': 28,
+        'num_key_value_heads': 4,
+    },
+}
+_TIED = {'3b': True, '7b': False}
+_TEXT = {
+    'vocab_size': 151936,
+    'head_dim': 128,
+    'max_position_embeddings': 128000,
+    'rope_parameters': {
+        'rope_type': 'default',
+        'rope_theta': 1e6,
+        'mrope_section': [16, 24, 24],
+    },
+}
+_VISION = {
+    'depth': 32,
+    'hidden_size': 1280,
+    'intermediate_size': 3420,
+    'num_heads': 16,
+    'fullatt_block_indexes': [7, 15, 23, 31],
+}
+
+
+def main() -> None:
+    """Write a checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('shapes', choices=SHAPES)
+    parser.add_argument('folder', type=Path)
+    parser.add_argument('--layers', type=int, help='fewer, for a small machine')
+    options = parser.parse_args()
+    build_shapes(options.folder, options.shapes, options.layers)
+
+
+def build_shapes(folder: Path, shapes: str, layers: int | None = None) -> Path:
+    """Write random weights of such shapes to ``folder``, with so many layers of text if given."""
+    import torch
+
+    from segzero_core.checkpoints import transformers
+    from segzero_core.tiny import build_tiny_reasoner
+
+    build_tiny_reasoner(folder)
+    given = transformers.AutoConfig.from_pretrained(folder).to_dict()
+    text = {**given['text_config'], **_TEXT, **SHAPES[shapes]}
+    text['num_hidden_layers'] = layers or text['num_hidden_layers']
+    text['layer_types'] = ['full_attention'] * text['num_hidden_layers']
+    vision = {**given['vision_config'], **_VISION, 'out_hidden_size': text['hidden_size']}
+    given |= {'text_config': text, 'vision_config': vision, 'tie_word_embeddings': _TIED[shapes]}
+    config = transformers.AutoConfig.for_model(**given)
+    settings = transformers.GenerationConfig.from_pretrained(folder)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    model.generation_config = settings
+    model.save_pretrained(folder)
+    return folder
+
+
+if __name__ == '__main__':
+    main()
