@@ -40,6 +40,8 @@ _FREE = {
     'eval_steps',
     'tensorboard',
     'output',
+    'vllm_url',  # a run that goes on elsewhere finds its server elsewhere
+    'vllm_memory',
 }
 _SHOWN_ROWS = 20
 

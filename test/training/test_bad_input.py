@@ -226,5 +226,6 @@ def test_other_settings_are_not_mixed_into_a_run(
     (run / 'checkpoint-2').mkdir(parents=True)
     text = short_grpo.read_text()
     (run / 'config.yaml').write_text(text + f'output: {run}\n')
-    message = fails(short_grpo, capsys, f'output={run}', 'beta=0.5')
-    assert 'holds a run with other settings: beta (0.005, now 0.5)' in message
+    elsewhere = 'vllm_url=http://other:8000'
+    message = fails(short_grpo, capsys, f'output={run}', 'beta=0.5', elsewhere)
+    assert 'holds a run with other settings: beta (0.005, now 0.5). Start' in message
