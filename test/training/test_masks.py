@@ -18,6 +18,7 @@ from training.grounding import masks
 from training.grounding.command import read_settings
 from training.grounding.mask_batches import View, draw, enlarged
 from training.grounding.masks import MaskSettings, mask_losses, train_masks
+from training.grounding.resume import ResumePoint
 from training.grounding.scenes import load_scenes
 
 PRESET = Path(__file__).parents[2] / 'config' / 'training' / 'tiny_segmenter.yaml'
@@ -156,6 +157,19 @@ def test_a_start_that_is_no_sam_2_is_refused(tmp_path, cache, tiny_reasoner_dir)
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path, cache):
     with pytest.raises(TrainingError, match='the loss at step 1 is nan: lower the learning rate'):
         train_masks(settings(tmp_path, cache, learning_rate=float('nan')))
+
+
+def test_full_disk_keeps_the_state_before(tmp_path, limited_files):
+    part = torch.nn.Linear(99, 99)
+    point = ResumePoint(tmp_path, np.random.default_rng(0), part=part)
+    point.save(1)
+    with (
+        limited_files(9999),
+        pytest.raises(TrainingError, match='cannot save the state after step 2'),
+    ):
+        point.save(2)
+    assert [path.name for path in tmp_path.iterdir()] == ['resume.pt']
+    assert point.load() == 1
 
 
 def test_the_preset_and_its_overrides_become_settings():

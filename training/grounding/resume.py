@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from segzero_core.errors import TrainingError
 from training.metrics import forget_after
 
 
@@ -46,11 +47,22 @@ class ResumePoint:
         return step
 
     def save(self, step: int) -> None:
-        """Write the state after ``step`` steps; a kill meanwhile leaves the one before."""
+        """Write the state after ``step`` steps; a kill meanwhile leaves the one before.
+
+        Raises:
+            TrainingError: It cannot be written. The one before is kept.
+        """
         draft = self.file.with_suffix('.tmp')
         states = {name: part.state_dict() for name, part in self._parts.items()}
-        torch.save({**states, 'rng': self._rng.bit_generator.state, 'step': step}, draft)
-        draft.replace(self.file)
+        try:
+            torch.save({**states, 'rng': self._rng.bit_generator.state, 'step': step}, draft)
+            draft.replace(self.file)
+        except (OSError, RuntimeError) as error:  # RuntimeError: torch's, of a disk that is full
+            draft.unlink(missing_ok=True)
+            raise TrainingError(
+                f'cannot save the state after step {step} to {self.file} ({error}): free some '
+                'space and start the same command again; it goes on from the state before'
+            ) from error
 
     def remove(self) -> None:
         """Remove the file of a run that has ended."""
