@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TextIO
 
 from segzero_core.errors import ConfigError
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -39,6 +42,8 @@ def naming(file: Path) -> Iterator[None]:
 def lock(file: Path, shared: bool = False) -> TextIO | None:
     """Hold ``file`` until what is returned is closed; None if another process holds it.
 
+    On a file system without locks, as some of clusters are, nobody is kept out.
+
     Args:
         file: Made if it is not there.
         shared: Let others hold it too who say so.
@@ -46,11 +51,13 @@ def lock(file: Path, shared: bool = False) -> TextIO | None:
     held = file.open('w')
     try:
         fcntl.flock(held, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError:
         held.close()
-        if isinstance(error, BlockingIOError):
-            return None
-        raise
+        return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            held.close()
+            raise
     return held
 
 
