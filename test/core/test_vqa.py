@@ -12,6 +12,7 @@ from segzero_core.vqa import consensus_accuracy, relaxed_accuracy, written_answe
     [
         ('105', '100', 1),
         ('105.1', '100', 0),
+        ('5.966', '6.28', 0),  # 5 % by paper and pencil, more as it is computed
         ('-95', '-100', 1),
         ('1,020', '1000', 0),
         ('1,020', '1,020', 1),
