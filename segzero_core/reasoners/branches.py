@@ -7,6 +7,7 @@ there once: they are branches of one row, and a mask says what each of their tok
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -159,7 +160,7 @@ class Branches:
             seen = mask[branch.row, 0, own]
             seen[:, : branch.same] = 0
             seen[:, branch.places] = 0
-            seen[:, new] = np.triu(np.full((len(ids), len(ids)), -np.inf), 1)
+            seen[:, new] = _causal(len(ids))
             branch.places += new
         given[2] += self._cache.room * np.arange(rows)[:, None]
         ends = [
@@ -195,3 +196,9 @@ class Branches:
         self._cache.keep(rows, self._used)
         for branch in self._open:
             branch.row = rows.index(branch.row)
+
+
+@functools.lru_cache(64)
+def _causal(count: int) -> np.ndarray:
+    """Return (count, count) float32: each of so many tokens looks at itself and those before."""
+    return np.triu(np.full((count, count), -np.inf, np.float32), 1)

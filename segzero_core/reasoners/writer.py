@@ -241,8 +241,12 @@ class Writer:
 
     @functools.cached_property
     def _closing(self) -> set[int]:
-        """The tokens that can be the end of a tag."""
-        return {token for text, token in self._tokenizer.get_vocab().items() if '>' in text}
+        """The tokens that can complete ``</answer>``."""
+        return {
+            token
+            for text, token in self._tokenizer.get_vocab().items()
+            if '</answer>' in text or '</answer>'.endswith(text[: text.rfind('>') + 1] or ' ')
+        }
 
     def _choose(self, logits: torch.Tensor, going: Sequence[Continuation]) -> list[list[int]]:
         return choose(logits, going, self._penalty)
