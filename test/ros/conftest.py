@@ -272,7 +272,17 @@ class Client:
         """Return the label of the node's state."""
         from lifecycle_msgs.srv import GetState
 
-        return self.call('get_state', GetState).current_state.label
+        asked = []
+
+        def told():
+            # Asked again from time to time: a server drops replies to a client that it has not
+            # discovered yet, however ready it looks to the client.
+            if not asked or time.monotonic() - asked[-1][0] > 5:
+                reply = self.call_async('get_state', GetState, GetState.Request())
+                asked.append((time.monotonic(), reply))
+            return next((reply.result() for _, reply in asked if reply.done()), None)
+
+        return wait_for(told, 'reply of get_state').current_state.label
 
     def set_parameter(self, name, value):
         """Set a parameter of the node by its service and return the result."""

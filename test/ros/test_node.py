@@ -380,9 +380,13 @@ def test_the_overlay_is_drawn_only_for_those_who_look(graph, monkeypatch):
     looking = graph.client.listen('overlay', Image)
     graph.client.wait_for(node._outputs._overlay.get_subscription_count, 'the one who looks')
     graph.client.wait_for(looking.get_publisher_count, 'what is looked at')
-    graph.client.ask('the blue mug')
-    overlay = graph.client.message('overlay')
-    assert len(drawn) == 1
+
+    def shown():
+        graph.client.ask('the blue mug')  # again where DDS has not delivered to who looks yet
+        return graph.client.messages['overlay']
+
+    overlay = graph.client.wait_for(shown, 'the overlay')[-1]
+    assert drawn
     assert (overlay.encoding, overlay.width) == ('rgb8', 80)
     assert overlay.height > 60
     assert overlay.header == graph.client.message('mask').header
