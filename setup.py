@@ -55,7 +55,7 @@ setup(
     entry_points={
         'console_scripts': [
             'segzero = segzero_core.__main__:main',
-            'segzero_model_server = segzero_core.model_server:main',
+            'segzero_model_server = segzero_ros.run_server:main',
             f'segzero_node = {NAME}.node:main',
             f'segzero_ask = {NAME}.ask:main',
             f'sim_camera = {NAME}.sim_camera:main',

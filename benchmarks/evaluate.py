@@ -63,7 +63,7 @@ def main() -> None:
 def measure_metrics(pairs: int = 40, rounds: int = 15) -> None:
     """Print the time for one pair of masks, from run lengths and the released way."""
     from segzero_core.data.rle import encode_mask
-    from segzero_core.metrics import overlap, overlap_rle
+    from segzero_core.metrics.masks import overlap, overlap_rle
 
     masks = [(blob(2 * seed), blob(2 * seed + 1)) for seed in range(pairs)]
     runs = [tuple(encode_mask(mask) for mask in pair) for pair in masks]
@@ -188,7 +188,7 @@ def measure_throughput(folder: Path, images: int, sentences: int, rounds: int) -
     """Print samples per second of both ways; check that both count the same pixels."""
     from evaluate_ways import teach
 
-    from segzero_core.tiny import build_tiny_segmenter
+    from segzero_core.runtime.tiny_checkpoints import build_tiny_segmenter
 
     data = write_scenes(folder / 'scenes', images, sentences)
     segmenter = build_tiny_segmenter(folder / 'segmenter')

@@ -43,7 +43,7 @@ def teach(folder: Path, steps: int = 160) -> Path:
 
     from segzero_core.prompts import get_family
     from segzero_core.reasoners.qwen_processor import QwenProcessor
-    from segzero_core.tiny import build_tiny_reasoner
+    from segzero_core.runtime.tiny_checkpoints import build_tiny_reasoner
 
     build_tiny_reasoner(folder)
     notes = {'family': 'seg_zero', 'image_size': SIDE}
@@ -77,11 +77,11 @@ def ours(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
     """Evaluate as ``training/evaluate.py`` does; return time, CPU time and pixel counts."""
     from segzero_core.data import read_samples
     from training.evaluate import own_rows
-    from training.evaluating.config import make_config
-    from training.evaluating.engines import Engines
-    from training.evaluating.identity import run_settings
-    from training.evaluating.loading import load_batches
-    from training.evaluating.shards import Place, Shard, merge, open_run
+    from training.evaluation.options import make_config
+    from training.evaluation.engines import Engines
+    from training.evaluation.fingerprint import run_settings
+    from training.evaluation.prefetch import load_batches
+    from training.evaluation.shards import Place, Shard, merge, open_run
 
     place = Place.of_environment()
     with tempfile.TemporaryDirectory() as name:
@@ -114,9 +114,9 @@ def released(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
     from PIL import Image
     from transformers import AutoModelForImageTextToText
 
-    from segzero_core.answer_released import parse_released
-    from segzero_core.checkpoint_notes import choose_family
-    from segzero_core.reasoners.picture import model_picture
+    from segzero_core.answers.released import parse_released
+    from segzero_core.runtime.checkpoint_metadata import choose_family
+    from segzero_core.reasoners.image_input import model_picture
     from segzero_core.reasoners.qwen_processor import QwenProcessor
     from segzero_core.segmenters.sam2 import Sam2Segmenter, _upsample
     from segzero_core.types import Size

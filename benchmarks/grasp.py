@@ -30,9 +30,9 @@ from segzero_core.synthetic.camera import Camera, look_at_table
 from segzero_core.synthetic.render import Lighting, cast, compose
 from segzero_core.synthetic.solids import Ball
 from segzero_core.types import Intrinsics, image_size
-from segzero_ros import view
-from segzero_ros.grasp import Target, find_target
-from segzero_ros.view import Depth
+from segzero_core.grasping import roi as view
+from segzero_core.grasping.target import Target, find_target
+from segzero_core.grasping.roi import Depth
 
 VISIBLE = 0.55  # share of an object that others must leave in sight
 NEAREST = 0.15  # metres from the camera

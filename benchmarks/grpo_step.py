@@ -56,7 +56,7 @@ def main() -> None:
 
 def compare(folder: Path, steps: int, rounds: int) -> None:
     """Measure both in alternating processes and print medians and ratios."""
-    from segzero_core.tiny import build_tiny_reasoner
+    from segzero_core.runtime.tiny_checkpoints import build_tiny_reasoner
 
     model = build_tiny_reasoner(folder / 'model')
     (folder / 'run.yaml').write_text(f'{SETTINGS}model: {model}\n')
@@ -114,10 +114,10 @@ def plain(config: Any, rows: Any) -> Any:
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 
-    from training.examples import Examples
+    from training.dataset import Examples
     from training.grpo import grpo_settings
     from training.models import load_trainee
-    from training.rewarding import reward_functions
+    from training.trl_rewards import reward_functions
     from training.train import common_arguments
 
     trainee = load_trainee(config)

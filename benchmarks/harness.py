@@ -26,7 +26,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from segzero_core.answer import Answer, format_answer
+from segzero_core.answers.parse import Answer, format_answer
 from segzero_core.prompts import get_family
 from segzero_core.reasoners import REASONERS
 from segzero_core.registry import Engine

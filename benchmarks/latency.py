@@ -65,7 +65,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from segzero_core import SegZero
     from segzero_core.reasoners.transformers import TransformersReasoner
     from segzero_core.segmenters.sam2 import Sam2Segmenter
-    from segzero_core.tiny import build_tiny_reasoner, build_tiny_segmenter
+    from segzero_core.runtime.tiny_checkpoints import build_tiny_reasoner, build_tiny_segmenter
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -189,7 +189,7 @@ class Original:
         """Load ``model`` once more; force ``replies`` on it if there are any."""
         import torch
 
-        from segzero_core.checkpoints import find_checkpoint, transformers
+        from segzero_core.runtime.checkpoints import find_checkpoint, transformers
         from segzero_core.reasoners.transformers import _best_attention
 
         folder = find_checkpoint(model)
@@ -222,7 +222,7 @@ class Original:
     def _write(self, image: Any, query: str) -> str:
         from PIL import Image
 
-        from segzero_core.checkpoints import transformers
+        from segzero_core.runtime.checkpoints import transformers
         from segzero_core.types import image_size
 
         size = self._reasoner.family.input_size(image_size(image))
@@ -255,7 +255,7 @@ class Original:
         )[0]
 
     def _mask(self, image: Any, text: str, features: Any) -> Any:
-        from segzero_core.answer import parse_answer
+        from segzero_core.answers.parse import parse_answer
         from segzero_core.geometry import rescale_box, rescale_point
         from segzero_core.segmenters.sam2 import _upsample
         from segzero_core.types import image_size

@@ -27,13 +27,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from segzero_core.data import Record, read_dataset
 from segzero_core.errors import AnswerError
-from segzero_core.metrics import image_ious, overlap
+from segzero_core.metrics.masks import image_ious, overlap
 from segzero_core.segmenters import load_segmenter
 from segzero_core.segmenters.base import Segmenter
 from training.config import TrainConfig, load_config
 from training.held_out import Answered, answer_records
 from training.models import load_trainee
-from training.rewarding import Masks
+from training.trl_rewards import Masks
 
 ROWS = ('grpo', 'imitation', 'nocot', 'bbox', 'points', 'softacc', 'soft')
 SPLITS = ('test', 'unseen_colours', 'unseen_shapes', 'unseen_relations')

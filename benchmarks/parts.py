@@ -62,7 +62,7 @@ def reasoner(folder: Path, side: int) -> dict[str, dict[str, Callable[[], Any]]]
 
     from segzero_core.reasoners.qwen_processor import QwenProcessor
     from segzero_core.reasoners.transformers import TransformersReasoner
-    from segzero_core.tiny import build_tiny_reasoner
+    from segzero_core.runtime.tiny_checkpoints import build_tiny_reasoner
 
     engine = TransformersReasoner(str(build_tiny_reasoner(folder)), 'cpu', image_side=side)
     ours, published = (QwenProcessor.from_pretrained(folder) for _ in range(2))
@@ -113,7 +113,7 @@ def products() -> dict[str, dict[str, Callable[[], Any]]]:
     """Return the ways to multiply tokens with the weights of one layer."""
     import torch
 
-    from segzero_core.reasoners.products import joined
+    from segzero_core.reasoners.decode.linear import joined
 
     torch.manual_seed(0)
     shapes = ((2048, 2560), (2048, 2048), (2048, 22016), (11008, 2048))  # qkv, out, MLP

@@ -67,8 +67,8 @@ def build_shapes(folder: Path, shapes: str, layers: int | None = None) -> Path:
     """Write random weights of such shapes to ``folder``, with so many layers of text if given."""
     import torch
 
-    from segzero_core.checkpoints import transformers
-    from segzero_core.tiny import build_tiny_reasoner
+    from segzero_core.runtime.checkpoints import transformers
+    from segzero_core.runtime.tiny_checkpoints import build_tiny_reasoner
 
     build_tiny_reasoner(folder)
     given = transformers.AutoConfig.from_pretrained(folder).to_dict()

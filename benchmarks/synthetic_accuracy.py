@@ -22,7 +22,7 @@ from targets import find, off_surface, on_object, parse_arguments, seeds
 
 from segzero_core import SegZero
 from segzero_core.errors import AnswerError
-from segzero_core.metrics import image_ious, overlap
+from segzero_core.metrics.masks import image_ious, overlap
 from segzero_core.reasoners import load_reasoner
 from segzero_core.segmenters import load_segmenter
 from segzero_core.synthetic import KINDS, Query, Scene, make_scene, noisy_depth

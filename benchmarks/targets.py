@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from segzero_core.synthetic import Scene
 from segzero_core.types import Mask, Point
-from segzero_ros.grasp import Target, TargetError, find_target
-from segzero_ros.view import Depth
+from segzero_core.grasping.target import Target, TargetError, find_target
+from segzero_core.grasping.roi import Depth
 
 
 def parse_arguments(description: str, scenes: int, seed_start: int) -> argparse.Namespace:

@@ -138,7 +138,7 @@ def load(options: argparse.Namespace, drafts: int | None, folder: Path) -> Any:
         'eager': options.eager or None,
     }
     if options.engine != 'openai' and not options.reasoner:
-        from segzero_core.tiny import build_tiny_reasoner
+        from segzero_core.runtime.tiny_checkpoints import build_tiny_reasoner
 
         given['model'] = str(build_tiny_reasoner(folder / 'reasoner'))
         notes = {'family': 'seg_zero', 'image_size': options.side}

@@ -24,7 +24,7 @@ from synthetic_accuracy import sample
 from segzero_core import SegZero
 from segzero_core.errors import AnswerError
 from segzero_core.geometry import box_iou, largest_inscribed_circles, mask_to_box
-from segzero_core.metrics import image_ious, overlap
+from segzero_core.metrics.masks import image_ious, overlap
 from segzero_core.reasoners import load_reasoner
 from segzero_core.segmenters import load_segmenter
 from segzero_core.segmenters.base import Segmenter

@@ -13,7 +13,7 @@ from typing import Any
 
 import cv2
 
-from segzero_core.data.files import decode_rgb
+from segzero_core.data.image_io import decode_rgb
 from segzero_core.errors import AnswerError, ImageError, SegZeroError
 from segzero_core.overlay import draw_overlay
 from segzero_core.pipeline import SegZero, check_found

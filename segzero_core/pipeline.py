@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from segzero_core.answer import Answer, parse_answer
-from segzero_core.beside import Beside, EarlyMask, Listener, MaskPrompt
+from segzero_core.answers.parse import Answer, parse_answer
+from segzero_core.overlap import Beside, EarlyMask, Listener, MaskPrompt
 from segzero_core.errors import AnswerError, CancelledError
 from segzero_core.geometry import rescale_box, rescale_point
 from segzero_core.prompts import check_query
 from segzero_core.reasoners.base import BatchReasoner, Reasoner
-from segzero_core.reasoners.picture import LastImage
-from segzero_core.reasoners.reply import answer_end
+from segzero_core.reasoners.image_input import LastImage
+from segzero_core.reasoners.streaming import answer_end
 from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
-from segzero_core.threads import count_cores, half_the_cores, take_more_than_half
+from segzero_core.runtime.cpu_threads import count_cores, half_the_cores, take_more_than_half
 from segzero_core.types import Box, Image, Point, Segmentation, Size, check_image, image_size
 
 _VGA = Size(640, 480)

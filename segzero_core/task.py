@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from segzero_core.answer import Targets, parse_targets
+from segzero_core.answers.parse import Targets, parse_targets
 from segzero_core.data.records import Target
 from segzero_core.prompts import PromptFamily
 from segzero_core.registry import look_up
-from segzero_core.rewards import Recipe
+from segzero_core.rewards.hardened import Recipe
 from segzero_core.types import Size
 
 Answers = Literal['box_points', 'box', 'points']

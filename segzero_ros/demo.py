@@ -33,7 +33,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
-from segzero_core.metrics import giou, overlap
+from segzero_core.metrics.masks import giou, overlap
 from segzero_core.synthetic import Query, Scene, make_scene
 from segzero_ros.images import image_to_array
 from segzero_ros.paths import config_file

@@ -28,8 +28,8 @@ from std_msgs.msg import Header, String
 from segzero_core.errors import AnswerError, SegZeroError
 from segzero_core.types import Image as RgbImage
 from segzero_core.types import Intrinsics, Mask, Point, Segmentation, Size
-from segzero_ros.grasp import Metres, Target, TargetError
-from segzero_ros.lens import Distortion
+from segzero_core.grasping.target import Metres, Target, TargetError
+from segzero_core.grasping.camera_model import Distortion
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,16 @@ from rclpy.timer import Timer
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from segzero_core.memory import return_memory
-from segzero_ros.answering import Answerer
+from segzero_core.runtime.memory import return_memory
+from segzero_ros.perception import Answerer
 from segzero_ros.callbacks import guarded, transition
-from segzero_ros.cameras import Cameras
+from segzero_ros.subscriptions import Cameras
 from segzero_ros.executor import AsideExecutor
 from segzero_ros.frames import FrameBuffer
-from segzero_ros.health import Health
-from segzero_ros.outputs import TEXTS, Outputs
+from segzero_ros.diagnostics import Health
+from segzero_ros.publishers import TEXTS, Outputs
 from segzero_ros.parameters import declare_parameters
-from segzero_ros.queries import Queries
+from segzero_ros.query_manager import Queries
 from segzero_ros.settings import PARAMETERS, Settings, conflicts, read_settings
 from segzero_ros.signals import spin, stop_event
 from segzero_ros.transforms import TargetFrame

@@ -22,7 +22,7 @@ from segzero_core.types import Intrinsics, Size, image_size
 from segzero_ros.images import array_to_image
 from segzero_ros.parameters import ParameterError, Spec, declare_parameters, read_parameters
 from segzero_ros.signals import spin, stop_event
-from segzero_ros.view import Depth
+from segzero_core.grasping.roi import Depth
 
 SEED = 4555  # the tabletop of the demonstrations
 PARAMETERS = {

@@ -14,8 +14,8 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
-from segzero_ros.grasp import Metres, Target, TargetError
-from segzero_ros.lens import CalibrationError, Floats
+from segzero_core.grasping.target import Metres, Target, TargetError
+from segzero_core.grasping.camera_model import CalibrationError, Floats
 
 LATE_S = 0.2  # for the transform of an image's stamp, which may come after the image
 ROUNDING = 1e-3  # of a matrix that is printed with a few digits

@@ -33,10 +33,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope='session')
 def tiny() -> ModuleType:
-    """``segzero_core.tiny``, where what it needs is installed."""
+    """``segzero_core.runtime.tiny_checkpoints``, where what it needs is installed."""
     for library in ('torch', 'transformers'):
         pytest.importorskip(library, reason=f'needs {library}: see requirements/models.txt')
-    from segzero_core import tiny
+    from segzero_core.runtime import tiny_checkpoints as tiny
 
     return tiny
 

@@ -15,9 +15,9 @@ from segzero_core.data import Record
 from training.config import TrainConfig
 from training.held_out import answer_records
 from training.logs import Sample, save_samples
-from training.metrics import append_metrics
+from training.metrics_log import append_metrics
 from training.models import Trainee
-from training.rewarding import Masks
+from training.trl_rewards import Masks
 
 _MOST_TOKENS = 512  # a greedy answer that is longer will not end at all
 

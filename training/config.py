@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from segzero_core.errors import ConfigError
-from segzero_core.rewards import Recipe
+from segzero_core.rewards.hardened import Recipe
 from segzero_core.task import Task
 from training.files import write_whole
 

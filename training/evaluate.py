@@ -22,14 +22,14 @@ if __name__ == '__main__':  # run as a file: the project's root is not on the pa
 
 from segzero_core.data import Samples, read_samples
 from segzero_core.errors import SegZeroError
-from segzero_core.memory import is_out_of_memory
-from training.evaluating.config import EvalConfig, add_flags, make_config
-from training.evaluating.engines import Engines
-from training.evaluating.identity import run_settings
-from training.evaluating.loading import load_batches
-from training.evaluating.progress import Progress
-from training.evaluating.scoring import Running, summarise
-from training.evaluating.shards import Place, Shard, done_elsewhere, merge, open_run
+from segzero_core.runtime.memory import is_out_of_memory
+from training.evaluation.options import EvalConfig, add_flags, make_config
+from training.evaluation.engines import Engines
+from training.evaluation.fingerprint import run_settings
+from training.evaluation.prefetch import load_batches
+from training.evaluation.progress import Progress
+from training.evaluation.summary import Running, summarise
+from training.evaluation.shards import Place, Shard, done_elsewhere, merge, open_run
 from training.files import refused
 
 SUMMARY = 'summary.json'

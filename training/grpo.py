@@ -13,12 +13,12 @@ from trl import GRPOConfig, GRPOTrainer
 from segzero_core.errors import ConfigError, TrainingError
 from segzero_core.segmenters import Segmenter
 from training.config import TrainConfig
-from training.exact import ExactTrainer
-from training.examples import Examples
+from training.checkpointing import ExactTrainer
+from training.dataset import Examples
 from training.logs import Sample, save_samples
 from training.models import Trainee
-from training.rewarding import Masks, is_readable, reward_functions, text_of
-from training.shared_prompts import SharedPrompts
+from training.trl_rewards import Masks, is_readable, reward_functions, text_of
+from training.prefix_sharing import SharedPrompts
 
 _PATIENCE = 10  # steps in a row without one readable answer before a person is told
 

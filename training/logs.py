@@ -19,8 +19,8 @@ from segzero_core.geometry import rescale_box, rescale_point
 from segzero_core.overlay import draw_overlay
 from segzero_core.task import Task
 from segzero_core.types import Box, Point, Segmentation, Size
-from training.metrics import append_metrics
-from training.rewarding import Masks
+from training.metrics_log import append_metrics
+from training.trl_rewards import Masks
 
 _BAR = {  # shown beside the progress bar: name there -> name in the metrics
     'loss': 'loss',

@@ -17,7 +17,7 @@ if __name__ == '__main__':  # run as a file: the project's root is not on the pa
 from segzero_core.data.scenes import LEAST_SIDE
 from segzero_core.errors import ConfigError, SegZeroError
 from segzero_core.types import Size
-from training.preparing.layouts import LAYOUTS, write_layout
+from training.dataset_builder.layouts import LAYOUTS, write_layout
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from segzero_core.checkpoint_notes import FAMILY_OF_MODEL_TYPE, choose_family
-from segzero_core.checkpoints import (
+from segzero_core.runtime.checkpoint_metadata import FAMILY_OF_MODEL_TYPE, choose_family
+from segzero_core.runtime.checkpoints import (
     check_checkpoint,
     explained,
     find_checkpoint,

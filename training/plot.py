@@ -19,7 +19,7 @@ if __name__ == '__main__':  # run as a file: the project's root is not on the pa
 
 from segzero_core.errors import DataError, SegZeroError
 from training.files import refused
-from training.metrics import METRICS, read_metrics
+from training.metrics_log import METRICS, read_metrics
 
 Curve = tuple[list[int], list[float]]
 _LENGTH = 'completions/{}_length'

@@ -23,9 +23,9 @@ from segzero_core.data import LEVELS, read_samples
 from segzero_core.errors import ConfigError, DataError, SegZeroError
 from segzero_core.segmenters import SEGMENTERS, load_segmenter
 from training.files import refused
-from training.preparing.report import DROPPED, SHEET, write_report
-from training.preparing.rows import RESIZES, Making
-from training.preparing.work import SPLITS, Note, Settings, claim, prepare
+from training.dataset_builder.build_report import DROPPED, SHEET, write_report
+from training.dataset_builder.rows import RESIZES, Making
+from training.dataset_builder.work import SPLITS, Note, Settings, claim, prepare
 
 
 def main(arguments: list[str] | None = None) -> int:

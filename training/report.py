@@ -17,9 +17,9 @@ if __name__ == '__main__':  # run as a file: the project's root is not on the pa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from segzero_core.errors import DataError, SegZeroError
-from training.reporting.page import make_page
-from training.reporting.runs import put_together, read_run
-from training.reporting.tables import overview, paper_tables
+from training.reports.page import make_page
+from training.reports.runs import put_together, read_run
+from training.reports.tables import overview, paper_tables
 
 _HEAD = """\
 # Measured and published figures

@@ -9,8 +9,8 @@ import torch
 from trl import SFTConfig, SFTTrainer
 
 from training.config import TrainConfig
-from training.exact import ExactTrainer
-from training.examples import Examples
+from training.checkpointing import ExactTrainer
+from training.dataset import Examples
 from training.grpo import accumulation
 from training.models import Trainee
 

@@ -82,7 +82,7 @@ def is_from_scratch(file: Path) -> bool:
 
 def train_from_scratch(file: Path, overrides: list[str]) -> None:
     """Teach a tiny model from random weights; raises like ``run_from_scratch``."""
-    from training.grounding.command import run_from_scratch  # needs torch
+    from training.tiny_recipe.command import run_from_scratch  # needs torch
 
     run_from_scratch(file, overrides)
 
@@ -104,8 +104,8 @@ def _train(config: TrainConfig, run: Path, is_main: bool) -> None:
     data = read_rows(config.data, config.data_limit, is_main, config)
     held_out = read_rows(config.eval_data, config.eval_limit, is_main) if config.eval_data else []
     _import_trl()
-    from training.exact import checkpoint_step, newest_checkpoint
-    from training.metrics import forget_after
+    from training.checkpointing import checkpoint_step, newest_checkpoint
+    from training.metrics_log import forget_after
 
     steps = config.max_steps or max(1, int(config.epochs * len(data) / config.batch_size))
     checkpoint = newest_checkpoint(run) if is_main else None
@@ -174,7 +174,7 @@ def read_rows(source: str, limit: int, say: bool, config: TrainConfig | None = N
     Raises:
         DataError: Not one can be used.
     """
-    from training.examples import single_target, unusable
+    from training.dataset import single_target, unusable
 
     dataset = read_dataset(source, limit)
     if dataset.skipped or not source.startswith('synthetic:'):
@@ -251,11 +251,11 @@ def make_trainer(config: TrainConfig, data: Any, held_out: Any, steps: int) -> t
     from transformers.utils import logging
 
     from training.callbacks import Examiner
-    from training.examples import Examples
+    from training.dataset import Examples
     from training.grpo import make_grpo_trainer
     from training.logs import Reporter
     from training.models import load_trainee
-    from training.rewarding import Masks, make_segmenter
+    from training.trl_rewards import Masks, make_segmenter
     from training.sft import make_sft_trainer
 
     logging.disable_progress_bar()  # of loading and saving weights: ours is enough
@@ -283,7 +283,7 @@ def make_trainer(config: TrainConfig, data: Any, held_out: Any, steps: int) -> t
 
 def _finish(config: TrainConfig, trainer: Any, trainee: Any, run: Path) -> None:
     """Write the trained model as an ordinary checkpoint folder."""
-    from training.exact import explained_saving
+    from training.checkpointing import explained_saving
     from training.models import describe_family, save_beside, save_model
 
     notes = describe_family(config, trainee.family)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from segzero_core.data.benchmarks import read_samples
+from segzero_core.data.catalog import read_samples
 from segzero_core.data.folder import FILE, read_folder
-from segzero_core.data.hub import read_hub
+from segzero_core.data.hub_train import read_hub
 from segzero_core.data.records import Dataset, Record, Skipped, Target
 from segzero_core.data.rle import Rle
 from segzero_core.data.samples import LEVELS, Level, Sample, Samples

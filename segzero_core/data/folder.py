@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segzero_core.data.files import check_image_file, load_mask, load_rgb
+from segzero_core.data.image_io import check_image_file, load_mask, load_rgb
 from segzero_core.data.records import Record, Skipped, Target
 from segzero_core.data.solutions import make_target, parse_solution
 from segzero_core.errors import DataError, EmptyMaskError, ImageError, QueryError

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segzero_core.data.annotations import load_json, text_of
-from segzero_core.data.files import image_file_size, load_rgb
+from segzero_core.data.image_io import image_file_size, load_rgb
 from segzero_core.data.rle import encode_mask
 from segzero_core.data.samples import Level, Row, Sample, Samples
 from segzero_core.errors import DataError

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segzero_core.data.annotations import load_json, load_plain_pickle, rows_of, text_of
-from segzero_core.data.files import image_file_size, load_rgb
+from segzero_core.data.image_io import image_file_size, load_rgb
 from segzero_core.data.rle import parse_segmentation, unite
 from segzero_core.data.samples import Level, Row, Sample, Samples
 from segzero_core.errors import DataError

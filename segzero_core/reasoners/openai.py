@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from segzero_core.checkpoint_notes import (
+from segzero_core.runtime.checkpoint_metadata import (
     FAMILY_OF_MODEL_TYPE,
     checkpoint_task,
     choose_family,
@@ -20,10 +20,10 @@ from segzero_core.checkpoint_notes import (
 )
 from segzero_core.errors import EngineOptionError, ModelLoadError, ServerError
 from segzero_core.prompts import PromptFamily, get_family
-from segzero_core.reasoners.guide import pattern_after
-from segzero_core.reasoners.model_server import ModelServer
-from segzero_core.reasoners.picture import ImageFormat, data_url, frame_key, model_picture
-from segzero_core.reasoners.reply import Reply
+from segzero_core.reasoners.answer_regex import pattern_after
+from segzero_core.reasoners.chat_client import ModelServer
+from segzero_core.reasoners.image_input import ImageFormat, data_url, frame_key, model_picture
+from segzero_core.reasoners.streaming import Reply
 from segzero_core.reasoners.thinking import Thinking
 from segzero_core.registry import look_up
 from segzero_core.types import Image, image_size

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image as PilImage
 
-from segzero_core.checkpoints import transformers
+from segzero_core.runtime.checkpoints import transformers
 
 _published = transformers.models.qwen2_vl.image_processing_pil_qwen2_vl
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from segzero_core.errors import EngineOptionError
-from segzero_core.reasoners.reply import Reply
+from segzero_core.reasoners.streaming import Reply
 from segzero_core.registry import look_up
 
 _STARTS = {'free': '', 'prefilled': '<think>', 'none': '<think></think><answer>'}

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from segzero_core.checkpoint_notes import FAMILY_OF_MODEL_TYPE, checkpoint_task, choose_family
-from segzero_core.checkpoints import (
+from segzero_core.runtime.checkpoint_metadata import FAMILY_OF_MODEL_TYPE, checkpoint_task, choose_family
+from segzero_core.runtime.checkpoints import (
     check_checkpoint,
     choose_device,
     explained,
@@ -26,11 +26,11 @@ from segzero_core.checkpoints import (
 )
 from segzero_core.errors import EngineOptionError, ModelLoadError
 from segzero_core.prompts import PromptFamily
-from segzero_core.reasoners.picture import frame_key, model_picture
+from segzero_core.reasoners.image_input import frame_key, model_picture
 from segzero_core.reasoners.qwen_processor import QwenProcessor
-from segzero_core.reasoners.reply import Reply
+from segzero_core.reasoners.streaming import Reply
 from segzero_core.reasoners.thinking import Thinking
-from segzero_core.reasoners.writer import Prompt, Writer
+from segzero_core.reasoners.decode.engine import Prompt, Writer
 from segzero_core.registry import look_up
 from segzero_core.types import Image, Size, image_size
 

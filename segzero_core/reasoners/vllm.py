@@ -19,13 +19,13 @@ from vllm import AsyncEngineArgs, SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from segzero_core.checkpoint_notes import FAMILY_OF_MODEL_TYPE, checkpoint_task, choose_family
-from segzero_core.checkpoints import check_checkpoint, explained, find_checkpoint
+from segzero_core.runtime.checkpoint_metadata import FAMILY_OF_MODEL_TYPE, checkpoint_task, choose_family
+from segzero_core.runtime.checkpoints import check_checkpoint, explained, find_checkpoint
 from segzero_core.errors import EngineOptionError, ModelLoadError, ServerError
-from segzero_core.reasoners.guide import pattern_after
-from segzero_core.reasoners.picture import frame_key, model_picture
+from segzero_core.reasoners.answer_regex import pattern_after
+from segzero_core.reasoners.image_input import frame_key, model_picture
 from segzero_core.reasoners.qwen_processor import QwenProcessor
-from segzero_core.reasoners.reply import Reply, answer_end
+from segzero_core.reasoners.streaming import Reply, answer_end
 from segzero_core.reasoners.thinking import Thinking
 from segzero_core.reasoners.transformers import check_image_size
 from segzero_core.reasoners.vllm_drafts import speculation

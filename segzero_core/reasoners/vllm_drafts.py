@@ -17,7 +17,7 @@ from typing import Any
 
 from vllm.tokenizers import cached_tokenizer_from_config
 
-from segzero_core.reasoners.drafts import Drafts
+from segzero_core.reasoners.decode.prompt_lookup import Drafts
 
 _LONGEST_QUESTION = 256  # tokens at the end of a prompt that are remembered
 

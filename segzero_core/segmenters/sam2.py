@@ -22,16 +22,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from segzero_core.checkpoints import (
+from segzero_core.runtime.checkpoints import (
     check_checkpoint,
     choose_device,
     find_checkpoint,
     load_weights,
     transformers,
 )
-from segzero_core.compiling import go_on_without
+from segzero_core.runtime.torch_compile import go_on_without
 from segzero_core.segmenters.base import MaskResult
-from segzero_core.tracing import Traced
+from segzero_core.runtime.torchscript import Traced
 from segzero_core.types import Box, Image, Point, Size, image_size
 
 # Meta publishes image checkpoints as video ones: the image part of both is the same.

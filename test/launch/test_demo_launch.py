@@ -21,7 +21,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource  # n
 from sensor_msgs.msg import Image  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
-from segzero_core.metrics import giou, overlap  # noqa: E402
+from segzero_core.metrics.masks import giou, overlap  # noqa: E402
 from segzero_core.synthetic import Query, Scene, make_scene  # noqa: E402
 from segzero_ros.images import image_to_array  # noqa: E402
 from segzero_ros.sim_camera import SEED  # noqa: E402
@@ -66,7 +66,7 @@ def demo(
     programs: None,
     processes: Processes,
 ) -> LaunchDescription:
-    # Without models, which take long to load; test/ros/test_demo.py asks those of the default.
+    # Without models, which take long to load; test/segzero_ros/test_demo.py asks those of the default.
     arguments = {'params_file': str(root / 'config' / 'demo_rules.yaml')}
     demo = IncludeLaunchDescription(source, launch_arguments=arguments.items())
     return LaunchDescription([*processes.watch(), demo])

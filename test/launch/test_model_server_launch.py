@@ -46,7 +46,7 @@ def robot(
     """Start node and server."""
     params_file = tmp_path_factory.mktemp('params') / 'params.yaml'
     params_file.write_text(PARAMETERS, encoding='utf-8')
-    server = root / 'test' / 'core' / 'protocol_server.py'
+    server = root / 'test' / 'segzero_core' / 'reasoners' / 'protocol_server.py'
     with socket.create_server(('127.0.0.1', 0)) as free:
         port = free.getsockname()[1]
     arguments = {

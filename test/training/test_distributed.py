@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from training.metrics import read_metrics
+from training.metrics_log import read_metrics
 from training.train import main
 
 ROOT = Path(__file__).parents[2]

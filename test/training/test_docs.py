@@ -11,7 +11,7 @@ import pytest
 
 from training import evaluate, make_synthetic_set, prepare_data, report
 from training.config import load_config
-from training.evaluating.config import make_config
+from training.evaluation.options import make_config
 from training.train import is_from_scratch
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/evaluate.txt')

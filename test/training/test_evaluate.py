@@ -23,9 +23,9 @@ from segzero_core.geometry import largest_inscribed_circles, mask_to_box
 from segzero_core.synthetic import make_scene
 from segzero_core.types import Size
 from training.evaluate import evaluate, main
-from training.evaluating.config import make_config
-from training.evaluating.identity import fingerprint
-from training.evaluating.shards import Place, read_rows, shard_path
+from training.evaluation.options import make_config
+from training.evaluation.fingerprint import fingerprint
+from training.evaluation.shards import Place, read_rows, shard_path
 from training.report import report
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/evaluate.txt')
@@ -468,7 +468,7 @@ def server() -> Iterator[list[str]]:
     """A server that does what each sentence says, and the flags to ask it."""
     command = [
         sys.executable,
-        str(ROOT / 'test' / 'core' / 'protocol_server.py'),
+        str(ROOT / 'test' / 'segzero_core' / 'reasoners' / 'protocol_server.py'),
         '0',
         'x/Seg-Zero-7B',
     ]

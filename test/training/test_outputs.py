@@ -12,7 +12,7 @@ from PIL import Image
 
 from segzero_core.data import read_dataset
 from training import plot
-from training.metrics import append_metrics, read_metrics
+from training.metrics_log import append_metrics, read_metrics
 from training.train import main
 
 
@@ -124,7 +124,7 @@ def test_evaluation_judges_what_the_reasoner_would_answer(
 ) -> None:
     from segzero_core.reasoners.qwen_processor import QwenProcessor
     from segzero_core.reasoners.transformers import TransformersReasoner
-    from segzero_core.rewards import Recipe
+    from segzero_core.rewards.hardened import Recipe
     from segzero_core.task import Task
     from training.held_out import answer_records
     from training.models import load_model

@@ -28,8 +28,8 @@ from segzero_core.geometry import largest_inscribed_circles
 from segzero_core.segmenters import load_segmenter
 from segzero_core.types import Box, Size
 from training import make_synthetic_set, prepare_data
-from training.preparing.rows import Dropped, Making, Row, clean, make_rows, resize
-from training.preparing.work import Note, Settings, choose_images, claim, read_note
+from training.dataset_builder.rows import Dropped, Making, Row, clean, make_rows, resize
+from training.dataset_builder.work import Note, Settings, choose_images, claim, read_note
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/train.txt')
 pytest.importorskip('datasets', reason='needs datasets: requirements/train.txt')

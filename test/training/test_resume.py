@@ -18,7 +18,7 @@ _TIMES = ('step_time', 'train_runtime')
 
 
 def learnt(run: Path) -> list[dict[str, Any]]:
-    from training.metrics import read_metrics
+    from training.metrics_log import read_metrics
 
     return [
         {key: value for key, value in line.items() if key not in _TIMES}
@@ -63,7 +63,7 @@ def test_stopped_run_continues_exactly(
 
 
 def test_half_written_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
-    from training.exact import PARTIAL, newest_checkpoint
+    from training.checkpointing import PARTIAL, newest_checkpoint
 
     (tmp_path / PARTIAL / 'checkpoint-30').mkdir(parents=True)
     for step in (9, 10):
@@ -73,7 +73,7 @@ def test_half_written_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
 
 
 def test_metrics_of_steps_done_again_are_dropped(tmp_path: Path) -> None:
-    from training.metrics import append_metrics, forget_after, read_metrics
+    from training.metrics_log import append_metrics, forget_after, read_metrics
 
     for step in (1, 2, 3):
         append_metrics(tmp_path, {'step': step, 'loss': math.nan})
@@ -84,7 +84,7 @@ def test_metrics_of_steps_done_again_are_dropped(tmp_path: Path) -> None:
 
 
 def test_order_depends_on_seed_and_step_alone() -> None:
-    from training.examples import StepSampler
+    from training.dataset import StepSampler
 
     long = list(StepSampler(rows=5, steps=6, sentences=2, seed=1, copies=3, repeats=2))
     short = list(StepSampler(rows=5, steps=3, sentences=2, seed=1, copies=3, repeats=2))

@@ -20,7 +20,7 @@ from segzero_core.errors import (
     ServerError,
     UnknownNameError,
 )
-from segzero_core.reasoners.guide import ANSWER_PATTERN
+from segzero_core.reasoners.answer_regex import ANSWER_PATTERN
 from segzero_core.reasoners.thinking import Thinking
 
 # The engine takes a minute to start on two cores, and more beside other work.

@@ -17,7 +17,7 @@ pytest.importorskip('vllm', reason='needs vLLM: make test-vllm')
 
 from segzero_core import load_reasoner
 from segzero_core.errors import CancelledError, ServerError
-from segzero_core.reasoners.guide import ANSWER_PATTERN
+from segzero_core.reasoners.answer_regex import ANSWER_PATTERN
 from segzero_core.reasoners.vllm_drafts import speculation
 
 # The engine takes a minute to start on two cores, and more beside other work.

@@ -10,7 +10,7 @@ import numpy as np
 from segzero_core.geometry import mask_to_box
 from segzero_core.reasoners.rules.colours import colour_scores
 from segzero_core.reasoners.rules.grammar import Request
-from segzero_core.reasoners.rules.shapes import measure, shape_scores
+from segzero_core.reasoners.rules.outlines import measure, shape_scores
 from segzero_core.types import Box, Image, Mask
 
 _FITS = 0.3  # a thing that fits at least this well is a candidate where things are compared

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segzero_core.reasoners.rules.shapes import brightness_edges, likeness, measure
+from segzero_core.reasoners.rules.outlines import brightness_edges, likeness, measure
 from segzero_core.types import Image, Mask
 
 Floats = npt.NDArray[np.float32]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from segzero_core.answer import Answer, format_answer
+from segzero_core.answers.parse import Answer, format_answer
 from segzero_core.errors import CancelledError
 from segzero_core.geometry import largest_inscribed_circles, rescale_point
 from segzero_core.prompts import get_family

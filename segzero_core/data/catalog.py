@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of datasets to measure on -> their samples.
+
+================================== ============================================================
+``synthetic:val``                  scenes made on the fly, see ``scenes``
+``refcoco:testA``, ``refcoco+``,   referring expressions, see ``refer``
+``refcocog``, ``grefcoco``
+``reasonseg:val``                  as LISA published it, see ``reasonseg``
+``chartqa:test``, ``textvqa:val``  questions answered in words, see ``vqa``
+a hub id                           ``Ricky06662/ReasonSeg_val`` and its kin, see ``masked``
+a folder                           with ``records.jsonl`` (see ``folder``), or parquet or arrow
+                                   files (see ``masked``)
+================================== ============================================================
+
+A dataset that is known by name is read from ``root``. A later reader is one more line in
+``_PUBLISHED``: a ``Sample`` has ``boxes`` for detection, ``answers`` for counting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from segzero_core.data.folder import FILE
+from segzero_core.data.hub_eval import masked_samples
+from segzero_core.data.local import folder_samples, scene_samples
+from segzero_core.data.reasonseg import reasonseg_samples
+from segzero_core.data.refer import FILES as REFER_FILES
+from segzero_core.data.refer import refer_samples
+from segzero_core.data.samples import LEVELS, Level, Samples
+from segzero_core.data.vqa_sets import chartqa_samples, textvqa_samples
+from segzero_core.errors import DataError, UnknownNameError
+from segzero_core.registry import look_up
+
+_Reader = Callable[[str, str, Path, Level, bool], Samples]
+_PUBLISHED: dict[str, _Reader] = {
+    **dict.fromkeys(REFER_FILES, refer_samples),
+    'reasonseg': lambda name, split, root, level, raw: reasonseg_samples(split, root, level),
+    'chartqa': lambda name, split, root, level, raw: chartqa_samples(split, root),
+    'textvqa': lambda name, split, root, level, raw: textvqa_samples(split, root),
+}
+
+
+def read_samples(
+    name: str, root: str | Path = '', level: str = '', limit: int = 0, raw: bool = False
+) -> Samples:
+    """Return the samples of the dataset called ``name``.
+
+    Args:
+        name: As in the table above.
+        root: The folder a dataset that is known by name lies in.
+        level: One of ``LEVELS``; '' for ``instance``, and ``expression`` for the released sets
+            whose name ends in ``_all``.
+        limit: At most so many rows; 0 for all.
+        raw: The sentences of RefCOCO and its kin as they were typed.
+
+    Raises:
+        DataError: There is no such dataset, or not one row in it.
+    """
+    chosen = _level(name, level)
+    if name.startswith('synthetic:'):
+        return scene_samples(name.removeprefix('synthetic:'), limit)
+    samples = _open(name, root, chosen, raw)
+    return samples.first(limit) if limit else samples
+
+
+def _level(name: str, level: str) -> Level:
+    if not level:
+        return 'expression' if name.rstrip('/').endswith('_all') else 'instance'
+    try:
+        return cast(Level, look_up('level', level, LEVELS))
+    except UnknownNameError as error:
+        raise DataError(str(error)) from error
+
+
+def _open(name: str, root: str | Path, level: Level, raw: bool) -> Samples:
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return folder_samples(folder) if (folder / FILE).is_file() else masked_samples(name, level)
+    dataset, colon, split = name.partition(':')
+    if not colon and '/' in name and not name.startswith(('.', '/', '~')):
+        return masked_samples(name, level)
+    try:
+        reader = _PUBLISHED[look_up('dataset', dataset, _PUBLISHED)]
+    except UnknownNameError as error:
+        raise DataError(
+            f"{error}; or 'synthetic', a hub id such as 'Ricky06662/ReasonSeg_val', or a folder "
+            'that exists'
+        ) from error
+    if not split:
+        raise DataError(f"{name!r} needs a split: write for instance '{dataset}:val'")
+    place = Path(root).expanduser()
+    if not root or not place.is_dir():
+        raise DataError(
+            f'{name!r} is read from the folder it was unpacked in, and there is none at '
+            f"{str(root)!r}: give the root folder (docs/data.md shows each dataset's layout)"
+        )
+    return reader(dataset, split, place, level, raw)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of an image that shows an object, no larger than it needs to be. Knows no ROS."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segzero_core.types import Intrinsics, Mask, Point
+from segzero_core.grasping.gripper_width import Pixel
+
+Depth = npt.NDArray[np.float32]
+
+MAX_PIXELS = 60_000  # of an object; larger ones are looked at in blocks of 2 x 2, 3 x 3, ...
+
+
+@dataclass(frozen=True)
+class View:
+    """An object and its depth, in blocks of ``step`` x ``step`` pixels of the image.
+
+    Attributes:
+        mask: (H, W) bool, whether the pixel in the block's middle is in the object's mask.
+        depth: (H, W) float32, metres, the median of the block's valid depths; 0 if there are none.
+        valid: (H, W) bool, blocks of the mask that have depth.
+        left: Column in the image of the first block's middle.
+        top: Row in the image of the first block's middle.
+        step: Pixels from block to block.
+    """
+
+    mask: Mask
+    depth: Depth
+    valid: Mask
+    left: int
+    top: int
+    step: int
+
+    def lens(self, intrinsics: Intrinsics) -> Intrinsics:
+        """Return the camera's intrinsics in blocks."""
+        fx, fy, cx, cy = intrinsics
+        step = self.step
+        return Intrinsics(fx / step, fy / step, *self.to_blocks(Point(cx, cy)))
+
+    def to_blocks(self, point: Point) -> tuple[float, float]:
+        """Return where a point of the image is: x and y in blocks."""
+        return (point.x - self.left) / self.step, (point.y - self.top) / self.step
+
+    def to_image(self, block: Pixel) -> Point:
+        """Return the pixel in a block's middle."""
+        row, column = block
+        return Point(float(column * self.step + self.left), float(row * self.step + self.top))
+
+
+def look_at(mask: Mask, depth: Depth, depth_range: tuple[float, float], min_valid: float) -> View:
+    """Return the view of what a mask shows. The image's border is its border, too.
+
+    Args:
+        mask: (H, W) bool, not empty.
+        depth: (H, W) float32, metres.
+        depth_range: Nearest and farthest depth that are valid.
+        min_valid: Share of a block's part of the mask that must have valid depth.
+    """
+    step = math.ceil(math.sqrt(np.count_nonzero(mask) / MAX_PIXELS))
+    (rows, above), (columns, before) = (_window(mask, axis, step) for axis in (0, 1))
+    mask = np.pad(mask[rows, columns], (above, before))
+    depth = np.pad(depth[rows, columns], (above, before))
+    valid = mask & np.isfinite(depth) & (depth >= depth_range[0]) & (depth <= depth_range[1])
+    depth = np.where(valid, depth, np.float32(0))
+    if step > 1:
+        mask, depth, valid = _shrink(mask, depth, valid, step, min_valid)
+    left, top = columns.start - before[0] + _middle(step), rows.start - above[0] + _middle(step)
+    return View(mask, depth, valid, left, top, step)
+
+
+def _window(mask: Mask, axis: int, margin: int) -> tuple[slice, tuple[int, int]]:
+    """Return which rows or columns hold the mask, and how many empty ones to put around them.
+
+    None where the mask touches the image's border: nobody knows that the object ends there.
+    """
+    used = np.flatnonzero(mask.any(axis=1 - axis))
+    first, last = int(used[0]), int(used[-1])
+    after = 2 * margin if last < mask.shape[axis] - 1 else 0  # one of two fills up a block
+    return slice(first, last + 1), (margin if first > 0 else 0, after)
+
+
+def _middle(step: int) -> int:
+    """Return which row or column of a block stands for it."""
+    return (step - 1) // 2
+
+
+def _shrink(
+    mask: Mask, depth: Depth, valid: Mask, step: int, min_valid: float
+) -> tuple[Mask, Depth, Mask]:
+    """Make one pixel of each block; see ``View``."""
+
+    def blocks(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        height, width = pixels.shape[0] // step, pixels.shape[1] // step
+        whole = pixels[: height * step, : width * step].reshape(height, step, width, step)
+        return whole.swapaxes(1, 2).reshape(height, width, step * step)
+
+    counts, sizes = blocks(valid).sum(axis=-1), blocks(mask).sum(axis=-1)
+    used = (counts > 0) & (counts >= min_valid * sizes)
+    # Sorted, the zeros of what is not valid come first.
+    ordered = np.sort(blocks(depth)[used], axis=-1)
+    median = step * step - 1 - counts[used] // 2
+    shrunk = np.zeros(counts.shape, np.float32)
+    shrunk[used] = np.take_along_axis(ordered, median[:, None], axis=-1)[:, 0]
+    inside = blocks(mask)[..., _middle(step) * (step + 1)]
+    return inside, shrunk, used & inside

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face checkpoints: found, checked and loaded, every failure one clear error.
+
+A hub id is downloaded to the local cache first, so that from there on everything is a folder:
+safetensors weights, JSON settings, no pickles and no code from the hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HTTPError, StrictDataclassError  # type: ignore[attr-defined]
+from safetensors import SafetensorError, safe_open
+
+from segzero_core.runtime.checkpoint_metadata import read_json
+from segzero_core.errors import EngineOptionError, ModelLoadError
+
+# Pickled weights (.bin, .pt) and Python files are never even downloaded: both can run code.
+_WANTED_FILES = ('*.safetensors', '*.json', '*.jinja', 'merges.txt')
+
+# Checkpoints that come with the package: a reasoner and a segmenter for synthetic scenes.
+EMBEDDED = ('tiny', 'tiny_base', 'tiny_sam2')
+_MODELS = Path(__file__).parents[1] / 'models'
+
+# What transformers, safetensors and torch raise for a checkpoint they cannot use. torch's
+# out-of-memory error is a RuntimeError.
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
+)
+
+
+def _import_transformers() -> Any:
+    """Import transformers, which must not find a torchvision that is installed but broken.
+
+    transformers only looks whether torchvision can be found and then fails on importing it. A
+    torchvision built for another torch is common where wheels come from different places (CPU
+    builds, Jetson). Nothing in segzero needs it, so it is hidden from this process.
+    """
+    if importlib.util.find_spec('torchvision') is not None:
+        try:
+            importlib.import_module('torchvision')
+        except (ImportError, RuntimeError, OSError, AttributeError):
+            sys.modules['torchvision'] = None  # type: ignore[assignment]
+    return importlib.import_module('transformers')
+
+
+transformers = _import_transformers()
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device called ``device``; for ``''``, CUDA when there is one, else the CPU.
+
+    Raises:
+        EngineOptionError: There is no device of that name in torch.
+        ModelLoadError: A CUDA device is asked for that this machine does not have.
+    """
+    if not device:
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise EngineOptionError(
+            f"unknown device {device!r}: use 'cpu', 'cuda' or 'cuda:1'"
+        ) from error
+    if chosen.type == 'cuda' and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ModelLoadError(
+            f'device {device!r} is not here: torch {torch.__version__} sees '
+            f'{torch.cuda.device_count()} CUDA devices. Check nvidia-smi and that torch is a CUDA '
+            "build, or use device 'cpu'"
+        )
+    return chosen
+
+
+def find_checkpoint(model: str) -> Path:
+    """Return the folder of ``model``.
+
+    That is a local folder, the name of an embedded model (``EMBEDDED``), or a hub id that is
+    downloaded if need be.
+
+    Raises:
+        ModelLoadError: There is no such folder, or the hub cannot be reached and has not been
+            downloaded from before, or it has no such model.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if model in EMBEDDED:
+        return _MODELS / model
+    if folder.exists():
+        raise ModelLoadError(f'{model!r} is a file: give the folder that config.json is in')
+    if model.startswith(('.', '/', '~')) or model.count('/') != 1:
+        raise ModelLoadError(
+            f'no such model folder: {model!r}. Give an existing folder or a hub id such as '
+            "'Ricky06662/Seg-Zero-7B'"
+        )
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(_WANTED_FILES)))
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:
+        raise ModelLoadError(
+            f'model {model!r} is no folder here and cannot be had from the hub '
+            f'({_first_line(error)}). Check the spelling and the network; without a network, copy '
+            'the model to this machine and give its folder'
+        ) from error
+
+
+def check_checkpoint(folder: Path, model_types: Collection[str]) -> str:
+    """Return the model type of the checkpoint in ``folder`` once its files look usable.
+
+    Only the headers of the weights are read, so this is quick for a model of any size.
+
+    Args:
+        folder: As ``find_checkpoint`` returns it.
+        model_types: The values of ``model_type`` in config.json that can be used.
+
+    Raises:
+        ModelLoadError: Not one of ``model_types``, or weights that are missing, pickled, cut
+            short or corrupt.
+    """
+    model_type = str(read_json(folder / 'config.json').get('model_type'))
+    if model_type not in model_types:
+        raise ModelLoadError(
+            f'{folder} holds a model of type {model_type!r}, which this engine cannot use: it '
+            f'takes {", ".join(sorted(model_types))}'
+        )
+    shards = _weight_files(folder)
+    for shard in shards:
+        try:
+            with safe_open(shard, framework='pt'):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelLoadError(
+                f'cannot read the weights in {shard} ({_first_line(error)}): copy or download '
+                'that file again'
+            ) from error
+    return model_type
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / 'model.safetensors.index.json'
+    if index.is_file():
+        names = set(read_json(index).get('weight_map', {}).values())
+        return [folder / name for name in sorted(names)]
+    if (folder / 'model.safetensors').is_file():
+        return [folder / 'model.safetensors']
+    pickled = sorted(
+        file.name for file in folder.iterdir() if file.suffix in ('.bin', '.pt', '.pth')
+    )
+    found = f' Found only {", ".join(pickled)}: pickle files can run code.' if pickled else ''
+    raise ModelLoadError(
+        f'{folder} has no safetensors weights (model.safetensors).{found} Use a checkpoint saved '
+        'as safetensors (save_pretrained writes them)'
+    )
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """Return the type of all weights in ``folder`` if it has 16 bits, else float32.
+
+    Args:
+        folder: A folder that ``check_checkpoint`` has passed.
+    """
+    kinds = set()
+    for shard in _weight_files(folder):
+        with safe_open(shard, framework='pt') as weights:
+            kinds |= {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+    kind = kinds.pop() if len(kinds) == 1 else ''
+    return {'BF16': torch.bfloat16, 'F16': torch.float16}.get(kind, torch.float32)
+
+
+def load_weights(model_class: Any, folder: Path, device: torch.device, **options: Any) -> Any:
+    """Return the model in ``folder``, complete, on ``device`` and ready for inference.
+
+    Args:
+        model_class: A transformers class with ``from_pretrained``.
+        folder: A folder that ``check_checkpoint`` has passed.
+        device: Where the model goes.
+        **options: Passed on, for instance ``dtype`` or ``quantization_config``.
+
+    Raises:
+        ModelLoadError: Something in the checkpoint does not fit, tensors are missing, or the
+            device has not enough memory.
+    """
+    if 'quantization_config' in options:
+        options['device_map'] = {'': device}
+    with explained(folder):
+        model, report = model_class.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+        # from_pretrained only warns and leaves such tensors random: a model that talks nonsense.
+        absent = sorted(report['missing_keys'])
+        if absent:
+            raise ModelLoadError(
+                f'the weights in {folder} lack {len(absent)} tensors, {absent[0]!r} for one: this '
+                'is no complete checkpoint. Copy or download it again'
+            )
+        model = model.eval().requires_grad_(False)
+        # Quantized weights lie where they were made, and refuse to be moved.
+        return model if 'quantization_config' in options else model.to(device)
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn what libraries raise while they load ``folder`` into a ``ModelLoadError``."""
+    try:
+        yield
+    except _LOAD_ERRORS as error:
+        raise ModelLoadError(
+            f'cannot load the model in {folder}: {type(error).__name__}: {_first_line(error)}. '
+            f'The folder must be one that transformers {transformers.__version__} can read, with '
+            'memory for it on the device'
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip('.') if lines else type(error).__name__

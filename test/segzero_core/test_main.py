@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line as a person runs it: `python -m segzero_core`."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from segzero_core import __main__ as command_line
+from segzero_core.segmenters import MaskResult
+from segzero_core.segmenters.grabcut import GrabCutSegmenter
+from segzero_core.synthetic import make_scene
+
+
+@pytest.fixture(scope='module')
+def scene(tmp_path_factory):
+    scene = make_scene(11)
+    path = tmp_path_factory.mktemp('cli') / 'scene.png'
+    cv2.imwrite(str(path), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR))
+    query = next(q for q in scene.queries() if q.kind == 'attribute')
+    return path, scene, query
+
+
+def segzero(*arguments):
+    return subprocess.run(
+        [sys.executable, '-m', 'segzero_core', *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_answers_with_a_picture_a_mask_and_words(scene, tmp_path):
+    path, truth, query = scene
+    out, mask = tmp_path / 'out.png', tmp_path / 'mask.png'
+    done = segzero(query.text, path, '-o', out, '--mask', mask)
+    assert done.returncode == 0, done.stderr
+    assert 'box' in done.stdout
+    assert cv2.imread(str(out)).shape[1] == truth.image.shape[1]
+    found = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
+    assert set(np.unique(found)) == {0, 255}
+    exact = truth.mask(query.target)
+    assert ((found > 0) & exact).sum() / ((found > 0) | exact).sum() > 0.5
+
+
+def test_json_is_one_document_on_standard_output(scene):
+    path, _, query = scene
+    done = segzero(query.text, path, '--json')
+    answer = json.loads(done.stdout)
+    assert len(answer['box']) == 4
+    assert [len(point) for point in answer['points']] == [2, 2]
+    assert answer['mask_pixels'] > 0
+
+
+def test_a_device_concerns_only_engines_that_run_a_model(scene):
+    path, _, query = scene
+    done = segzero(query.text, path, '--device', 'cpu')
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_found_is_no_error(scene):
+    done = segzero('the purple cone', scene[0])
+    assert done.returncode == 1
+    assert done.stderr == 'segzero: the reasoner says that nothing matches\n'
+
+
+def test_an_empty_mask_is_nothing_found_too(scene, monkeypatch, capsys):
+    path, truth, query = scene
+
+    class Blind(GrabCutSegmenter):
+        def segment(self, embedding, box, points):
+            return MaskResult(np.zeros(truth.image.shape[:2], bool), 0.0)
+
+    monkeypatch.setattr(command_line, 'load_segmenter', lambda engine, **options: Blind())
+    assert command_line.main([query.text, str(path)]) == 1
+    assert 'the segmenter finds nothing at the box' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['the mug', 'no/such.png'], 'no such image file: no/such.png'),
+        (['the mug', __file__], 'test_main.py cannot be decoded as a picture'),
+        (['the mug', 'HALF'], 'half.jpg cannot be decoded as a picture'),
+        (['', 'IMAGE'], 'is empty'),
+        (['the mug', 'IMAGE', '--reasoner', 'rulez'], "unknown reasoner 'rulez'"),
+        (['the mug', 'IMAGE', '--segmenter', 'sam9'], "unknown segmenter 'sam9'"),
+        (['the mug', 'IMAGE', '--family', 'nonsense'], "'nonsense'"),
+        (['the mug', 'IMAGE', '-o', '/no/such/folder/out.png'], 'is there such a folder'),
+        (['the mug', 'IMAGE', '--mask', 'out.nonsense'], 'ends in .png or .jpg'),
+    ],
+)
+def test_whatever_is_wrong_is_one_line_and_exit_code_2(
+    scene, tmp_path, capsys, arguments, message
+):
+    path, truth, _ = scene
+    half = tmp_path / 'half.jpg'
+    cv2.imwrite(str(half), truth.image)
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    files = {'IMAGE': str(path), 'HALF': str(half)}
+    assert command_line.main([files.get(argument, argument) for argument in arguments]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert len(said.err.strip().splitlines()) == 1
+    assert said.out == ''
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_2(scene, tmp_path, capsys):
+    pytest.importorskip('transformers', reason='transformers is not installed')
+    path, _, _ = scene
+    empty = tmp_path / 'empty'
+    empty.mkdir()
+    for engine in ('--reasoner transformers --model', '--segmenter sam2 --segmenter-model'):
+        assert command_line.main(['the mug', str(path), *engine.split(), str(empty)]) == 2
+        said = capsys.readouterr().err
+        assert str(empty) in said
+        assert len(said.strip().splitlines()) == 1

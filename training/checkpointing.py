@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every trainer here adds to transformers': exact resume, whole checkpoints, no NaN.
+
+A checkpoint is written under another name and renamed when it is complete: what is called
+``checkpoint-N`` can be resumed from, whenever the process was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from segzero_core.errors import TrainingError
+from training.config import TrainConfig
+from training.dataset import Examples, StepSampler
+from training.models import describe_family, load_model, save_beside
+
+PARTIAL = 'checkpoint.partial'
+_NAME = re.compile('checkpoint-[0-9]+')
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """Return the last whole checkpoint of a run, after clearing away a half-written one."""
+    shutil.rmtree(run / PARTIAL, ignore_errors=True)
+    found = _checkpoints(run)
+    return found[-1] if found else None
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Return the number of steps a checkpoint was written after."""
+    return int(checkpoint.name.rpartition('-')[2])
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    found = run.glob('checkpoint-*')  # people keep copies under other names: checkpoint-50.bak
+    return sorted((path for path in found if _NAME.fullmatch(path.name)), key=checkpoint_step)
+
+
+@contextlib.contextmanager
+def explained_saving(what: str, run: Path) -> Iterator[None]:
+    """Say what cannot be saved to ``run``, and what is there instead.
+
+    Raises:
+        TrainingError: Something could not be written.
+    """
+    try:
+        yield
+    # torch and safetensors have errors of their own for a disk that is full.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        last = newest_checkpoint(run)
+        free = shutil.disk_usage(run).free / 2**20
+        raise TrainingError(
+            f'cannot save {what} to {run} ({error}); {free:.0f} MiB are free there. The last good '
+            f'checkpoint is {last}. Free some space and start the same command again'
+        ) from error
+
+
+class ExactTrainer:
+    """Mixed into a transformers ``Trainer`` before it.
+
+    Attributes:
+        settings: The run's configuration.
+        examples: Where rows come from.
+        steps: Optimiser steps of the whole run.
+    """
+
+    settings: TrainConfig
+    examples: Examples
+    steps: int
+    _batch_ids: tuple[str, ...] = ()
+    _saving = False
+
+    def _get_train_sampler(self: Any, dataset: Any = None) -> StepSampler:
+        grpo = self.settings.method == 'grpo'
+        return StepSampler(
+            rows=len(self.examples.records),
+            steps=self.steps,
+            sentences=self.settings.batch_size,
+            seed=self.settings.seed,
+            copies=self.settings.num_generations if grpo else 1,
+            repeats=self.args.steps_per_generation if grpo else 1,
+        )
+
+    def training_step(self: Any, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """Do one forward and backward pass; stop at a loss that is no number."""
+        loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
+        if not torch.isfinite(loss).all():
+            raise TrainingError(self._broken('the loss', float(loss)))
+        return loss
+
+    def _clip_grad_norm(self: Any, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)  # type: ignore[misc]
+        if norm is not None and not math.isfinite(float(norm)):
+            raise TrainingError(self._broken('the gradient', float(norm)))
+        return norm
+
+    def _broken(self: Any, what: str, value: float) -> str:
+        last = newest_checkpoint(Path(self.args.output_dir))
+        good = f'{last} is good' if last else 'there is no checkpoint yet'
+        return (
+            f'{what} became {value} at step {self.state.global_step + 1}, in the batch of rows '
+            f'{", ".join(dict.fromkeys(self._batch_ids))}. {good}. Lower learning_rate or '
+            'max_grad_norm, look at those rows, or use precision=fp32'
+        )
+
+    def _get_output_dir(self: Any, trial: Any) -> str:
+        run = super()._get_output_dir(trial)  # type: ignore[misc]
+        return str(Path(run) / PARTIAL) if self._saving else run
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        run = Path(self.args.output_dir)
+        name = f'checkpoint-{self.state.global_step}'
+        self._saving = True
+        try:
+            with explained_saving(f'the checkpoint of step {self.state.global_step}', run):
+                super()._save_checkpoint(model, trial)  # type: ignore[misc]
+                if self.is_world_process_zero():
+                    notes = describe_family(self.settings, self.examples.family)
+                    save_beside(self.processing_class, notes, run / PARTIAL / name)
+        finally:
+            self._saving = False
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            shutil.rmtree(run / name, ignore_errors=True)
+            (run / PARTIAL / name).rename(run / name)
+            shutil.rmtree(run / PARTIAL)
+            for old in _checkpoints(run)[: -self.settings.keep_checkpoints]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load weights so that every tensor is where it belongs, or fail.
+
+        Trainer loads the file's tensors by name with ``strict=False``. Qwen-VL checkpoints are
+        saved under other names than the modules have: nothing is loaded, and training goes on
+        from the weights it once started from.
+        """
+        if self.settings.lora_rank or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        target = self.model if model is None else model
+        saved = load_model(Path(resume_from_checkpoint), target.dtype)
+        target.load_state_dict(saved.state_dict(), strict=True)

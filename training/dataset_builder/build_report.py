@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a preparation leaves to look at: the report, the list of what was dropped, a sheet."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as PilImage
+
+from segzero_core.data.image_io import load_rgb
+from segzero_core.data.solutions import parse_solution
+from segzero_core.overlay import PANEL, draw_overlay
+from segzero_core.types import Image, Segmentation, image_size
+from training.files import write_whole
+from training.dataset_builder.rows import KINDS
+from training.dataset_builder.work import SPLITS, Note
+
+REPORT = 'report.json'
+DROPPED = 'dropped.jsonl'
+SHEET = 'sheet.png'
+_TILES, _COLUMNS, _TILE = 24, 6, 280
+
+
+def write_report(folder: Path, notes: Mapping[int, Note]) -> str:
+    """Write ``report.json``, ``dropped.jsonl`` and ``sheet.png``; return the report in words.
+
+    Args:
+        folder: Holds the finished rows.
+        notes: Of all parts, by number.
+    """
+    kept = {split: sum(note.kept[split] for note in notes.values()) for split in SPLITS}
+    dropped = [row for number in sorted(notes) for row in notes[number].dropped]
+    kinds = Counter(row.kind for row in dropped)
+    total = sum(kept.values()) + len(dropped)
+    content = {'annotations': total, 'rows': kept, 'dropped': dict(kinds)}
+    write_whole(folder / REPORT, json.dumps(content, indent=1))
+    write_whole(
+        folder / DROPPED,
+        ''.join(json.dumps(row._asdict(), ensure_ascii=False) + '\n' for row in dropped),
+    )
+    lines = [f'{total} annotations: {kept["train"]} rows to train on, {kept["val"]} held out']
+    for kind, count in kinds.most_common():
+        example = next(row for row in dropped if row.kind == kind)
+        lines.append(f'{count} left out: {KINDS[kind]}. {example.id}, for one: {example.reason}')
+    sheet = draw_sheet(folder, notes)
+    if sheet is not None:
+        PilImage.fromarray(sheet).save(folder / SHEET)
+    return '\n'.join(lines)
+
+
+def draw_sheet(folder: Path, notes: Mapping[int, Note]) -> Image | None:
+    """Draw rows evenly spread over all: image, box, points and sentence; None without a row."""
+    places = [
+        (split, number, index)
+        for split in SPLITS
+        for number in sorted(notes)
+        for index in range(notes[number].kept[split])
+    ]
+    if not places:
+        return None
+    chosen = np.unique(np.linspace(0, len(places) - 1, _TILES).round().astype(int))
+    tiles = [_draw_row(_read_row(folder, *places[index])) for index in chosen]
+    width = _TILE
+    rows = []
+    for start in range(0, len(tiles), _COLUMNS):
+        line = tiles[start : start + _COLUMNS]
+        height = max(tile.shape[0] for tile in line)
+        row = np.empty((height, min(len(tiles), _COLUMNS) * width, 3), np.uint8)
+        row[:] = PANEL
+        for column, tile in enumerate(line):
+            row[: tile.shape[0], column * width : (column + 1) * width] = tile
+        rows.append(row)
+    return np.vstack(rows)
+
+
+def _read_row(folder: Path, split: str, number: int, index: int) -> dict[str, Any]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(folder / split / f'part-{number:05}.parquet') as file:
+        batches = itertools.islice(file.iter_batches(batch_size=1), index, None)
+        return dict(next(batches).to_pylist()[0])
+
+
+def _draw_row(row: dict[str, Any]) -> Image:
+    image = load_rgb(row['image']['bytes'], row['id'])
+    size = image_size(image)
+    (target,) = parse_solution(row['solution'], size)
+    answer = Segmentation(
+        mask=np.zeros(image.shape[:2], np.bool_),
+        score=1.0,
+        box=target.box,
+        points=(target.points[0], target.points[1]),
+        reasoning=row['id'],
+        text=row['solution'],
+    )
+    drawn = draw_overlay(image, answer, row['problem'])
+    height = round(drawn.shape[0] * _TILE / drawn.shape[1])
+    small = PilImage.fromarray(drawn).resize((_TILE, height), PilImage.Resampling.LANCZOS)
+    return np.asarray(small)

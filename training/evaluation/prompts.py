@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reasoner's text -> what the segmenter is prompted with, in pixels of the image."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from segzero_core.answers.parse import Targets
+from segzero_core.answers.released import parse_released
+from segzero_core.geometry import rescale_box, rescale_point
+from segzero_core.prompts import PromptFamily
+from segzero_core.task import Task
+from segzero_core.types import Box, Point, Size
+
+_NATIVE_KEY = "the key 'bbox_2d' was read as 'bbox'"  # what a base model was not asked otherwise
+
+
+class Prompt(NamedTuple):
+    """What the segmenter is shown, in pixels of the image, and where it comes from.
+
+    Attributes:
+        box: The object's; None where points alone are asked for or used.
+        points: On the object; none where a box alone is.
+        reasoning: The chain of thought.
+        repairs: What had to be repaired to read the answer.
+    """
+
+    box: Box | None
+    points: tuple[Point, ...]
+    reasoning: str
+    repairs: tuple[str, ...]
+
+
+class Reader:
+    """Reads the answers of one kind of model.
+
+    Args:
+        task: What was asked for.
+        family: How it was asked.
+        use: What of it the segmenter gets: ``box_points``, ``box`` or ``points``.
+        protocol: ``released`` reads as the released evaluation does, faults included; the own
+            words of a base model, which that cannot read, as ever.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        family: PromptFamily,
+        use: Literal['box_points', 'box', 'points'],
+        protocol: Literal['standard', 'released'],
+    ) -> None:
+        self._task, self._family, self._use = task, family, use
+        self._released = protocol == 'released' and family.tagged
+
+    def read(self, text: str, image: Size) -> Prompt:
+        """Return the prompt in ``text``.
+
+        Args:
+            text: Everything the reasoner wrote.
+            image: Size of the image it is about.
+
+        Raises:
+            AnswerError: There is none; ``kind`` says why.
+        """
+        space = self._family.answer_size(image)
+        if self._released:
+            answer = parse_released(text, space, image)
+            return self._used(Prompt(answer.box, answer.points, answer.reasoning, ()))
+        found = self._targets(text, space)
+        box = rescale_box(found.box, space, image) if found.box else None
+        points = tuple(rescale_point(point, space, image) for point in found.points)
+        return self._used(Prompt(box, points, found.reasoning, found.repairs))
+
+    def _targets(self, text: str, space: Size) -> Targets:
+        if self._family.tagged:
+            return self._task.read(text, space)
+        plain = text.strip().removeprefix('```json').removesuffix('```')
+        found = self._task.read(f'<answer>{plain}</answer>', space)
+        repairs = tuple(repair for repair in found.repairs if repair != _NATIVE_KEY)
+        return found._replace(repairs=repairs)
+
+    def _used(self, prompt: Prompt) -> Prompt:
+        if self._use == 'box':
+            return prompt._replace(points=())
+        return prompt._replace(box=None) if self._use == 'points' else prompt
