@@ -77,9 +77,9 @@ def ours(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
     """Evaluate as ``training/evaluate.py`` does; return time, CPU time and pixel counts."""
     from segzero_core.data import read_samples
     from training.evaluate import own_rows
-    from training.evaluation.options import make_config
     from training.evaluation.engines import Engines
     from training.evaluation.fingerprint import run_settings
+    from training.evaluation.options import make_config
     from training.evaluation.prefetch import load_batches
     from training.evaluation.shards import Place, Shard, merge, open_run
 
@@ -115,9 +115,9 @@ def released(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
     from transformers import AutoModelForImageTextToText
 
     from segzero_core.answers.released import parse_released
-    from segzero_core.runtime.checkpoint_metadata import choose_family
     from segzero_core.reasoners.image_input import model_picture
     from segzero_core.reasoners.qwen_processor import QwenProcessor
+    from segzero_core.runtime.checkpoint_metadata import choose_family
     from segzero_core.segmenters.sam2 import Sam2Segmenter, _upsample
     from segzero_core.types import Size
 

@@ -25,14 +25,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from targets import find, off_surface, on_object, parse_arguments, seeds
 
+from segzero_core.grasping import roi as view
+from segzero_core.grasping.roi import Depth
+from segzero_core.grasping.target import GraspTarget, find_target
 from segzero_core.synthetic import Scene, SceneObject, make_scene, noisy_depth
 from segzero_core.synthetic.camera import Camera, look_at_table
 from segzero_core.synthetic.render import Lighting, cast, compose
 from segzero_core.synthetic.solids import Ball
 from segzero_core.types import Intrinsics, image_size
-from segzero_core.grasping import roi as view
-from segzero_core.grasping.target import Target, find_target
-from segzero_core.grasping.roi import Depth
 
 VISIBLE = 0.55  # share of an object that others must leave in sight
 NEAREST = 0.15  # metres from the camera
@@ -146,7 +146,7 @@ def ask(
     )
 
 
-def ball_width(item: SceneObject, target: Target) -> float | None:
+def ball_width(item: SceneObject, target: GraspTarget) -> float | None:
     """Return the width found over the true one, for a ball that nothing hides."""
     solid = item.placed.model.parts[0].solid
     if not isinstance(solid, Ball) or item.visible < 1 or target.width is None:

@@ -114,14 +114,14 @@ def plain(config: Any, rows: Any) -> Any:
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 
-    from training.dataset import Examples
+    from training.dataset import ReasonerDataset
     from training.grpo import grpo_settings
     from training.models import load_trainee
-    from training.trl_rewards import reward_functions
     from training.train import common_arguments
+    from training.trl_rewards import reward_functions
 
     trainee = load_trainee(config)
-    examples = Examples(rows, trainee.family, config.task)
+    examples = ReasonerDataset(rows, trainee.family, config.task)
     truths = [examples.row(i)['truth'] for i in range(len(rows))]
     table = datasets.Dataset.from_dict(
         {

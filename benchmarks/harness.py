@@ -29,7 +29,7 @@ from std_msgs.msg import Header
 from segzero_core.answers.parse import Answer, format_answer
 from segzero_core.prompts import get_family
 from segzero_core.reasoners import REASONERS
-from segzero_core.registry import Engine
+from segzero_core.registry import EngineEntry
 from segzero_core.segmenters import SEGMENTERS, MaskResult
 from segzero_core.types import Box, Point
 from segzero_ros.images import array_to_image
@@ -207,8 +207,8 @@ def serve_node(arguments: list[str], reasoner: str, segmenter: str, autostart: b
     """Be the segzero node, with two engines of a benchmark: ``module:Class``."""
     from segzero_ros.node import main
 
-    REASONERS['benchmark'] = Engine(reasoner, 'core')
-    SEGMENTERS['benchmark'] = Engine(segmenter, 'core')
+    REASONERS['benchmark'] = EngineEntry(reasoner, 'core')
+    SEGMENTERS['benchmark'] = EngineEntry(segmenter, 'core')
     given = ['reasoner.engine:=benchmark', 'segmenter.engine:=benchmark']
     if autostart:
         given.append('autostart:=true')

@@ -64,8 +64,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     from segzero_core import SegZero
     from segzero_core.reasoners.transformers import TransformersReasoner
-    from segzero_core.segmenters.sam2 import Sam2Segmenter
     from segzero_core.runtime.tiny_checkpoints import build_tiny_reasoner, build_tiny_segmenter
+    from segzero_core.segmenters.sam2 import Sam2Segmenter
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -189,8 +189,8 @@ class Original:
         """Load ``model`` once more; force ``replies`` on it if there are any."""
         import torch
 
-        from segzero_core.runtime.checkpoints import find_checkpoint, transformers
         from segzero_core.reasoners.transformers import _best_attention
+        from segzero_core.runtime.checkpoints import find_checkpoint, transformers
 
         folder = find_checkpoint(model)
         self._reasoner, self._segmenter, self._replies = reasoner, segmenter, replies

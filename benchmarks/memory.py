@@ -69,8 +69,8 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
     from segzero_core import SegZero
     from segzero_core.reasoners.transformers import TransformersReasoner
-    from segzero_core.segmenters.sam2 import Sam2Segmenter
     from segzero_core.runtime.tiny_checkpoints import build_tiny_reasoner, build_tiny_segmenter
+    from segzero_core.segmenters.sam2 import Sam2Segmenter
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -6,10 +6,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from segzero_core.grasping.roi import Depth
+from segzero_core.grasping.target import GraspTarget, TargetError, find_target
 from segzero_core.synthetic import Scene
 from segzero_core.types import Mask, Point
-from segzero_core.grasping.target import Target, TargetError, find_target
-from segzero_core.grasping.roi import Depth
 
 
 def parse_arguments(description: str, scenes: int, seed_start: int) -> argparse.Namespace:
@@ -26,7 +26,9 @@ def seeds(options: argparse.Namespace) -> range:
     return range(options.seed_start, options.seed_start + options.scenes)
 
 
-def find(scene: Scene, mask: Mask, depth: Depth, points: Sequence[Point] = ()) -> Target | None:
+def find(
+    scene: Scene, mask: Mask, depth: Depth, points: Sequence[Point] = ()
+) -> GraspTarget | None:
     """Return the target, or none where the depth gives none."""
     try:
         return find_target(mask, depth, scene.intrinsics, points)
@@ -34,13 +36,13 @@ def find(scene: Scene, mask: Mask, depth: Depth, points: Sequence[Point] = ()) -
         return None
 
 
-def on_object(scene: Scene, i: int, target: Target | None) -> bool | None:
+def on_object(scene: Scene, i: int, target: GraspTarget | None) -> bool | None:
     """Return whether a target's pixel is one of ``scene.objects[i]``; None without a target."""
     if target is None:
         return None
     return bool(scene.mask(i)[int(target.pixel.y), int(target.pixel.x)])
 
 
-def off_surface(scene: Scene, i: int, target: Target | None) -> float | None:
+def off_surface(scene: Scene, i: int, target: GraspTarget | None) -> float | None:
     """Return the millimetres from a target to the surface of ``scene.objects[i]``."""
     return None if target is None else 1000 * scene.surface_distance(i, target.point)

@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from segzero_core.segmenters.base import MaskResult
 from segzero_core.runtime.cpu_threads import SharedCores
+from segzero_core.segmenters.base import MaskResult
 from segzero_core.types import Box, Point
 
 
@@ -29,7 +29,7 @@ class EarlyMask:
     result: Future[tuple[list[MaskResult], float]]
 
 
-class Beside:
+class EmbeddingOverlap:
     """Work in a second thread beside the reasoner's; a context manager around the latter.
 
     Reading an image and a question takes all cores, writing hardly more than one: where both need
@@ -52,7 +52,7 @@ class Beside:
         self._work: Future[Any] | None = None
         self._cores = SharedCores()
 
-    def __enter__(self) -> Beside:
+    def __enter__(self) -> EmbeddingOverlap:
         self._cores.__enter__()
         if self._at_once:
             self.go_on()
@@ -79,7 +79,7 @@ class Beside:
             self._work.cancel()
 
 
-class Listener:
+class StreamWatcher:
     """Passes the reasoner's text on, and calls ``ready`` where an object in it is complete.
 
     Attributes:
@@ -89,7 +89,7 @@ class Listener:
     def __init__(
         self,
         on_text: Callable[[str], None] | None,
-        beside: Beside,
+        beside: EmbeddingOverlap,
         ready: Callable[[str], EarlyMask | None],
     ) -> None:
         """Tell ``on_text``, ``beside`` and ``ready``, which begins a mask if it can."""

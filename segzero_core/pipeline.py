@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from segzero_core.answers.parse import Answer, parse_answer
-from segzero_core.overlap import Beside, EarlyMask, Listener, MaskPrompt
 from segzero_core.errors import AnswerError, CancelledError
 from segzero_core.geometry import rescale_box, rescale_point
+from segzero_core.overlap import EarlyMask, EmbeddingOverlap, MaskPrompt, StreamWatcher
 from segzero_core.prompts import check_query
 from segzero_core.reasoners.base import BatchReasoner, Reasoner
 from segzero_core.reasoners.image_input import LastImage
 from segzero_core.reasoners.streaming import answer_end
-from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
 from segzero_core.runtime.cpu_threads import count_cores, half_the_cores, take_more_than_half
+from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
 from segzero_core.types import Box, Image, Point, Segmentation, Size, check_image, image_size
 
 _VGA = Size(640, 480)
@@ -34,7 +34,7 @@ class SegZero:
     """Reasoner and segmenter joined (Seg-Zero, arXiv 2503.06520, section 3.2).
 
     The segmenter's image embedding needs only the image, so it is made in a second thread while
-    the reasoner thinks, and kept for the next sentence about the same frame; ``Beside`` says when
+    the reasoner thinks, and kept for the next sentence about the same frame; ``EmbeddingOverlap`` says when
     it is begun. The mask is made as soon as box and points are written, while the reasoner still
     closes its answer. One query at a time: calls must not overlap.
     """
@@ -73,12 +73,12 @@ class SegZero:
         start = time.perf_counter()
         query = check_query(query)
         check_image(image)
-        beside = Beside(
+        beside = EmbeddingOverlap(
             lambda: self._begin_embedding(image),
             self._same_cores(),
             longer=self._embed_s > self._writing_s,
         )
-        listener = Listener(on_text, beside, lambda text: self._decode_early(image, text))
+        listener = StreamWatcher(on_text, beside, lambda text: self._decode_early(image, text))
         try:
             with beside:
                 text, reason_s = _timed(self.reasoner.reason, image, query, listener, cancel)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from segzero_core.errors import EngineOptionError, ModelLoadError, UnknownNameError
 
 
-class Engine(NamedTuple):
+class EngineEntry(NamedTuple):
     """Where an engine lives and which file under ``requirements/`` lists what it needs.
 
     Attributes:
@@ -40,13 +40,15 @@ def look_up(kind: str, name: str, known: Iterable[str]) -> str:
     raise UnknownNameError(f'unknown {kind} {name!r}.{hint} Available: {", ".join(names)}')
 
 
-def device_option(registry: Mapping[str, Engine], name: str, device: str | None) -> dict[str, Any]:
+def device_option(
+    registry: Mapping[str, EngineEntry], name: str, device: str | None
+) -> dict[str, Any]:
     """Return where models are to run as an option of engine ``name``, if it runs one."""
     return {'device': device} if name in registry and registry[name].has_device else {}
 
 
 def create_engine(
-    kind: str, registry: Mapping[str, Engine], name: str, options: dict[str, Any]
+    kind: str, registry: Mapping[str, EngineEntry], name: str, options: dict[str, Any]
 ) -> Any:
     """Import the class registered as ``name`` and construct it.
 
@@ -55,7 +57,7 @@ def create_engine(
 
     Args:
         kind: What the registry holds, for messages: ``'reasoner'`` or ``'segmenter'``.
-        registry: Engine name to engine.
+        registry: EngineEntry name to engine.
         name: The engine wanted.
         options: Keyword arguments of the class.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from segzero_core.answers.parse import Targets, parse_targets
-from segzero_core.data.records import Target
+from segzero_core.data.records import Annotation
 from segzero_core.prompts import PromptFamily
 from segzero_core.registry import look_up
 from segzero_core.rewards.hardened import Recipe
@@ -123,7 +123,7 @@ class Task:
         """Read an answer; raises ``AnswerError`` as ``parse_targets`` does."""
         return parse_targets(text, size, self.box, self.points)
 
-    def write(self, target: Target, reasoning: str, keys: Sequence[str] = KEYS) -> str:
+    def write(self, target: Annotation, reasoning: str, keys: Sequence[str] = KEYS) -> str:
         """Return the answer a perfect model gives; coordinates become whole numbers.
 
         Args:

@@ -34,7 +34,7 @@ LOOK_S = 2.0  # between two looks at whether the node is still there, while it a
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
-class Asker:
+class AskClient:
     """Asks ``segzero``; setting ``stop`` ends every wait."""
 
     def __init__(self, node: Node, stop: threading.Event, tell: Callable[[str], None]) -> None:
@@ -118,7 +118,7 @@ def main(args: Sequence[str] | None = None) -> int:
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
         tell = functools.partial(print, file=sys.stderr, flush=True)
-        result = Asker(rclpy.create_node('segzero_ask'), stop, tell).ask(query)
+        result = AskClient(rclpy.create_node('segzero_ask'), stop, tell).ask(query)
     finally:
         rclpy.try_shutdown()
     if result is None:

@@ -52,7 +52,7 @@ class DemoError(Exception):
 
 
 @dataclass
-class Answer:
+class DemoResult:
     """Everything the node published about one sentence."""
 
     result: dict[str, Any]
@@ -100,7 +100,7 @@ class Client(Node):
 
         return keep
 
-    def ask(self, query: str) -> Answer:
+    def ask(self, query: str) -> DemoResult:
         """Publish ``query`` and wait for its answer.
 
         Raises:
@@ -116,7 +116,7 @@ class Client(Node):
         with contextlib.suppress(DemoError):  # a reasoner may write at once, or without tags
             self._wait(lambda: '</answer>' in self._text, REST_S, 'the end of the text')
         if result['status'] != 'ok':
-            return Answer(result)
+            return DemoResult(result)
         stamp = (result['stamp']['sec'], result['stamp']['nanosec'])
         names = ['mask', 'overlay']
         if result['target'] and result['target']['point_m']:
@@ -131,7 +131,7 @@ class Client(Node):
         images = {name: image_to_array(found[name]) for name in ('mask', 'overlay')}
         point = found['target_point'].point if 'target_point' in found else None
         target = None if point is None else np.array([point.x, point.y, point.z])
-        return Answer(result, images, target)
+        return DemoResult(result, images, target)
 
     def wait_for_node(self) -> None:
         """Wait until the node listens and is heard.
@@ -172,7 +172,7 @@ class Client(Node):
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoCheck:
     """One line of the closing table."""
 
     query: Query
@@ -187,7 +187,7 @@ class Row:
         return self.status == 'ok' and self.iou > 0.5 and self.distance_mm < 20.0
 
 
-def ask_all(client: Client, scene: Scene, queries: list[Query], folder: Path) -> list[Row]:
+def ask_all(client: Client, scene: Scene, queries: list[Query], folder: Path) -> list[DemoCheck]:
     """Ask every query, print and save what comes, and compare with the exact scene."""
     rows = []
     for number, query in enumerate(queries, start=1):
@@ -206,11 +206,11 @@ def ask_all(client: Client, scene: Scene, queries: list[Query], folder: Path) ->
         else:
             print(f'\n  -> {answer.result["error"] or status}')
         seconds = answer.result['timings'].get('total', math.nan)
-        rows.append(Row(query, status, iou, distance, seconds))
+        rows.append(DemoCheck(query, status, iou, distance, seconds))
     return rows
 
 
-def print_table(rows: list[Row]) -> None:
+def print_table(rows: list[DemoCheck]) -> None:
     """Print one line per query: how well the mask and the target point fit the exact scene."""
     width = max(len(row.query.text) for row in rows)
     print(f'\n{"query":<{width}}  {"kind":<10} {"status":<8} {"IoU":>5} {"target":>8} {"time":>7}')

@@ -18,7 +18,7 @@ from segzero_core.errors import AnswerError, ImageError, QueryError, SegZeroErro
 from segzero_core.runtime.memory import device_memory
 from segzero_ros.frames import FrameBuffer, NoImageError, StaleFrameError
 from segzero_ros.jobs import RejectedError
-from segzero_ros.messages import Answer, diagnostics_message
+from segzero_ros.messages import PerceptionResult, diagnostics_message
 from segzero_ros.publishers import RELIABLE
 
 LOADING_LOG_S = 10.0
@@ -28,7 +28,7 @@ MILD = (AnswerError, ImageError, NoImageError, QueryError, RejectedError, StaleF
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
-class Health:
+class NodeDiagnostics:
     """Keeps what /diagnostics tells. Any thread may report to it."""
 
     def __init__(self, node: Node) -> None:
@@ -79,7 +79,7 @@ class Health:
         elif status in ('error', 'rejected') and error is not None:
             self.failed(error)
 
-    def answered(self, query: str, answer: Answer) -> None:
+    def answered(self, query: str, answer: PerceptionResult) -> None:
         """Keep how long an answer took, and log it."""
         with self._counting:
             self._counts['repaired'] += bool(answer.segmentation.repairs)

@@ -21,9 +21,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from segzero_core.errors import ImageError, SegZeroError
+from segzero_core.grasping.roi import Depth
 from segzero_core.types import Image as RgbImage
 from segzero_ros.compressed_depth import decode_compressed_depth
-from segzero_core.grasping.roi import Depth
 
 Array = npt.NDArray[Any]
 

@@ -26,14 +26,14 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 
 from segzero_core.errors import AnswerError, SegZeroError
+from segzero_core.grasping.camera_model import Distortion
+from segzero_core.grasping.target import GraspTarget, Metres, TargetError
 from segzero_core.types import Image as RgbImage
 from segzero_core.types import Intrinsics, Mask, Point, Segmentation, Size
-from segzero_core.grasping.target import Metres, Target, TargetError
-from segzero_core.grasping.camera_model import Distortion
 
 
 @dataclass(frozen=True)
-class Answer:
+class PerceptionResult:
     """What the node found out about one sentence.
 
     Attributes:
@@ -47,7 +47,7 @@ class Answer:
     header: Header
     image: RgbImage
     segmentation: Segmentation
-    target: Target | SegZeroError | None
+    target: GraspTarget | SegZeroError | None
     timings: Mapping[str, float]
 
 
@@ -83,7 +83,7 @@ def point_message(header: Header, point: Metres) -> PointStamped:
     return PointStamped(header=header, point=_point(point))
 
 
-def target_header(header: Header, target: Target) -> Header:
+def target_header(header: Header, target: GraspTarget) -> Header:
     """Return the header of a target's points: that of its image, in the frame they are in."""
     return Header(stamp=header.stamp, frame_id=target.frame_id or header.frame_id)
 
@@ -128,7 +128,7 @@ def read_lens(
     return intrinsics, Distortion(info.distortion_model, tuple(float(d) for d in info.d))
 
 
-def answer_document(answer: Answer, query: str, repeat: int = 0) -> dict[str, Any]:
+def answer_document(answer: PerceptionResult, query: str, repeat: int = 0) -> dict[str, Any]:
     """Return the JSON document of a sentence that was answered.
 
     Args:
@@ -206,7 +206,7 @@ def _document(header: Header, query: str, status: str, repeat: int) -> dict[str,
     }
 
 
-def _target(header: Header, target: Target | SegZeroError | None) -> dict[str, Any] | None:
+def _target(header: Header, target: GraspTarget | SegZeroError | None) -> dict[str, Any] | None:
     if target is None:
         return None
     if isinstance(target, SegZeroError):

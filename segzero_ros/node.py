@@ -21,17 +21,17 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from segzero_core.runtime.memory import return_memory
-from segzero_ros.perception import Answerer
 from segzero_ros.callbacks import guarded, transition
-from segzero_ros.subscriptions import Cameras
+from segzero_ros.diagnostics import NodeDiagnostics
 from segzero_ros.executor import AsideExecutor
 from segzero_ros.frames import FrameBuffer
-from segzero_ros.diagnostics import Health
-from segzero_ros.publishers import TEXTS, Outputs
 from segzero_ros.parameters import declare_parameters
-from segzero_ros.query_manager import Queries
-from segzero_ros.settings import PARAMETERS, Settings, conflicts, read_settings
+from segzero_ros.perception import Answerer
+from segzero_ros.publishers import TEXTS, Publishers
+from segzero_ros.query_manager import QueryManager
+from segzero_ros.settings import PARAMETERS, NodeSettings, conflicts, read_settings
 from segzero_ros.signals import spin, stop_event
+from segzero_ros.subscriptions import Cameras
 from segzero_ros.transforms import TargetFrame
 
 FIRST_FRAME_S = 5.0  # after activation: DDS may need half of it to find the camera
@@ -56,17 +56,17 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         self.lock = threading.RLock()
         self.transition_lock = threading.Lock()
         self._state = 'unconfigured'
-        self._settings: Settings | None = None
-        self._queries: Queries | None = None
+        self._settings: NodeSettings | None = None
+        self._queries: QueryManager | None = None
         self._frames: FrameBuffer | None = None
         self._cameras: Cameras | None = None
         self._inputs: list[Any] = []
         self._pace: Timer | None = None
-        self._outputs: Outputs | None = None
+        self._outputs: Publishers | None = None
         self._target_frame: TargetFrame | None = None
         declare_parameters(self, PARAMETERS, conflicts, self._settled)
         self.add_post_set_parameters_callback(self._on_parameters_set)
-        self._health = Health(self)
+        self._health = NodeDiagnostics(self)
         self._timer = self._every(DIAGNOSTICS_S, self._on_timer)
 
     def start(self) -> None:
@@ -89,8 +89,8 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         answerer = load()  # the lock is free: meanwhile all callbacks are served
         with self.lock:
             self._settings = read_settings(self)  # live ones may have been set meanwhile
-            self._outputs = Outputs(self)
-            self._queries = Queries(answerer, load, self._outputs, self._health)
+            self._outputs = Publishers(self)
+            self._queries = QueryManager(answerer, load, self._outputs, self._health)
             self._state = 'inactive'
         return super().on_configure(state)
 

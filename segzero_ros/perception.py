@@ -13,14 +13,14 @@ from std_msgs.msg import Header
 
 from segzero_core import SegZero, load_reasoner, load_segmenter
 from segzero_core.errors import SegZeroError
-from segzero_core.runtime.memory import OutOfMemoryError, free_memory, is_out_of_memory
+from segzero_core.grasping.target import GraspTarget, TargetError, find_target
 from segzero_core.pipeline import check_found
+from segzero_core.runtime.memory import OutOfMemoryError, free_memory, is_out_of_memory
 from segzero_core.types import Image, Segmentation, Size
 from segzero_ros.frames import Frame, FrameBuffer
-from segzero_core.grasping.target import Target, TargetError, find_target
 from segzero_ros.images import load_codec
-from segzero_ros.messages import Answer, read_lens
-from segzero_ros.settings import Settings
+from segzero_ros.messages import PerceptionResult, read_lens
+from segzero_ros.settings import NodeSettings
 from segzero_ros.transforms import TargetFrame, move_target, rectification
 
 _MEMORY_REMEDY = 'end what else runs on the device, or take smaller models'
@@ -41,7 +41,7 @@ class Job:
 
     query: str
     frames: FrameBuffer
-    settings: Settings
+    settings: NodeSettings
     stream: Callable[[str], None]
     repeat: int = 0
     header: Header = field(default_factory=Header)
@@ -52,7 +52,7 @@ class Answerer:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: NodeSettings,
         progress: Callable[[str], None],
         target_frame: TargetFrame | None = None,
     ) -> None:
@@ -78,7 +78,7 @@ class Answerer:
             raise OutOfMemoryError(message) from None
         progress('')
 
-    def answer(self, job: Job, cancel: threading.Event) -> Answer:
+    def answer(self, job: Job, cancel: threading.Event) -> PerceptionResult:
         """Answer a sentence with the frame that is the newest now.
 
         Args:
@@ -112,7 +112,7 @@ class Answerer:
             'convert': converted - start,
             'locate': time.monotonic() - segmented,
         }
-        return Answer(job.header, image, found, target, timings)
+        return PerceptionResult(job.header, image, found, target, timings)
 
     def _find(
         self,
@@ -160,8 +160,8 @@ class Answerer:
         self._segzero.close()
 
     def _locate(
-        self, frame: Frame, found: Segmentation, settings: Settings
-    ) -> Target | SegZeroError:
+        self, frame: Frame, found: Segmentation, settings: NodeSettings
+    ) -> GraspTarget | SegZeroError:
         """Return the metric target, or why there is none: the mask is worth having without."""
         try:
             if frame.depth is None:
@@ -189,7 +189,7 @@ class Answerer:
             return error
 
 
-def _load(settings: Settings, progress: Callable[[str], None]) -> SegZero:
+def _load(settings: NodeSettings, progress: Callable[[str], None]) -> SegZero:
     with contextlib.ExitStack() as undo:
         progress(f'the reasoner {settings.reasoner.name}')
         reasoner = load_reasoner(settings.reasoner.engine, **settings.reasoner.options)

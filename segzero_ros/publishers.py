@@ -10,12 +10,12 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
 
+from segzero_core.grasping.target import GraspTarget
 from segzero_core.overlay import draw_overlay
 from segzero_core.prompts import MAX_QUERY_CHARACTERS
-from segzero_core.grasping.target import Target
 from segzero_ros.images import array_to_image
 from segzero_ros.messages import (
-    Answer,
+    PerceptionResult,
     answer_document,
     document_message,
     failure_document,
@@ -33,7 +33,7 @@ RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 TEXTS = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
 
 
-class Outputs:
+class Publishers:
     """The publishers. Any thread may publish; nothing goes out unless the node is active."""
 
     def __init__(self, node: LifecycleNodeMixin) -> None:
@@ -50,7 +50,7 @@ class Outputs:
         self._result = create(String, '~/result', TEXTS)
         self._overlay = create(Image, '~/overlay', RELIABLE)
 
-    def answer(self, query: str, answer: Answer, repeat: int = 0) -> None:
+    def answer(self, query: str, answer: PerceptionResult, repeat: int = 0) -> None:
         """Publish an answer, ``~/result`` after what it ties together; see ``answer_document``.
 
         What cannot be made a message raises before anything is published.
@@ -62,14 +62,14 @@ class Outputs:
         self._shown = header, (height, width)
         self._mask.publish(mask)
         self._target_pixels.publish(pixels_message(header, found.points))
-        if isinstance(target, Target):
+        if isinstance(target, GraspTarget):
             where = target_header(header, target)
             self._target_points.publish(poses_message(where, target.points))
             self._target_point.publish(point_message(where, target.point))
         self._reasoning.publish(text_message(found.reasoning))
         self._result.publish(result)
 
-    def overlay(self, query: str, answer: Answer) -> None:
+    def overlay(self, query: str, answer: PerceptionResult) -> None:
         """Draw an answer for people, if there are any: it takes time."""
         if self._overlay.get_subscription_count():
             picture = draw_overlay(answer.image, answer.segmentation, query)

@@ -10,17 +10,17 @@ from std_msgs.msg import Header
 
 from segzero_core.errors import AnswerError, QueryError
 from segzero_core.prompts import check_query
-from segzero_ros.perception import Answerer, Job
+from segzero_ros.diagnostics import NodeDiagnostics
 from segzero_ros.frames import FrameBuffer
-from segzero_ros.diagnostics import Health
 from segzero_ros.jobs import Outcome
-from segzero_ros.messages import Answer
-from segzero_ros.publishers import Outputs
-from segzero_ros.settings import Settings
+from segzero_ros.messages import PerceptionResult
+from segzero_ros.perception import Answerer, Job
+from segzero_ros.publishers import Publishers
+from segzero_ros.settings import NodeSettings
 from segzero_ros.worker import Worker
 
 
-class Queries:
+class QueryManager:
     """Answers sentences while it listens; each that is asked ends in exactly one result.
 
     The sentence accepted last *stands* until it is cancelled: with ``query.continuous_rate`` it is
@@ -32,8 +32,8 @@ class Queries:
         self,
         answerer: Answerer,
         load: Callable[[], Answerer],
-        outputs: Outputs,
-        health: Health,
+        outputs: Publishers,
+        health: NodeDiagnostics,
     ) -> None:
         """Start the worker.
 
@@ -65,12 +65,12 @@ class Queries:
         """Whether a model has not stopped, though its sentence was dropped."""
         return self._worker.stuck
 
-    def listen(self, frames: FrameBuffer, settings: Settings) -> None:
+    def listen(self, frames: FrameBuffer, settings: NodeSettings) -> None:
         """Accept sentences about ``frames``."""
         self._frames = frames
         self.change(settings)
 
-    def change(self, settings: Settings) -> None:
+    def change(self, settings: NodeSettings) -> None:
         """Treat sentences as the settings now say."""
         self._settings = settings
 
@@ -131,7 +131,7 @@ class Queries:
         self.stop()
         return self._worker.close(timeout)
 
-    def _report(self, job: Job, outcome: Outcome[Answer]) -> None:
+    def _report(self, job: Job, outcome: Outcome[PerceptionResult]) -> None:
         """Publish how a job ended, in whichever thread decided it."""
         answer, error = outcome.answer, outcome.error
         status: str = outcome.status

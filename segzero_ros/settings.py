@@ -191,7 +191,7 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
-class Settings:
+class NodeSettings:
     """What the parameters say, checked.
 
     Attributes:
@@ -239,14 +239,14 @@ def conflicts(values: Mapping[str, Any]) -> list[str]:
     return [] if low < high else [f'depth.min must be less than depth.max, not {low} and {high}']
 
 
-def read_settings(node: Node) -> Settings:
+def read_settings(node: Node) -> NodeSettings:
     """Read the parameters of the segzero node.
 
     Raises:
         ParameterError: Some cannot be used; the message names all of them.
     """
     values = read_parameters(node, PARAMETERS, conflicts)
-    return Settings(
+    return NodeSettings(
         reasoner=_engine(values, 'reasoner'),
         segmenter=_engine(values, 'segmenter'),
         rules=Rules(

@@ -13,13 +13,13 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_policy_n
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segzero_ros.frames import FrameBuffer
-from segzero_ros.settings import Settings
+from segzero_ros.settings import NodeSettings
 
 
 class Cameras:
     """The subscriptions that fill a ``FrameBuffer``."""
 
-    def __init__(self, node: Node, settings: Settings, frames: FrameBuffer) -> None:
+    def __init__(self, node: Node, settings: NodeSettings, frames: FrameBuffer) -> None:
         """Subscribe what the settings ask for."""
         self._node, self._settings, self._frames = node, settings, frames
         self._since = time.monotonic()
@@ -114,7 +114,7 @@ class Cameras:
         )
 
 
-def camera_qos(settings: Settings) -> QoSProfile:
+def camera_qos(settings: NodeSettings) -> QoSProfile:
     """Return the QoS that the settings ask for on all camera topics."""
     return QoSProfile(
         history=HistoryPolicy.KEEP_ALL if settings.keep_all else HistoryPolicy.KEEP_LAST,

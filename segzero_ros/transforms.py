@@ -14,8 +14,8 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
-from segzero_core.grasping.target import Metres, Target, TargetError
 from segzero_core.grasping.camera_model import CalibrationError, Floats
+from segzero_core.grasping.target import GraspTarget, Metres, TargetError
 
 LATE_S = 0.2  # for the transform of an image's stamp, which may come after the image
 ROUNDING = 1e-3  # of a matrix that is printed with a few digits
@@ -38,7 +38,7 @@ class Transform(NamedTuple):
         return float(x), float(y), float(z)
 
 
-def move_target(target: Target, transform: Transform) -> Target:
+def move_target(target: GraspTarget, transform: Transform) -> GraspTarget:
     """Return the target with its points in another frame.
 
     Its width stays, and what is said in the image: pixels and directions.
@@ -106,7 +106,7 @@ class TargetFrame:
         )
         self._jumps = node.get_clock().create_jump_callback(back, post_callback=self._forget)
 
-    def move(self, target: Target, header: Header) -> Target:
+    def move(self, target: GraspTarget, header: Header) -> GraspTarget:
         """Return the target in the frame; it waits a moment for the transform.
 
         Args:

@@ -14,7 +14,7 @@ from trl.models import unwrap_model_for_generation
 from segzero_core.data import Record
 from training.config import TrainConfig
 from training.held_out import answer_records
-from training.logs import Sample, save_samples
+from training.logs import SampledAnswer, save_samples
 from training.metrics_log import append_metrics
 from training.models import Trainee
 from training.trl_rewards import Masks
@@ -22,7 +22,7 @@ from training.trl_rewards import Masks
 _MOST_TOKENS = 512  # a greedy answer that is longer will not end at all
 
 
-class Examiner(TrainerCallback):
+class HeldOutCallback(TrainerCallback):
     """Evaluates before the first step, every ``eval_steps`` and after the last."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Examiner(TrainerCallback):
         append_metrics(run, {'step': step, **figures})
         shown = ' '.join(f'{name} {value:.3f}' for name, value in means.items())
         print(f'\nstep {step}, {len(values)} held-out records: {shown}', flush=True)
-        samples = [Sample(a.record, a.truth.size, a.text, a.values) for a in mine]
+        samples = [SampledAnswer(a.record, a.truth.size, a.text, a.values) for a in mine]
         folder = run / 'eval_samples'
         save_samples(folder, step, samples[: self._config.samples], self._config.task, self._masks)
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from segzero_core.errors import TrainingError
 from training.config import TrainConfig
-from training.dataset import Examples, StepSampler
+from training.dataset import ReasonerDataset, StepSampler
 from training.models import describe_family, load_model, save_beside
 
 PARTIAL = 'checkpoint.partial'
@@ -63,7 +63,7 @@ def explained_saving(what: str, run: Path) -> Iterator[None]:
         ) from error
 
 
-class ExactTrainer:
+class CheckpointingTrainer:
     """Mixed into a transformers ``Trainer`` before it.
 
     Attributes:
@@ -73,7 +73,7 @@ class ExactTrainer:
     """
 
     settings: TrainConfig
-    examples: Examples
+    examples: ReasonerDataset
     steps: int
     _batch_ids: tuple[str, ...] = ()
     _saving = False

@@ -12,7 +12,7 @@ import torch
 from PIL import Image as PilImage
 from torch.utils.data import Sampler
 
-from segzero_core.data import Record, Target
+from segzero_core.data import Annotation, Record
 from segzero_core.geometry import rescale_box, rescale_point
 from segzero_core.prompts import PromptFamily
 from segzero_core.rewards.hardened import Truth
@@ -30,7 +30,7 @@ _FORMS = [
 
 
 @dataclass(frozen=True)
-class Examples:
+class ReasonerDataset:
     """Makes one example per record.
 
     Attributes:
@@ -60,7 +60,7 @@ class Examples:
         record = self.records[index]
         task, keys = _FORMS[index % len(_FORMS)] if self.every_form else (self.task, KEYS)
         truth = make_truth(record, self.family)
-        return task.write(Target(truth.box, truth.points), record.reasoning, keys)
+        return task.write(Annotation(truth.box, truth.points), record.reasoning, keys)
 
 
 def make_truth(record: Record, family: PromptFamily) -> Truth:

@@ -23,13 +23,13 @@ if __name__ == '__main__':  # run as a file: the project's root is not on the pa
 from segzero_core.data import Samples, read_samples
 from segzero_core.errors import SegZeroError
 from segzero_core.runtime.memory import is_out_of_memory
-from training.evaluation.options import EvalConfig, add_flags, make_config
 from training.evaluation.engines import Engines
 from training.evaluation.fingerprint import run_settings
+from training.evaluation.options import EvalConfig, add_flags, make_config
 from training.evaluation.prefetch import load_batches
 from training.evaluation.progress import Progress
-from training.evaluation.summary import Running, summarise
 from training.evaluation.shards import Place, Shard, done_elsewhere, merge, open_run
+from training.evaluation.summary import Running, summarise
 from training.files import refused
 
 SUMMARY = 'summary.json'

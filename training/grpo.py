@@ -12,29 +12,29 @@ from trl import GRPOConfig, GRPOTrainer
 
 from segzero_core.errors import ConfigError, TrainingError
 from segzero_core.segmenters import Segmenter
+from training.checkpointing import CheckpointingTrainer
 from training.config import TrainConfig
-from training.checkpointing import ExactTrainer
-from training.dataset import Examples
-from training.logs import Sample, save_samples
+from training.dataset import ReasonerDataset
+from training.logs import SampledAnswer, save_samples
 from training.models import Trainee
+from training.prefix_sharing import PrefixSharing
 from training.trl_rewards import Masks, is_readable, reward_functions, text_of
-from training.prefix_sharing import SharedPrompts
 
 _PATIENCE = 10  # steps in a row without one readable answer before a person is told
 
 
-class GrpoTrainer(ExactTrainer, SharedPrompts, GRPOTrainer):
+class GrpoTrainer(CheckpointingTrainer, PrefixSharing, GRPOTrainer):
     """TRL's trainer, fed with records; samples and unreadable answers are looked after."""
 
     def __init__(
         self,
         settings: TrainConfig,
-        examples: Examples,
+        examples: ReasonerDataset,
         steps: int,
         masks: Masks | None,
         **rest: Any,
     ) -> None:
-        """Take what ``ExactTrainer`` needs beside the arguments of TRL's trainer."""
+        """Take what ``CheckpointingTrainer`` needs beside the arguments of TRL's trainer."""
         self.settings, self.examples, self.steps = settings, examples, steps
         self._masks = masks
         self._unreadable_steps = 0
@@ -67,7 +67,7 @@ class GrpoTrainer(ExactTrainer, SharedPrompts, GRPOTrainer):
         if every and step % every == 0 and self.accelerator.is_main_process:
             names = [*self.reward_func_names]
             samples = [
-                Sample(
+                SampledAnswer(
                     row['record'],
                     row['truth'].size,
                     text,
@@ -103,7 +103,7 @@ def make_grpo_trainer(
     config: TrainConfig,
     arguments: dict[str, Any],
     trainee: Trainee,
-    examples: Examples,
+    examples: ReasonerDataset,
     segmenter: Segmenter | None,
     **rest: Any,
 ) -> GrpoTrainer:

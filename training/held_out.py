@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from segzero_core.rewards import hardened as rewards
 from segzero_core.data import Record
 from segzero_core.errors import AnswerError
 from segzero_core.geometry import box_iou
 from segzero_core.prompts import PromptFamily
+from segzero_core.rewards import hardened as rewards
 from segzero_core.rewards.hardened import Recipe, Truth
 from segzero_core.task import Task
 from training.dataset import make_truth, picture

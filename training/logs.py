@@ -33,7 +33,7 @@ _BAR = {  # shown beside the progress bar: name there -> name in the metrics
 }
 
 
-class Reporter(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Writes every step's metrics and moves the progress bar."""
 
     def __init__(self, run: Path) -> None:
@@ -68,7 +68,7 @@ class Reporter(TrainerCallback):
             self._bar.close()
 
 
-class Sample(NamedTuple):
+class SampledAnswer(NamedTuple):
     """One answer to look at.
 
     Attributes:
@@ -85,7 +85,7 @@ class Sample(NamedTuple):
 
 
 def save_samples(
-    folder: Path, step: int, samples: Sequence[Sample], task: Task, masks: Masks | None
+    folder: Path, step: int, samples: Sequence[SampledAnswer], task: Task, masks: Masks | None
 ) -> None:
     """Write answers as JSON lines and, where they can be read, as pictures."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def save_samples(
     (folder / f'step_{step:06d}.jsonl').write_text(text, encoding='utf-8')
 
 
-def _picture(sample: Sample, task: Task, masks: Masks | None) -> Any:
+def _picture(sample: SampledAnswer, task: Task, masks: Masks | None) -> Any:
     record = sample.record
     image = record.load_image()
     try:

@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from segzero_core.errors import ModelLoadError
+from segzero_core.prompts import PromptFamily
+from segzero_core.reasoners.qwen_processor import QwenProcessor
+from segzero_core.reasoners.transformers import check_image_size
 from segzero_core.runtime.checkpoint_metadata import FAMILY_OF_MODEL_TYPE, choose_family
 from segzero_core.runtime.checkpoints import (
     check_checkpoint,
@@ -17,10 +21,6 @@ from segzero_core.runtime.checkpoints import (
     find_checkpoint,
     transformers,
 )
-from segzero_core.errors import ModelLoadError
-from segzero_core.prompts import PromptFamily
-from segzero_core.reasoners.qwen_processor import QwenProcessor
-from segzero_core.reasoners.transformers import check_image_size
 from training.config import TrainConfig
 
 # Every linear layer of the language model; the vision tower's are called otherwise.

@@ -24,7 +24,7 @@ _IGNORED = -100  # labels that are not scored
 _NEEDED = {'pixel_values', 'image_grid_thw', 'mm_token_type_ids'}
 
 
-class SharedPrompts:
+class PrefixSharing:
     """Mixed into TRL's GRPO trainer before it; with sdpa attention and Qwen-VL models."""
 
     def _prepare_inputs(self: Any, generation_batch: Any) -> Any:
@@ -85,7 +85,9 @@ class SharedPrompts:
         logps, entropies = (torch.cat(parts) for parts in zip(*found, strict=True))
         return logps, entropies if compute_entropy else None, None
 
-    def _score_packed(self: Any, model: Any, packed: Packed, first: Any, answer: int) -> Any:
+    def _score_packed(
+        self: Any, model: Any, packed: PackedAnswers, first: Any, answer: int
+    ) -> Any:
         """Return (B, answer) log probabilities, and entropies where the model computes them."""
         positions, _ = _bare(self.accelerator.unwrap_model(model)).model.get_rope_index(
             packed.first,
@@ -108,7 +110,7 @@ class SharedPrompts:
         return tuple(each[:, prefix:].reshape(-1, answer) for each in (out.log_probs, entropy))
 
 
-class Packed(NamedTuple):
+class PackedAnswers(NamedTuple):
     """G prompts, each with its answers behind it.
 
     Attributes:
@@ -129,7 +131,7 @@ class Packed(NamedTuple):
     first_mask: torch.Tensor
 
 
-def pack(ids: torch.Tensor, mask: torch.Tensor, answer: int, copies: int) -> Packed:
+def pack(ids: torch.Tensor, mask: torch.Tensor, answer: int, copies: int) -> PackedAnswers:
     """Put the answers to each prompt behind it.
 
     Args:
@@ -157,7 +159,7 @@ def pack(ids: torch.Tensor, mask: torch.Tensor, answer: int, copies: int) -> Pac
     source = torch.where(owner < 0, place, prefix + (place - prefix) % answer)
     first_mask = mask[::copies].clone()
     first_mask[:, -answer:] = 1
-    return Packed(packed, labels, seen[:, None], source, ids[::copies], first_mask)
+    return PackedAnswers(packed, labels, seen[:, None], source, ids[::copies], first_mask)
 
 
 def count_copies(prompts: torch.Tensor, fields: Mapping[str, Any]) -> int:

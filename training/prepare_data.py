@@ -22,10 +22,10 @@ from tqdm import tqdm
 from segzero_core.data import LEVELS, read_samples
 from segzero_core.errors import ConfigError, DataError, SegZeroError
 from segzero_core.segmenters import SEGMENTERS, load_segmenter
-from training.files import refused
 from training.dataset_builder.build_report import DROPPED, SHEET, write_report
 from training.dataset_builder.rows import RESIZES, Making
-from training.dataset_builder.work import SPLITS, Note, Settings, claim, prepare
+from training.dataset_builder.work import SPLITS, BuildSettings, Note, claim, prepare
+from training.files import refused
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
         given = {'model': options.segmenter_model, 'device': options.segmenter_device}
         segmenter = {'engine': options.segmenter} | {k: v for k, v in given.items() if v}
         load_segmenter(**segmenter).close()  # says here and not in every process what is wrong
-    settings = Settings(
+    settings = BuildSettings(
         dataset=options.dataset,
         level=samples.level,
         rows=len(samples),

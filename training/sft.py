@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from trl import SFTConfig, SFTTrainer
 
+from training.checkpointing import CheckpointingTrainer
 from training.config import TrainConfig
-from training.checkpointing import ExactTrainer
-from training.dataset import Examples
+from training.dataset import ReasonerDataset
 from training.grpo import accumulation
 from training.models import Trainee
 
@@ -20,7 +20,7 @@ _IGNORED = -100  # labels the loss passes over
 class Collator:
     """Turns indices of records into a batch whose labels are the answers alone."""
 
-    def __init__(self, examples: Examples, processor: Any) -> None:
+    def __init__(self, examples: ReasonerDataset, processor: Any) -> None:
         """Make batches from ``examples`` with ``processor``."""
         self._examples, self._processor = examples, processor
 
@@ -54,11 +54,13 @@ class Collator:
         return torch.tensor([len(ids) for ids in tokens])
 
 
-class SftTrainer(ExactTrainer, SFTTrainer):
+class SftTrainer(CheckpointingTrainer, SFTTrainer):
     """TRL's trainer, fed with records."""
 
-    def __init__(self, settings: TrainConfig, examples: Examples, steps: int, **rest: Any) -> None:
-        """Take what ``ExactTrainer`` needs beside the arguments of TRL's trainer."""
+    def __init__(
+        self, settings: TrainConfig, examples: ReasonerDataset, steps: int, **rest: Any
+    ) -> None:
+        """Take what ``CheckpointingTrainer`` needs beside the arguments of TRL's trainer."""
         self.settings, self.examples, self.steps = settings, examples, steps
         super().__init__(**rest)
 
@@ -69,7 +71,7 @@ class SftTrainer(ExactTrainer, SFTTrainer):
         self._total_train_tokens = counted[-1] if counted else 0
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """Remember which records the batch is of; see ``ExactTrainer.training_step``."""
+        """Remember which records the batch is of; see ``CheckpointingTrainer.training_step``."""
         self._batch_ids = tuple(inputs.pop('rows'))
         return super().training_step(model, inputs, num_items_in_batch)
 
@@ -78,7 +80,7 @@ def make_sft_trainer(
     config: TrainConfig,
     arguments: dict[str, Any],
     trainee: Trainee,
-    examples: Examples,
+    examples: ReasonerDataset,
     **rest: Any,
 ) -> SftTrainer:
     """Return the trainer of a run; see ``grpo.make_grpo_trainer``."""

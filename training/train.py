@@ -250,24 +250,24 @@ def make_trainer(config: TrainConfig, data: Any, held_out: Any, steps: int) -> t
     from transformers import PrinterCallback
     from transformers.utils import logging
 
-    from training.callbacks import Examiner
-    from training.dataset import Examples
+    from training.callbacks import HeldOutCallback
+    from training.dataset import ReasonerDataset
     from training.grpo import make_grpo_trainer
-    from training.logs import Reporter
+    from training.logs import ProgressCallback
     from training.models import load_trainee
-    from training.trl_rewards import Masks, make_segmenter
     from training.sft import make_sft_trainer
+    from training.trl_rewards import Masks, make_segmenter
 
     logging.disable_progress_bar()  # of loading and saving weights: ours is enough
     trainee = load_trainee(config)
     segmenter = make_segmenter(config)
-    examples = Examples(data, trainee.family, config.task, config.imitate == 'every')
+    examples = ReasonerDataset(data, trainee.family, config.task, config.imitate == 'every')
     table = datasets.Dataset.from_dict({'index': range(len(data))})
-    callbacks: list[Any] = [Reporter(Path(config.output))]
+    callbacks: list[Any] = [ProgressCallback(Path(config.output))]
     examiner = None
     if held_out:
         masks = Masks(config.task, segmenter) if segmenter else None
-        examiner = Examiner(config, trainee, held_out, masks)
+        examiner = HeldOutCallback(config, trainee, held_out, masks)
         callbacks.append(examiner)
     rest = {'train_dataset': table, 'callbacks': callbacks}
     arguments = common_arguments(config, steps)

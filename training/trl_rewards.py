@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from segzero_core.rewards import hardened as rewards
 from segzero_core.data import Record
 from segzero_core.errors import AnswerError, ConfigError
 from segzero_core.geometry import rescale_box, rescale_point
 from segzero_core.metrics.masks import image_ious, overlap
+from segzero_core.rewards import hardened as rewards
 from segzero_core.segmenters import Segmenter, load_segmenter
 from segzero_core.segmenters.base import MaskResult
 from segzero_core.task import Task

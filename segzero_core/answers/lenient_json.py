@@ -38,10 +38,10 @@ def read_values(text: str) -> Iterator[Any]:
     the pairs before are kept, of such a list the objects; a list of numbers that stops too early
     is left out, since its last number may be cut short.
     """
-    return _Reader(text).values()
+    return _JsonScanner(text).values()
 
 
-class _Reader:
+class _JsonScanner:
     """One pass over the text; after something unreadable it goes on from there.
 
     So each character is looked at a bounded number of times. (A quotation without an end is

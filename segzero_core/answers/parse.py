@@ -24,8 +24,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from segzero_core.errors import AnswerError
 from segzero_core.answers.lenient_json import Pairs, read_values
+from segzero_core.errors import AnswerError
 from segzero_core.types import Box, Point, Size
 
 _TAGS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from segzero_core.data.catalog import read_samples
 from segzero_core.data.folder import FILE, read_folder
 from segzero_core.data.hub_train import read_hub
-from segzero_core.data.records import Dataset, Record, Skipped, Target
+from segzero_core.data.records import Annotation, Dataset, Record, Skipped
 from segzero_core.data.rle import Rle
 from segzero_core.data.samples import LEVELS, Level, Sample, Samples
 from segzero_core.data.scenes import read_scenes
@@ -47,6 +47,7 @@ def read_dataset(source: str, limit: int = 0) -> Dataset:
 
 __all__ = [
     'LEVELS',
+    'Annotation',
     'Dataset',
     'Level',
     'Record',
@@ -54,7 +55,6 @@ __all__ = [
     'Sample',
     'Samples',
     'Skipped',
-    'Target',
     'read_dataset',
     'read_samples',
 ]

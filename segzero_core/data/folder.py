@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from segzero_core.data.image_io import check_image_file, load_mask, load_rgb
-from segzero_core.data.records import Record, Skipped, Target
+from segzero_core.data.records import Annotation, Record, Skipped
 from segzero_core.data.solutions import make_target, parse_solution
 from segzero_core.errors import DataError, EmptyMaskError, ImageError, QueryError
 from segzero_core.geometry import largest_inscribed_circles, mask_to_box
@@ -78,7 +78,7 @@ def _record(folder: Path, row: dict[str, Any], name: str) -> Record:
     )
 
 
-def _targets(row: dict[str, Any], size: Size, mask_file: Path | None) -> tuple[Target, ...]:
+def _targets(row: dict[str, Any], size: Size, mask_file: Path | None) -> tuple[Annotation, ...]:
     if 'solution' in row:
         return parse_solution(str(row['solution']), size)
     if 'box' in row:
@@ -92,4 +92,4 @@ def _targets(row: dict[str, Any], size: Size, mask_file: Path | None) -> tuple[T
     if image_size(mask) != size:  # type: ignore[arg-type]
         raise DataError(f'the mask is {mask.shape[::-1]}, the image {tuple(size)} pixels')
     circles = largest_inscribed_circles(mask)
-    return (Target(mask_to_box(mask), tuple(circle.center for circle in circles)),)
+    return (Annotation(mask_to_box(mask), tuple(circle.center for circle in circles)),)

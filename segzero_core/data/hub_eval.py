@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from segzero_core.data.annotations import text_of
-from segzero_core.data.image_io import check_image_file, load_rgb
 from segzero_core.data.hub_train import image_source, load_table
+from segzero_core.data.image_io import check_image_file, load_rgb
 from segzero_core.data.rle import encode_mask
-from segzero_core.data.samples import Level, Row, Sample, Samples
+from segzero_core.data.samples import Level, Sample, SampleRow, Samples
 from segzero_core.errors import DataError
 from segzero_core.prompts import check_query
 from segzero_core.types import Mask
@@ -57,7 +57,7 @@ def masked_samples(source: str, level: Level = 'instance') -> Samples:
         total[base] = total.get(base, 0) + 1
         # One annotation has several expressions in the sets called _all.
         row_id = base if total[base] == 1 or level == 'instance' else f'{base}/{total[base] - 1}'
-        rows.append(Row(row_id, image, functools.partial(_make, table, index, row_id)))
+        rows.append(SampleRow(row_id, image, functools.partial(_make, table, index, row_id)))
     return Samples(Path(source).name, SPLIT, level, rows)
 
 

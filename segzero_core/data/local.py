@@ -10,7 +10,7 @@ from pathlib import Path
 from segzero_core.data.folder import FILE, read_folder
 from segzero_core.data.records import Record, Skipped
 from segzero_core.data.rle import encode_mask
-from segzero_core.data.samples import Row, Sample, Samples
+from segzero_core.data.samples import Sample, SampleRow, Samples
 from segzero_core.data.scenes import SceneRecords, read_scenes
 from segzero_core.errors import DataError
 
@@ -24,7 +24,9 @@ def scene_samples(name: str, limit: int = 0) -> Samples:
     records = read_scenes(name, limit)
     split = records.options.split
     rows = [
-        Row(f'{split}/{index}', f'{split}/{index}', functools.partial(_scene, records, index))
+        SampleRow(
+            f'{split}/{index}', f'{split}/{index}', functools.partial(_scene, records, index)
+        )
         for index in range(len(records))
     ]
     return Samples('synthetic', split, 'expression', rows)
@@ -39,12 +41,12 @@ def folder_samples(folder: Path) -> Samples:
     return Samples(folder.name, 'all', 'expression', _folder_rows(folder), [folder / FILE])
 
 
-def _folder_rows(folder: Path) -> Iterator[Row]:
+def _folder_rows(folder: Path) -> Iterator[SampleRow]:
     for found in read_folder(folder):
         if isinstance(found, Skipped):
-            yield Row(found.id, found.id, functools.partial(_refuse, found.reason))
+            yield SampleRow(found.id, found.id, functools.partial(_refuse, found.reason))
         else:
-            yield Row(found.id, found.image, functools.partial(_sample, found))
+            yield SampleRow(found.id, found.image, functools.partial(_sample, found))
 
 
 def _refuse(reason: str) -> Sample:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from segzero_core.data.annotations import load_json, text_of
 from segzero_core.data.image_io import image_file_size, load_rgb
 from segzero_core.data.rle import encode_mask
-from segzero_core.data.samples import Level, Row, Sample, Samples
+from segzero_core.data.samples import Level, Sample, SampleRow, Samples
 from segzero_core.errors import DataError
 from segzero_core.prompts import check_query
 from segzero_core.types import Size
@@ -52,14 +52,14 @@ def reasonseg_samples(split: str, root: Path, level: Level = 'instance') -> Samp
     return Samples('reasonseg', split, level, rows, files)
 
 
-def _rows(path: Path, level: Level) -> Iterator[Row]:
+def _rows(path: Path, level: Level) -> Iterator[SampleRow]:
     texts = 1
     if level == 'expression':
         with contextlib.suppress(DataError):  # the one row says what is wrong
             texts = max(len(_texts(_load(path.with_suffix('.json')))), 1)
     for place in range(texts):
         row_id = path.stem if level == 'instance' else f'{path.stem}/{place}'
-        yield Row(row_id, path.stem, functools.partial(_make, path, place, row_id))
+        yield SampleRow(row_id, path.stem, functools.partial(_make, path, place, row_id))
 
 
 def _make(path: Path, place: int, row_id: str) -> Sample:

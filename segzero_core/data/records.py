@@ -10,7 +10,7 @@ from typing import NamedTuple
 from segzero_core.types import Box, Image, Mask, Point, Size
 
 
-class Target(NamedTuple):
+class Annotation(NamedTuple):
     """One object a sentence means, in pixels of the record's image.
 
     Attributes:
@@ -40,7 +40,7 @@ class Record:
     id: str
     query: str
     size: Size
-    targets: tuple[Target, ...]
+    targets: tuple[Annotation, ...]
     load_image: Callable[[], Image] = field(repr=False, compare=False)
     load_mask: Callable[[], Mask] | None = field(default=None, repr=False, compare=False)
     reasoning: str = ''

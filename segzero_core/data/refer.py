@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from segzero_core.data.annotations import load_json, load_plain_pickle, rows_of, text_of
 from segzero_core.data.image_io import image_file_size, load_rgb
 from segzero_core.data.rle import parse_segmentation, unite
-from segzero_core.data.samples import Level, Row, Sample, Samples
+from segzero_core.data.samples import Level, Sample, SampleRow, Samples
 from segzero_core.errors import DataError
 from segzero_core.prompts import check_query
 
@@ -120,7 +120,7 @@ def _find(table: dict[Any, dict[str, Any] | None], name: Any, what: str) -> dict
     return found
 
 
-def _rows(source: _Source, ref: dict[str, Any], number: int, level: Level) -> Iterator[Row]:
+def _rows(source: _Source, ref: dict[str, Any], number: int, level: Level) -> Iterator[SampleRow]:
     name = str(ref.get('ref_id', f'reference {number}'))
     sentences = ref.get('sentences')
     if not isinstance(sentences, list) or not sentences:
@@ -129,7 +129,7 @@ def _rows(source: _Source, ref: dict[str, Any], number: int, level: Level) -> It
         own = sentence.get('sent_id', place) if isinstance(sentence, dict) else place
         row_id = name if level == 'instance' else f'{name}/{own}'
         make = functools.partial(_make, source, ref, sentence, row_id)
-        yield Row(row_id, str(ref.get('image_id')), make)
+        yield SampleRow(row_id, str(ref.get('image_id')), make)
 
 
 def _make(source: _Source, ref: dict[str, Any], sentence: Any, row_id: str) -> Sample:

@@ -53,7 +53,7 @@ class Sample:
     group: str = ''
 
 
-class Row(NamedTuple):
+class SampleRow(NamedTuple):
     """A sample that is not made yet.
 
     Attributes:
@@ -86,7 +86,7 @@ class Samples(Sequence['Sample | Skipped']):
         dataset: str,
         split: str,
         level: Level,
-        rows: Iterable[Row],
+        rows: Iterable[SampleRow],
         files: Sequence[Path] = (),
     ) -> None:
         """Take note of the rows; none is made yet.
@@ -95,7 +95,7 @@ class Samples(Sequence['Sample | Skipped']):
             DataError: There is not one row.
         """
         self.dataset, self.split, self.level, self.files = dataset, split, level, files
-        by_image: dict[str, list[Row]] = {}
+        by_image: dict[str, list[SampleRow]] = {}
         seen: Counter[str] = Counter()
         for row in rows:
             seen[row.id] += 1
@@ -134,7 +134,7 @@ class Samples(Sequence['Sample | Skipped']):
         return Samples(self.dataset, self.split, self.level, self._rows[:count], self.files)
 
 
-def _once(row: Row, times: int) -> Row:
+def _once(row: SampleRow, times: int) -> SampleRow:
     """Return ``row``, or one that says that its id has been there before."""
     if times == 1:
         return row
@@ -142,4 +142,4 @@ def _once(row: Row, times: int) -> Row:
     def refuse() -> Sample:
         raise DataError(f'the id {row.id!r} is there {times} times or more: give each row its own')
 
-    return Row(f'{row.id}#{times}', row.image_id, refuse)
+    return SampleRow(f'{row.id}#{times}', row.image_id, refuse)

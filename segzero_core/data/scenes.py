@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from segzero_core.data.records import Record, Target
+from segzero_core.data.records import Annotation, Record
 from segzero_core.errors import DataError, UnknownNameError
 from segzero_core.geometry import largest_inscribed_circles, mask_to_box
 from segzero_core.prompts import check_query
@@ -190,7 +190,7 @@ def _record(scene: Scene, query: Query, name: str) -> Record:
         id=name,
         query=check_query(query.text),
         size=scene.camera.size,
-        targets=(Target(box, tuple(circle.center for circle in circles)),),
+        targets=(Annotation(box, tuple(circle.center for circle in circles)),),
         load_image=functools.partial(_same, scene.image),
         load_mask=functools.partial(_same, mask),
         reasoning=say_thought(thing.colour, thing.shape, place),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from segzero_core.data.records import Target
+from segzero_core.data.records import Annotation
 from segzero_core.errors import DataError
 from segzero_core.types import Box, Point, Size
 
@@ -19,7 +19,7 @@ _SINGLE = re.compile(
 )
 
 
-def parse_solution(text: str, size: Size) -> tuple[Target, ...]:
+def parse_solution(text: str, size: Size) -> tuple[Annotation, ...]:
     """Read a solution of either released form.
 
     ``<box>(x1,y1),(x2,y2)</box><points>(x,y),(x,y)</points>`` (refCOCOg_2k_840, _9k_840) or
@@ -53,7 +53,7 @@ def parse_solution(text: str, size: Size) -> tuple[Target, ...]:
     return tuple(targets)
 
 
-def make_target(box: Any, points: Sequence[Any], size: Size) -> Target:
+def make_target(box: Any, points: Sequence[Any], size: Size) -> Annotation:
     """Check numbers and make a target of them.
 
     The far edges (``width``, ``height``) are allowed: rounding puts objects at the border there.
@@ -68,7 +68,7 @@ def make_target(box: Any, points: Sequence[Any], size: Size) -> Target:
     for x, y in (corners[:2], corners[2:], *spots):
         if not (0 <= x <= size.width and 0 <= y <= size.height):
             raise DataError(f'({x:g}, {y:g}) lies outside the {size.width} x {size.height} image')
-    return Target(Box(*corners), tuple(spots))
+    return Annotation(Box(*corners), tuple(spots))
 
 
 def _numbers(value: Any, count: int, name: str) -> list[float]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from segzero_core.data.annotations import load_json, rows_of, text_of
 from segzero_core.data.image_io import image_file_size, load_rgb
-from segzero_core.data.samples import Row, Sample, Samples
+from segzero_core.data.samples import Sample, SampleRow, Samples
 from segzero_core.errors import DataError
 from segzero_core.prompts import check_query
 
@@ -41,13 +41,13 @@ def chartqa_samples(split: str, root: Path) -> Samples:
     return Samples('chartqa', split, 'expression', rows, found)
 
 
-def _charts(path: Path) -> Iterator[Row]:
+def _charts(path: Path) -> Iterator[SampleRow]:
     group = path.stem.rpartition('_')[2]
     for number, entry in enumerate(rows_of(load_json(path), path)):
         row_id, image = f'{group}/{number}', str(entry.get('imgname'))
         file = path.parent / 'png' / image
         arguments = (row_id, image, file, entry.get('query'), [entry.get('label')], group)
-        yield Row(row_id, image, functools.partial(_make, *arguments))
+        yield SampleRow(row_id, image, functools.partial(_make, *arguments))
 
 
 def textvqa_samples(split: str, root: Path) -> Samples:
@@ -66,11 +66,11 @@ def textvqa_samples(split: str, root: Path) -> Samples:
     return Samples('textvqa', split, 'expression', rows, [path])
 
 
-def _reading(folder: Path, entry: dict[str, Any]) -> Row:
+def _reading(folder: Path, entry: dict[str, Any]) -> SampleRow:
     row_id, image = str(entry.get('question_id')), str(entry.get('image_id'))
     file = folder / f'{image}.jpg'
     arguments = (row_id, image, file, entry.get('question'), entry.get('answers'), '')
-    return Row(row_id, image, functools.partial(_make, *arguments))
+    return SampleRow(row_id, image, functools.partial(_make, *arguments))
 
 
 def _make(row_id: str, image: str, path: Path, query: Any, answers: Any, group: str) -> Sample:

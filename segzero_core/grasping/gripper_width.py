@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segzero_core.types import Intrinsics, Mask, Point
 from segzero_core.grasping.camera_model import Distortion, Floats, rays
+from segzero_core.types import Intrinsics, Mask, Point
 
 Pixel = tuple[int, int]  # row, column
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segzero_core.types import Intrinsics, Mask, Point
 from segzero_core.grasping.gripper_width import Pixel
+from segzero_core.types import Intrinsics, Mask, Point
 
 Depth = npt.NDArray[np.float32]
 
@@ -19,7 +19,7 @@ MAX_PIXELS = 60_000  # of an object; larger ones are looked at in blocks of 2 x 
 
 
 @dataclass(frozen=True)
-class View:
+class RegionOfInterest:
     """An object and its depth, in blocks of ``step`` x ``step`` pixels of the image.
 
     Attributes:
@@ -54,7 +54,9 @@ class View:
         return Point(float(column * self.step + self.left), float(row * self.step + self.top))
 
 
-def look_at(mask: Mask, depth: Depth, depth_range: tuple[float, float], min_valid: float) -> View:
+def look_at(
+    mask: Mask, depth: Depth, depth_range: tuple[float, float], min_valid: float
+) -> RegionOfInterest:
     """Return the view of what a mask shows. The image's border is its border, too.
 
     Args:
@@ -72,7 +74,7 @@ def look_at(mask: Mask, depth: Depth, depth_range: tuple[float, float], min_vali
     if step > 1:
         mask, depth, valid = _shrink(mask, depth, valid, step, min_valid)
     left, top = columns.start - before[0] + _middle(step), rows.start - above[0] + _middle(step)
-    return View(mask, depth, valid, left, top, step)
+    return RegionOfInterest(mask, depth, valid, left, top, step)
 
 
 def _window(mask: Mask, axis: int, margin: int) -> tuple[slice, tuple[int, int]]:
@@ -94,7 +96,7 @@ def _middle(step: int) -> int:
 def _shrink(
     mask: Mask, depth: Depth, valid: Mask, step: int, min_valid: float
 ) -> tuple[Mask, Depth, Mask]:
-    """Make one pixel of each block; see ``View``."""
+    """Make one pixel of each block; see ``RegionOfInterest``."""
 
     def blocks(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         height, width = pixels.shape[0] // step, pixels.shape[1] // step

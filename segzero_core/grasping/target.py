@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from segzero_core.errors import SegZeroError
-from segzero_core.types import Intrinsics, Mask, Point
-from segzero_core.grasping.gripper_width import Pixel, narrowest, principal_axis
 from segzero_core.grasping.camera_model import Distortion, check_lens, rays
-from segzero_core.grasping.roi import Depth, View, look_at
+from segzero_core.grasping.gripper_width import Pixel, narrowest, principal_axis
+from segzero_core.grasping.roi import Depth, RegionOfInterest, look_at
+from segzero_core.types import Intrinsics, Mask, Point
 
 Metres = tuple[float, float, float]
 
@@ -61,7 +61,7 @@ class TargetError(SegZeroError):
 
 
 @dataclass(frozen=True)
-class Target:
+class GraspTarget:
     """Where to reach.
 
     Attributes:
@@ -97,7 +97,7 @@ def find_target(
     depth_range: tuple[float, float] = (0.1, 10.0),
     min_valid: float = 0.2,
     distortion: Distortion | None = None,
-) -> Target:
+) -> GraspTarget:
     """Find the metric points of what ``mask`` shows.
 
     The best one is the reasoner's point that lies deepest inside the object; when both lie near
@@ -131,7 +131,7 @@ def find_target(
     places = [(float(x * z), float(y * z), z) for (x, y), z in zip(lines, depths, strict=True)]
     width, closing = narrowest(best, body.region, body.level, lens, distortion)
     named = [view.to_image(pixel) for pixel in chosen]
-    return Target(
+    return GraspTarget(
         point=places[0],
         points=tuple(places[1:]),
         pixel=named[0],
@@ -174,7 +174,7 @@ def _check(mask: Mask, depth: Depth) -> None:
         raise TargetError('empty_mask', 'the mask has no pixel')
 
 
-def _find_body(view: View, min_valid: float) -> _Body:
+def _find_body(view: RegionOfInterest, min_valid: float) -> _Body:
     """Tell the object's surface from gaps, outliers and what a leaking mask adds."""
     mask, depth = view.mask, view.depth
     inside = _distance_inside(mask)

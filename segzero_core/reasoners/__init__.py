@@ -6,15 +6,15 @@ from __future__ import annotations
 from typing import Any, cast
 
 from segzero_core.reasoners.base import BatchReasoner, Reasoner
-from segzero_core.registry import Engine, create_engine
+from segzero_core.registry import EngineEntry, create_engine
 
 REASONERS = {
-    'openai': Engine('segzero_core.reasoners.openai:OpenAIReasoner', 'core'),
-    'rules': Engine('segzero_core.reasoners.rules:RulesReasoner', 'core'),
-    'transformers': Engine(
+    'openai': EngineEntry('segzero_core.reasoners.openai:OpenAIReasoner', 'core'),
+    'rules': EngineEntry('segzero_core.reasoners.rules:RulesReasoner', 'core'),
+    'transformers': EngineEntry(
         'segzero_core.reasoners.transformers:TransformersReasoner', 'models', has_device=True
     ),
-    'vllm': Engine('segzero_core.reasoners.vllm:VllmReasoner', 'vllm', has_device=True),
+    'vllm': EngineEntry('segzero_core.reasoners.vllm:VllmReasoner', 'vllm', has_device=True),
 }
 
 

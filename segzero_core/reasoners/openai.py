@@ -12,20 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from segzero_core.errors import EngineOptionError, ModelLoadError, ServerError
+from segzero_core.prompts import PromptFamily, get_family
+from segzero_core.reasoners.answer_regex import pattern_after
+from segzero_core.reasoners.chat_client import ModelServer
+from segzero_core.reasoners.image_input import ImageFormat, data_url, frame_key, model_picture
+from segzero_core.reasoners.streaming import StreamedReply
+from segzero_core.reasoners.thinking import Thinking
+from segzero_core.registry import look_up
 from segzero_core.runtime.checkpoint_metadata import (
     FAMILY_OF_MODEL_TYPE,
     checkpoint_task,
     choose_family,
     read_json,
 )
-from segzero_core.errors import EngineOptionError, ModelLoadError, ServerError
-from segzero_core.prompts import PromptFamily, get_family
-from segzero_core.reasoners.answer_regex import pattern_after
-from segzero_core.reasoners.chat_client import ModelServer
-from segzero_core.reasoners.image_input import ImageFormat, data_url, frame_key, model_picture
-from segzero_core.reasoners.streaming import Reply
-from segzero_core.reasoners.thinking import Thinking
-from segzero_core.registry import look_up
 from segzero_core.types import Image, image_size
 
 _LONGEST_TOKEN = 64  # characters; a server that sends more than so many per token is out of order
@@ -119,7 +119,7 @@ class OpenAIReasoner:
             CancelledError: ``cancel`` was set; at most a token after it was.
             ServerError: The server is gone, hangs, refuses or sends what is no answer.
         """
-        reply = Reply(on_text, cancel)
+        reply = StreamedReply(on_text, cancel)
         reply.check_cancel()
         messages = self._messages(image, query)
 

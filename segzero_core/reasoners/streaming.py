@@ -19,7 +19,7 @@ def answer_end(text: str) -> int:
     return closed if closed < 0 else closed + len('</answer>')
 
 
-class Reply:
+class StreamedReply:
     """Gathers pieces of text, passes them on, and notices the end and a cancellation.
 
     Attributes:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from segzero_core.errors import EngineOptionError
-from segzero_core.reasoners.streaming import Reply
+from segzero_core.reasoners.streaming import StreamedReply
 from segzero_core.registry import look_up
 
 _STARTS = {'free': '', 'prefilled': '<think>', 'none': '<think></think><answer>'}
@@ -48,7 +48,7 @@ class Thinking:
         return _STARTS[self.mode]
 
     def write(
-        self, reply: Reply, ask: Callable[[str, int], Iterable[str]], max_new_tokens: int
+        self, reply: StreamedReply, ask: Callable[[str, int], Iterable[str]], max_new_tokens: int
     ) -> None:
         """Let a model write ``reply``.
 
@@ -67,8 +67,8 @@ class Thinking:
 
     def write_all(
         self,
-        replies: Sequence[Reply],
-        ask: Callable[[list[Reply], int], Sequence[str]],
+        replies: Sequence[StreamedReply],
+        ask: Callable[[list[StreamedReply], int], Sequence[str]],
         max_new_tokens: int,
     ) -> None:
         """Let a model write several replies side by side.
@@ -92,7 +92,7 @@ class Thinking:
         return self.limit if self.limit < max_new_tokens and self.mode != 'none' else 0
 
 
-def _end_thoughts(reply: Reply) -> None:
+def _end_thoughts(reply: StreamedReply) -> None:
     """Begin the answer, unless that has been done."""
     if '</think>' not in reply.text:
         # The model may have begun to close its thoughts itself.
@@ -100,13 +100,15 @@ def _end_thoughts(reply: Reply) -> None:
         reply.add(_END[written:])
 
 
-def _read(reply: Reply, pieces: Iterable[str]) -> bool:
+def _read(reply: StreamedReply, pieces: Iterable[str]) -> bool:
     """Add pieces until the reply is complete; return whether it is."""
     return any(reply.add(piece) for piece in pieces)
 
 
 def _add_all(
-    replies: Sequence[Reply], ask: Callable[[list[Reply], int], Sequence[str]], tokens: int
+    replies: Sequence[StreamedReply],
+    ask: Callable[[list[StreamedReply], int], Sequence[str]],
+    tokens: int,
 ) -> None:
     """Add to each of ``replies``, if there are any, what the model writes next."""
     if replies:

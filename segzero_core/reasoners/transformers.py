@@ -14,7 +14,19 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from segzero_core.runtime.checkpoint_metadata import FAMILY_OF_MODEL_TYPE, checkpoint_task, choose_family
+from segzero_core.errors import EngineOptionError, ModelLoadError
+from segzero_core.prompts import PromptFamily
+from segzero_core.reasoners.decode.engine import DecodeEngine, EncodedPrompt
+from segzero_core.reasoners.image_input import frame_key, model_picture
+from segzero_core.reasoners.qwen_processor import QwenProcessor
+from segzero_core.reasoners.streaming import StreamedReply
+from segzero_core.reasoners.thinking import Thinking
+from segzero_core.registry import look_up
+from segzero_core.runtime.checkpoint_metadata import (
+    FAMILY_OF_MODEL_TYPE,
+    checkpoint_task,
+    choose_family,
+)
 from segzero_core.runtime.checkpoints import (
     check_checkpoint,
     choose_device,
@@ -24,14 +36,6 @@ from segzero_core.runtime.checkpoints import (
     stored_dtype,
     transformers,
 )
-from segzero_core.errors import EngineOptionError, ModelLoadError
-from segzero_core.prompts import PromptFamily
-from segzero_core.reasoners.image_input import frame_key, model_picture
-from segzero_core.reasoners.qwen_processor import QwenProcessor
-from segzero_core.reasoners.streaming import Reply
-from segzero_core.reasoners.thinking import Thinking
-from segzero_core.reasoners.decode.engine import Prompt, Writer
-from segzero_core.registry import look_up
 from segzero_core.types import Image, Size, image_size
 
 
@@ -41,10 +45,10 @@ class TransformersReasoner:
     In bfloat16 on CUDA, with FlashAttention 2 where it is installed and PyTorch's own fused
     attention (SDPA) where not; in float32 on the CPU, with weights of 16 bits if they were
     published so. A second sentence about the same image costs
-    its own words only, see ``Writer``.
+    its own words only, see ``DecodeEngine``.
 
     Attributes:
-        family: Prompt, image size and coordinate space of the checkpoint.
+        family: EncodedPrompt, image size and coordinate space of the checkpoint.
         task: What the checkpoint was trained to answer.
         device: Where the model is.
     """
@@ -114,7 +118,7 @@ class TransformersReasoner:
             self._model.model.visual.float()
         _embed_patches_by_product(self._model.model.visual.patch_embed)
         self._generation = _greedy(self._model.generation_config, max_new_tokens)
-        self._writer: Any = Writer(
+        self._writer: Any = DecodeEngine(
             self._model,
             self._processor.tokenizer,
             self._generation,
@@ -133,7 +137,7 @@ class TransformersReasoner:
 
         ``cancel`` is looked at after every token.
         """
-        reply = Reply(on_text, cancel)
+        reply = StreamedReply(on_text, cancel)
         reply.check_cancel()
         begin = self._prompter(image, self._frame(image), query)
 
@@ -147,13 +151,13 @@ class TransformersReasoner:
         """Write several answers side by side; see ``BatchReasoner.reason_batch``."""
         # Several sentences may be about one image: its pixels are compared only once.
         frames = {key: self._frame(image) for key, image in {id(i): i for i in images}.items()}
-        replies = [Reply(None, None) for _ in queries]
+        replies = [StreamedReply(None, None) for _ in queries]
         begin = {
             id(reply): self._prompter(image, frames[id(image)], query)
             for reply, image, query in zip(replies, images, queries, strict=True)
         }
 
-        def ask(some: list[Reply], tokens: int) -> list[str]:
+        def ask(some: list[StreamedReply], tokens: int) -> list[str]:
             prompts = [begin[id(reply)](reply.text) for reply in some]
             return self._writer.write_all(prompts, tokens)
 
@@ -175,15 +179,15 @@ class TransformersReasoner:
     def _frame(self, image: Image) -> bytes:
         return frame_key(image, self.family.input_size(image_size(image)))
 
-    def _prompter(self, image: Image, frame: bytes, query: str) -> Callable[[str], Prompt]:
+    def _prompter(self, image: Image, frame: bytes, query: str) -> Callable[[str], EncodedPrompt]:
         """Return what makes the prompt for ``image`` and ``query`` out of a reply's beginning."""
         asked = self._prompt(query)
 
-        def begin(written: str) -> Prompt:
+        def begin(written: str) -> EncodedPrompt:
             def encode() -> Any:
                 return self._encode(image, asked + written).to(self.device)
 
-            return Prompt(frame, asked + written, written, encode)
+            return EncodedPrompt(frame, asked + written, written, encode)
 
         return begin
 

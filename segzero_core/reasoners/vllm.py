@@ -19,16 +19,20 @@ from vllm import AsyncEngineArgs, SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from segzero_core.runtime.checkpoint_metadata import FAMILY_OF_MODEL_TYPE, checkpoint_task, choose_family
-from segzero_core.runtime.checkpoints import check_checkpoint, explained, find_checkpoint
 from segzero_core.errors import EngineOptionError, ModelLoadError, ServerError
 from segzero_core.reasoners.answer_regex import pattern_after
 from segzero_core.reasoners.image_input import frame_key, model_picture
 from segzero_core.reasoners.qwen_processor import QwenProcessor
-from segzero_core.reasoners.streaming import Reply, answer_end
+from segzero_core.reasoners.streaming import StreamedReply, answer_end
 from segzero_core.reasoners.thinking import Thinking
 from segzero_core.reasoners.transformers import check_image_size
 from segzero_core.reasoners.vllm_drafts import speculation
+from segzero_core.runtime.checkpoint_metadata import (
+    FAMILY_OF_MODEL_TYPE,
+    checkpoint_task,
+    choose_family,
+)
+from segzero_core.runtime.checkpoints import check_checkpoint, explained, find_checkpoint
 from segzero_core.types import Image, Size, image_size
 
 _T = TypeVar('_T')
@@ -123,7 +127,7 @@ class VllmReasoner:
             CancelledError: ``cancel`` was set.
             ServerError: The engine died.
         """
-        reply = Reply(on_text, cancel)
+        reply = StreamedReply(on_text, cancel)
         reply.check_cancel()
 
         def ask(written: str, tokens: int) -> Iterator[str]:
@@ -139,13 +143,13 @@ class VllmReasoner:
         Raises:
             ServerError: The engine died.
         """
-        replies = [Reply(None, None) for _ in queries]
+        replies = [StreamedReply(None, None) for _ in queries]
         asked = {
             id(reply): (image, query)
             for reply, image, query in zip(replies, images, queries, strict=True)
         }
 
-        def ask(some: list[Reply], tokens: int) -> list[str]:
+        def ask(some: list[StreamedReply], tokens: int) -> list[str]:
             # Nobody waits for single tokens: the engine's thread puts whole texts together. It
             # begins with the first ones while the next one's picture is prepared.
             texts = []
@@ -226,7 +230,7 @@ class VllmReasoner:
         )
 
     def _pieces(
-        self, inputs: dict[str, Any], sampling: SamplingParams, reply: Reply
+        self, inputs: dict[str, Any], sampling: SamplingParams, reply: StreamedReply
     ) -> Iterator[str]:
         """Yield what the engine writes; closing the iterator ends the request."""
         received: queue.SimpleQueue[str | ServerError | None] = queue.SimpleQueue()

@@ -17,7 +17,7 @@ from typing import Any
 
 from vllm.tokenizers import cached_tokenizer_from_config
 
-from segzero_core.reasoners.decode.prompt_lookup import Drafts
+from segzero_core.reasoners.decode.prompt_lookup import PromptLookup
 
 _LONGEST_QUESTION = 256  # tokens at the end of a prompt that are remembered
 
@@ -34,7 +34,7 @@ def speculation(drafts: int) -> dict[str, Any] | None:
 
 
 class Proposer:
-    """What followed the last time a reply or a question ended like this, see ``Drafts``.
+    """What followed the last time a reply or a question ended like this, see ``PromptLookup``.
 
     Whatever is guessed, vLLM keeps only what the model would have written itself.
     """
@@ -44,7 +44,7 @@ class Proposer:
         vocabulary = cached_tokenizer_from_config(vllm_config.model_config).get_vocab()
         numbers = {token for text, token in vocabulary.items() if text.isdecimal()}
         self._most = vllm_config.speculative_config.num_speculative_tokens
-        self._drafts = Drafts(numbers, self._most)
+        self._drafts = PromptLookup(numbers, self._most)
         self._replies: dict[int, _Reply] = {}  # by their row in vLLM's batch
 
     def load_model(self, *_: Any) -> None:
@@ -93,7 +93,7 @@ class Proposer:
 class _Reply:
     """What is being written in a row of the batch. vLLM does not say whose row it is."""
 
-    def __init__(self, drafts: Drafts) -> None:
+    def __init__(self, drafts: PromptLookup) -> None:
         self.drafts = drafts
         self.tokens: list[int] = []
         self._length = 0  # with its prompt

@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from segzero_core import geometry
-from segzero_core.rewards import released as released
 from segzero_core.registry import look_up
+from segzero_core.rewards import released as released
 from segzero_core.types import Box, Point, Size
 
 # Thresholds of the paper, in pixels of the 840 x 840 image it trains on.

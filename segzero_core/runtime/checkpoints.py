@@ -20,8 +20,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError, StrictDataclassError  # type: ignore[attr-defined]
 from safetensors import SafetensorError, safe_open
 
-from segzero_core.runtime.checkpoint_metadata import read_json
 from segzero_core.errors import EngineOptionError, ModelLoadError
+from segzero_core.runtime.checkpoint_metadata import read_json
 
 # Pickled weights (.bin, .pt) and Python files are never even downloaded: both can run code.
 _WANTED_FILES = ('*.safetensors', '*.json', '*.jinja', 'merges.txt')

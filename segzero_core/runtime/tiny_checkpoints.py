@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import torch
 
-from segzero_core.runtime.checkpoints import transformers
 from segzero_core.prompts import FAMILIES
+from segzero_core.runtime.checkpoints import transformers
 
 ReasonerType = Literal['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl']
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from segzero_core.registry import Engine, create_engine
+from segzero_core.registry import EngineEntry, create_engine
 from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
 
 SEGMENTERS = {
-    'grabcut': Engine('segzero_core.segmenters.grabcut:GrabCutSegmenter', 'core'),
-    'sam2': Engine('segzero_core.segmenters.sam2:Sam2Segmenter', 'models', has_device=True),
-    'sam2_official': Engine(
+    'grabcut': EngineEntry('segzero_core.segmenters.grabcut:GrabCutSegmenter', 'core'),
+    'sam2': EngineEntry('segzero_core.segmenters.sam2:Sam2Segmenter', 'models', has_device=True),
+    'sam2_official': EngineEntry(
         'segzero_core.segmenters.sam2_official:OfficialSam2Segmenter', 'sam2', has_device=True
     ),
 }

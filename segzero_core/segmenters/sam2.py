@@ -30,8 +30,8 @@ from segzero_core.runtime.checkpoints import (
     transformers,
 )
 from segzero_core.runtime.torch_compile import go_on_without
-from segzero_core.segmenters.base import MaskResult
 from segzero_core.runtime.torchscript import Traced
+from segzero_core.segmenters.base import MaskResult
 from segzero_core.types import Box, Image, Point, Size, image_size
 
 # Meta publishes image checkpoints as video ones: the image part of both is the same.

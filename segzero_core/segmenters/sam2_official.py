@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from segzero_core.runtime.checkpoints import choose_device
 from segzero_core.errors import EngineOptionError, ModelLoadError
+from segzero_core.runtime.checkpoints import choose_device
 from segzero_core.segmenters.base import MaskResult
 from segzero_core.types import Box, Image, Point
 

@@ -54,7 +54,7 @@ class Query(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Thing:
+class QueryObject:
     """What sentences can say about one object.
 
     Attributes:
@@ -82,10 +82,10 @@ class Thing:
     volume: float
 
 
-Test = Callable[[Thing], bool]
+Test = Callable[[QueryObject], bool]
 
 
-def queries(things: Sequence[Thing], choose: np.random.Generator) -> list[Query]:
+def queries(things: Sequence[QueryObject], choose: np.random.Generator) -> list[Query]:
     """Return every sentence that has exactly one answer, wordings chosen at random.
 
     Args:
@@ -109,12 +109,12 @@ def _noun(shape: str | None, choose: np.random.Generator) -> str:
     return _pick(choose, _THINGS if shape is None else _WORDS.get(shape, (shape,)))
 
 
-def _only(things: Sequence[Thing], test: Test) -> int | None:
+def _only(things: Sequence[QueryObject], test: Test) -> int | None:
     fitting = [i for i, thing in enumerate(things) if test(thing)]
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _names(thing: Thing) -> list[tuple[str | None, str | None, str | None]]:
+def _names(thing: QueryObject) -> list[tuple[str | None, str | None, str | None]]:
     """Ways to name a thing as (size, colour, shape), shortest first."""
     size = thing.size if thing.size != 'medium' else None
     return [
@@ -143,7 +143,9 @@ def _say(name: tuple[str | None, str | None, str | None], choose: np.random.Gene
     return ' '.join(word for word in (size, colour, _noun(shape, choose)) if word)
 
 
-def _attributes(things: Sequence[Thing], choose: np.random.Generator) -> Iterator[tuple[str, int]]:
+def _attributes(
+    things: Sequence[QueryObject], choose: np.random.Generator
+) -> Iterator[tuple[str, int]]:
     starts = ('the', 'the', 'find the', 'pick up the', 'show me the', 'where is the')
     for i, thing in enumerate(things):
         for name in _names(thing):
@@ -156,7 +158,7 @@ def _attributes(things: Sequence[Thing], choose: np.random.Generator) -> Iterato
 
 
 def _telling(
-    things: Sequence[Thing], i: int, name: tuple[str | None, str | None, str | None]
+    things: Sequence[QueryObject], i: int, name: tuple[str | None, str | None, str | None]
 ) -> bool:
     """Whether the size in a name tells a thing apart from its like, and truly so.
 
@@ -169,7 +171,7 @@ def _telling(
     )
 
 
-def _anchor(things: Sequence[Thing], i: int, choose: np.random.Generator) -> str | None:
+def _anchor(things: Sequence[QueryObject], i: int, choose: np.random.Generator) -> str | None:
     """Say ``things[i]`` so that only it can be meant, by colour and shape; None if impossible."""
     thing = things[i]
     name = (None, thing.colour, thing.shape)
@@ -178,15 +180,15 @@ def _anchor(things: Sequence[Thing], i: int, choose: np.random.Generator) -> str
     return None
 
 
-def _beyond(axis: int, sign: int, anchor: Thing) -> tuple[Test, Test]:
+def _beyond(axis: int, sign: int, anchor: QueryObject) -> tuple[Test, Test]:
     """Tests for clearly and for possibly being left, right, nearer or farther than ``anchor``."""
 
-    def gap(thing: Thing) -> float:
+    def gap(thing: QueryObject) -> float:
         if axis == 0:
             return sign * (thing.centre[0] - anchor.centre[0])
         return sign * (thing.ground[1] - anchor.ground[1])
 
-    def clear(thing: Thing) -> bool:
+    def clear(thing: QueryObject) -> bool:
         if axis == 0:
             apart = gap(thing) - (thing.extent[0] + anchor.extent[0]) / 2
             return apart > -0.02 and gap(thing) > 0.06
@@ -205,7 +207,9 @@ _SIDES = (
 )
 
 
-def _relations(things: Sequence[Thing], choose: np.random.Generator) -> Iterator[tuple[str, int]]:
+def _relations(
+    things: Sequence[QueryObject], choose: np.random.Generator
+) -> Iterator[tuple[str, int]]:
     for a, anchor in enumerate(things):
         said = _anchor(things, a, choose)
         if said is None:
@@ -226,10 +230,10 @@ def _relations(things: Sequence[Thing], choose: np.random.Generator) -> Iterator
             yield f'the {_noun(None, choose)} {beside} the {said}', nearest
 
 
-def _nearest(things: Sequence[Thing], a: int) -> int | None:
+def _nearest(things: Sequence[QueryObject], a: int) -> int | None:
     """The one thing that is nearest on the table and in the picture, by a clear margin."""
 
-    def ratio(place: Callable[[Thing], tuple[float, float]]) -> tuple[int, float]:
+    def ratio(place: Callable[[QueryObject], tuple[float, float]]) -> tuple[int, float]:
         gaps = [np.hypot(*np.subtract(place(t), place(things[a]))) for t in things]
         gaps[a] = np.inf
         order = np.argsort(gaps)
@@ -245,9 +249,11 @@ def _nearest(things: Sequence[Thing], a: int) -> int | None:
 
 
 def _superlatives(
-    things: Sequence[Thing], choose: np.random.Generator
+    things: Sequence[QueryObject], choose: np.random.Generator
 ) -> Iterator[tuple[str, int]]:
-    measures: tuple[tuple[tuple[str, ...], Callable[[Thing], tuple[float, ...]], float], ...] = (
+    measures: tuple[
+        tuple[tuple[str, ...], Callable[[QueryObject], tuple[float, ...]], float], ...
+    ] = (
         (('{} furthest to the left', 'leftmost {}'), lambda t: (-t.centre[0],), 0.04),
         (('{} furthest to the right', 'rightmost {}'), lambda t: (t.centre[0],), 0.04),
         (('{} closest to the camera', 'nearest {}'), lambda t: (-t.ground[1],), 0.04),
@@ -274,7 +280,9 @@ def _superlatives(
                 yield 'the ' + _pick(choose, words).format(noun), members[best]
 
 
-def _exclusions(things: Sequence[Thing], choose: np.random.Generator) -> Iterator[tuple[str, int]]:
+def _exclusions(
+    things: Sequence[QueryObject], choose: np.random.Generator
+) -> Iterator[tuple[str, int]]:
     for i, thing in enumerate(things):
         rivals = [t for t in things if t is not thing]
         for other in sorted({t.colour for t in rivals} - {thing.colour}):
@@ -292,14 +300,16 @@ def _exclusions(things: Sequence[Thing], choose: np.random.Generator) -> Iterato
 
 
 def _neither(
-    rivals: Sequence[Thing], i: int, colour: str, choose: np.random.Generator
+    rivals: Sequence[QueryObject], i: int, colour: str, choose: np.random.Generator
 ) -> Iterator[tuple[str, int]]:
     others = sorted({t.colour for t in rivals})
     if len(others) == 2 and colour not in others:
         yield f'the {_noun(None, choose)} that is neither {others[0]} nor {others[1]}', i
 
 
-def _functions(things: Sequence[Thing], choose: np.random.Generator) -> Iterator[tuple[str, int]]:
+def _functions(
+    things: Sequence[QueryObject], choose: np.random.Generator
+) -> Iterator[tuple[str, int]]:
     for shapes, sentences in _FUNCTIONS:
         able = [i for i, thing in enumerate(things) if thing.shape in shapes]
         if len(able) == 1 and things[able[0]].shape == shapes[0]:

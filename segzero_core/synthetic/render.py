@@ -61,7 +61,7 @@ class Lighting:
     noise: float
 
 
-class Layer(NamedTuple):
+class RenderLayer(NamedTuple):
     """One object alone, in the window of the image that holds it."""
 
     rows: slice
@@ -87,7 +87,7 @@ def window(camera: Camera, placed: Placed) -> Window:
     return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
 
 
-def cast(camera: Camera, placed: Placed, lighting: Lighting) -> Layer:
+def cast(camera: Camera, placed: Placed, lighting: Lighting) -> RenderLayer:
     """Ray-cast and shade one object."""
     rows, columns = window(camera, placed)
     rays = camera.rays(rows, columns)
@@ -104,7 +104,7 @@ def cast(camera: Camera, placed: Placed, lighting: Lighting) -> Layer:
         shading = _shade(placed, lighting, normal, light, origin - points)
         colour[seen] = shading[0][:, None] * albedo + shading[1][:, None]
     shape = (rows.stop - rows.start, columns.stop - columns.start)
-    return Layer(rows, columns, t.reshape(shape), colour.reshape(*shape, 3))
+    return RenderLayer(rows, columns, t.reshape(shape), colour.reshape(*shape, 3))
 
 
 def _shade(
@@ -121,7 +121,7 @@ def _shade(
 
 
 def compose(
-    camera: Camera, layers: list[Layer]
+    camera: Camera, layers: list[RenderLayer]
 ) -> tuple[Floats, npt.NDArray[np.uint8], list[Floats]]:
     """Lay the objects over one another by depth.
 

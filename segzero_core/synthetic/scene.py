@@ -23,10 +23,10 @@ from segzero_core.synthetic.layout import (
     random_kinds,
     random_lighting,
 )
-from segzero_core.synthetic.queries import Query, Thing, queries
+from segzero_core.synthetic.queries import Query, QueryObject, queries
 from segzero_core.synthetic.render import (
-    Layer,
     Placed,
+    RenderLayer,
     blur,
     cast,
     compose,
@@ -125,13 +125,13 @@ class Scene:
         # A stream of its own: the wordings do not depend on how the picture was drawn.
         return queries(things, np.random.Generator(np.random.PCG64([self.seed, 1])))
 
-    def _thing(self, i: int) -> Thing:
+    def _thing(self, i: int) -> QueryObject:
         item = self.objects[i]
         width = self.camera.size.width
         rows, columns = np.nonzero(self.mask(i))
         right, ahead = self.camera.rotation[:2, 0], self.camera.rotation[:2, 2]
         foot = np.asarray(item.position[:2]) - self.camera.position[:2]
-        return Thing(
+        return QueryObject(
             shape=item.shape,
             colour=item.colour,
             size=item.size,
@@ -272,8 +272,8 @@ def _object(standing: Standing, visible: float) -> SceneObject:
 
 
 def _without_hidden(
-    camera: Camera, standing: list[Standing], layers: list[Layer]
-) -> tuple[list[Standing], list[Layer], list[float]]:
+    camera: Camera, standing: list[Standing], layers: list[RenderLayer]
+) -> tuple[list[Standing], list[RenderLayer], list[float]]:
     """Take away the most hidden object until all are visible enough; also how visible they are."""
     while True:
         _, ids, _ = compose(camera, layers)

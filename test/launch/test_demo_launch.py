@@ -66,7 +66,7 @@ def demo(
     programs: None,
     processes: Processes,
 ) -> LaunchDescription:
-    # Without models, which take long to load; test/segzero_ros/test_demo.py asks those of the default.
+    # Without models, which take long to load; segzero_ros/test_demo.py asks those of the default.
     arguments = {'params_file': str(root / 'config' / 'demo_rules.yaml')}
     demo = IncludeLaunchDescription(source, launch_arguments=arguments.items())
     return LaunchDescription([*processes.watch(), demo])

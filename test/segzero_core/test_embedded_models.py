@@ -15,10 +15,10 @@ pytest.importorskip('transformers', reason='needs transformers: see requirements
 from safetensors import safe_open
 
 from segzero_core.answers.parse import parse_answer
-from segzero_core.runtime.checkpoints import EMBEDDED, find_checkpoint
 from segzero_core.geometry import box_iou, largest_inscribed_circles, mask_to_box, rescale_box
 from segzero_core.reasoners import load_reasoner
 from segzero_core.reasoners.base import Reasoner
+from segzero_core.runtime.checkpoints import EMBEDDED, find_checkpoint
 from segzero_core.segmenters import load_segmenter
 from segzero_core.synthetic import Scene, make_scene
 from segzero_core.types import Size, image_size

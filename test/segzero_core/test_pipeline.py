@@ -13,12 +13,12 @@ import pytest
 
 from segzero_core import SegZero, load_reasoner, load_segmenter
 from segzero_core.answers.parse import Answer, format_answer
-from segzero_core.overlap import Beside
 from segzero_core.errors import AnswerError, CancelledError, ImageError, QueryError
+from segzero_core.overlap import EmbeddingOverlap
 from segzero_core.prompts import get_family
+from segzero_core.runtime.cpu_threads import half_the_cores
 from segzero_core.segmenters import MaskResult
 from segzero_core.synthetic import make_scene
-from segzero_core.runtime.cpu_threads import half_the_cores
 from segzero_core.types import Box, Point, Size
 
 IMAGE = np.full((60, 80, 3), 90, np.uint8)
@@ -259,7 +259,7 @@ def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores(monkeypatch):
     torch.set_num_threads(4)
     try:
         embedding = Future()
-        beside = Beside(lambda: embedding, same_cores=True)
+        beside = EmbeddingOverlap(lambda: embedding, same_cores=True)
         with beside:
             assert torch.get_num_threads() == 4
             beside.go_on()
@@ -267,21 +267,21 @@ def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores(monkeypatch):
             embedding.set_result(None)
             beside.go_on()
             assert torch.get_num_threads() == 4
-        beside = Beside(Future, same_cores=True)
+        beside = EmbeddingOverlap(Future, same_cores=True)
         with beside:
             beside.go_on()
         assert torch.get_num_threads() == 4
         monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(8)))
-        beside = Beside(Future, same_cores=True)
+        beside = EmbeddingOverlap(Future, same_cores=True)
         with beside:
             beside.go_on()
             assert torch.get_num_threads() == 4  # there are as many others
-        beside = Beside(Future, same_cores=False)
+        beside = EmbeddingOverlap(Future, same_cores=False)
         with beside:
             beside.go_on()
             assert torch.get_num_threads() == 4
         monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(7)))
-        with Beside(Future, same_cores=True, longer=True):
+        with EmbeddingOverlap(Future, same_cores=True, longer=True):
             assert torch.get_num_threads() == 2
         assert torch.get_num_threads() == 4
     finally:

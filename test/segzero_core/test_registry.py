@@ -11,7 +11,7 @@ import pytest
 from segzero_core import load_reasoner, load_segmenter
 from segzero_core.errors import EngineOptionError, ModelLoadError, UnknownNameError
 from segzero_core.reasoners import REASONERS
-from segzero_core.registry import Engine, create_engine, look_up
+from segzero_core.registry import EngineEntry, create_engine, look_up
 from segzero_core.segmenters import SEGMENTERS
 
 
@@ -46,7 +46,7 @@ def test_the_registry_knows_which_engines_choose_their_device(name):
 
 
 def test_missing_library_names_the_requirements_file():
-    registry = {'absent': Engine('no_such_library_anywhere:Engine', 'sam2')}
+    registry = {'absent': EngineEntry('no_such_library_anywhere:EngineEntry', 'sam2')}
     with pytest.raises(ModelLoadError, match=r'no_such_library_anywhere.*requirements/sam2\.txt'):
         create_engine('segmenter', registry, 'absent', {})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from segzero_core.data import Target
+from segzero_core.data import Annotation
 from segzero_core.errors import AnswerError, UnknownNameError
 from segzero_core.prompts import FAMILIES
 from segzero_core.rewards.hardened import Recipe, Truth, score
@@ -13,7 +13,7 @@ from segzero_core.task import Task
 from segzero_core.types import Box, Point, Size
 
 SIZE = Size(840, 840)
-TARGET = Target(Box(35, 60, 354, 423), (Point(183, 235), Point(168, 305)))
+TARGET = Annotation(Box(35, 60, 354, 423), (Point(183, 235), Point(168, 305)))
 WORDY = [family for family in FAMILIES.values() if '<answer>' in family.template]
 TASKS = [
     Task(answer, think) for answer in ('box_points', 'box', 'points') for think in (True, False)

@@ -15,7 +15,7 @@ from segzero_core.answers.parse import Answer, format_answer
 from segzero_core.errors import CancelledError
 from segzero_core.prompts import get_family
 from segzero_core.reasoners import REASONERS
-from segzero_core.registry import Engine
+from segzero_core.registry import EngineEntry
 from segzero_core.segmenters import SEGMENTERS, MaskResult
 from segzero_core.types import Box, Point
 
@@ -128,8 +128,8 @@ class BoxSegmenter:
 
 
 ENGINES = (
-    (REASONERS, 'scripted', Engine('scripted_engines:ScriptedReasoner', 'core')),
-    (SEGMENTERS, 'box', Engine('scripted_engines:BoxSegmenter', 'core')),
+    (REASONERS, 'scripted', EngineEntry('scripted_engines:ScriptedReasoner', 'core')),
+    (SEGMENTERS, 'box', EngineEntry('scripted_engines:BoxSegmenter', 'core')),
 )
 
 if __name__ == '__main__':

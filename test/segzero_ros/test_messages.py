@@ -10,12 +10,12 @@ from sensor_msgs.msg import RegionOfInterest
 from std_msgs.msg import Header
 
 from segzero_core.errors import AnswerError, QueryError
-from segzero_core.types import Box, Intrinsics, Point, Segmentation, Size
-from segzero_core.grasping.target import Target, TargetError
-from segzero_ros.images import image_to_array
 from segzero_core.grasping.camera_model import Distortion
+from segzero_core.grasping.target import GraspTarget, TargetError
+from segzero_core.types import Box, Intrinsics, Point, Segmentation, Size
+from segzero_ros.images import image_to_array
 from segzero_ros.messages import (
-    Answer,
+    PerceptionResult,
     answer_document,
     document_message,
     failure_document,
@@ -39,7 +39,7 @@ def answer(target=None, score=0.5):
         text='<think>because</think>',
         repairs=('single quotes',),
     )
-    return Answer(HEADER, np.zeros((4, 6, 3), np.uint8), found, target, {'total': 0.1})
+    return PerceptionResult(HEADER, np.zeros((4, 6, 3), np.uint8), found, target, {'total': 0.1})
 
 
 def test_masks_are_0_or_255():
@@ -69,7 +69,7 @@ def test_every_document_has_the_same_keys():
 
 
 def test_an_answers_document():
-    target = Target(
+    target = GraspTarget(
         (0.1, 0.2, 0.3), ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), Point(1, 1), (), 0.06, Point(0.0, 1.0)
     )
     document = answer_document(answer(target), 'the mug')

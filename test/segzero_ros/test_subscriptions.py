@@ -12,9 +12,9 @@ from rcl_interfaces.msg import Log
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from segzero_ros.subscriptions import camera_qos
 from segzero_ros.compressed_depth import HEADER
 from segzero_ros.settings import read_settings
+from segzero_ros.subscriptions import camera_qos
 
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from std_msgs.msg import Header
 
+from segzero_core.grasping.camera_model import Distortion, rays
 from segzero_core.types import Intrinsics, Size
 from segzero_ros.images import array_to_image
-from segzero_core.grasping.camera_model import Distortion, rays
 from segzero_ros.sim_camera import info_message
 
 LONG = 60.0  # seconds; only what is broken takes so long

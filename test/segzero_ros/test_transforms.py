@@ -10,16 +10,16 @@ from geometry_msgs.msg import Quaternion, Vector3
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
-from segzero_core.types import Point
-from segzero_core.grasping.target import Target
 from segzero_core.grasping.camera_model import CalibrationError
+from segzero_core.grasping.target import GraspTarget
+from segzero_core.types import Point
 from segzero_ros.messages import target_header
 from segzero_ros.transforms import Transform, from_quaternion, move_target, rectification
 
 VECTOR = np.array([0.3, -0.5, 0.2])  # a rotation: its axis, as long as its angle
 ROTATION, _ = cv2.Rodrigues(VECTOR)
 SHIFT = np.array([0.1, 0.2, -0.3])
-TARGET = Target((0.1, 0.2, 0.5), ((0.3, 0.4, 0.6),), Point(1, 2), (Point(3, 4),), width=0.07)
+TARGET = GraspTarget((0.1, 0.2, 0.5), ((0.3, 0.4, 0.6),), Point(1, 2), (Point(3, 4),), width=0.07)
 
 
 def test_a_target_is_turned_and_moved_but_its_pixels_and_width_stay():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segzero_core.data import Record, Target, read_dataset
+from segzero_core.data import Annotation, Record, read_dataset
 from segzero_core.prompts import get_family
 from segzero_core.segmenters.base import MaskResult
 from segzero_core.task import Task
@@ -22,7 +22,7 @@ RECORD = Record(
     id='r',
     query='the mug',
     size=Size(640, 480),
-    targets=(Target(Box(64, 48, 320, 240), (Point(101, 101), Point(639, 479))),),
+    targets=(Annotation(Box(64, 48, 320, 240), (Point(101, 101), Point(639, 479))),),
     load_image=lambda: np.zeros((480, 640, 3), np.uint8),
     load_mask=lambda: np.pad(np.ones((240, 320), bool), ((0, 240), (0, 320))),
     reasoning='It is the one with a handle.',
@@ -52,13 +52,13 @@ def test_labels_are_the_answer_and_its_end(
     trl: None, tiny_reasoner_dir: Path, think: bool
 ) -> None:
     from segzero_core.reasoners.qwen_processor import QwenProcessor
-    from training.dataset import Examples
+    from training.dataset import ReasonerDataset
     from training.sft import Collator
 
     processor = QwenProcessor.from_pretrained(tiny_reasoner_dir, padding_side='left')
     records = read_dataset('synthetic:train?size=64&count=3').records
     task = Task(think=think)
-    examples = Examples(records, task.family(get_family('tiny')), task)
+    examples = ReasonerDataset(records, task.family(get_family('tiny')), task)
     batch = Collator(examples, processor)([{'index': i} for i in (2, 0)])
     assert batch['rows'] == ['train/2', 'train/0']
     for row, index in enumerate((2, 0)):
@@ -72,18 +72,18 @@ def test_labels_are_the_answer_and_its_end(
 
 def test_every_form_of_answer_is_shown_in_turn() -> None:
     from segzero_core.rewards.hardened import score
-    from training.dataset import Examples, make_truth
+    from training.dataset import ReasonerDataset, make_truth
 
     family = get_family('tiny')
-    inside = Target(Box(64, 48, 320, 240), (Point(101, 101), Point(200, 200)))
+    inside = Annotation(Box(64, 48, 320, 240), (Point(101, 101), Point(200, 200)))
     records = [dataclasses.replace(RECORD, targets=(inside,))] * 24
-    examples = Examples(records, family, Task(), every_form=True)
+    examples = ReasonerDataset(records, family, Task(), every_form=True)
     replies = [examples.reply(index) for index in range(24)]
     assert replies[:12] == replies[12:]
     assert len(set(replies)) == 12
     truth = make_truth(records[0], family)
     full = [reply for reply in replies[:12] if sum(score(reply, truth).values()) == 5]
-    assert full == [Examples(records, family, Task()).reply(0)]
+    assert full == [ReasonerDataset(records, family, Task()).reply(0)]
 
 
 class CountingSegmenter:

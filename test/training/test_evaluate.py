@@ -23,8 +23,8 @@ from segzero_core.geometry import largest_inscribed_circles, mask_to_box
 from segzero_core.synthetic import make_scene
 from segzero_core.types import Size
 from training.evaluate import evaluate, main
-from training.evaluation.options import make_config
 from training.evaluation.fingerprint import fingerprint
+from training.evaluation.options import make_config
 from training.evaluation.shards import Place, read_rows, shard_path
 from training.report import report
 

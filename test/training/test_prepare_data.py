@@ -28,8 +28,8 @@ from segzero_core.geometry import largest_inscribed_circles
 from segzero_core.segmenters import load_segmenter
 from segzero_core.types import Box, Size
 from training import make_synthetic_set, prepare_data
-from training.dataset_builder.rows import Dropped, Making, Row, clean, make_rows, resize
-from training.dataset_builder.work import Note, Settings, choose_images, claim, read_note
+from training.dataset_builder.rows import Dropped, Making, TrainingRow, clean, make_rows, resize
+from training.dataset_builder.work import BuildSettings, Note, choose_images, claim, read_note
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/train.txt')
 pytest.importorskip('datasets', reason='needs datasets: requirements/train.txt')
@@ -47,7 +47,7 @@ def scene() -> Sample:
     return sample
 
 
-def made(sample: Any, **making: Any) -> Row | Dropped:
+def made(sample: Any, **making: Any) -> TrainingRow | Dropped:
     segmenter = load_segmenter('grabcut') if making.get('least_iou') else None
     (row,) = make_rows([sample], Making(**making), segmenter)
     return row
@@ -66,7 +66,7 @@ def square() -> Sample:
 
 def test_row_has_what_the_released_sets_have() -> None:
     row = made(square())
-    assert isinstance(row, Row)
+    assert isinstance(row, TrainingRow)
     assert (row.id, row.problem, row.img_width, row.img_height) == ('7', 'the mug', 64, 48)
     mask = square().truth
     assert mask is not None
@@ -96,7 +96,7 @@ def test_resizing() -> None:
     assert (resize(image, Making(112, 'area')) == area).all()
     assert (resize(image, Making(112, 'bilinear')) == np.asarray(seen)).all()
     row = made(scene(), size=112)
-    assert isinstance(row, Row)
+    assert isinstance(row, TrainingRow)
     assert cv2.imdecode(np.frombuffer(row.image, np.uint8), 1)[..., ::-1].tolist() == area.tolist()
 
 
@@ -127,7 +127,7 @@ def broken() -> Any:
 
 
 def test_filter_keeps_what_the_segmenter_finds() -> None:
-    assert isinstance(made(scene(), least_iou=0.6), Row)
+    assert isinstance(made(scene(), least_iou=0.6), TrainingRow)
     dropped = made(square(), least_iou=0.95)  # nothing is there but noise
     assert isinstance(dropped, Dropped)
     assert dropped.kind == 'filtered'
@@ -303,8 +303,8 @@ def test_not_one_row(refcoco: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert 'lies inside the 96 x 72 image' in (tmp_path / 'out/dropped.jsonl').read_text()
 
 
-def settings() -> Settings:
-    return Settings('x', 'instance', 1, '', Making(), {}, 0.0, 0, 64)
+def settings() -> BuildSettings:
+    return BuildSettings('x', 'instance', 1, '', Making(), {}, 0.0, 0, 64)
 
 
 def test_two_processes_in_one_folder(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from segzero_core.data.image_io import load_rgb
 from segzero_core.data.solutions import parse_solution
 from segzero_core.overlay import PANEL, draw_overlay
 from segzero_core.types import Image, Segmentation, image_size
-from training.files import write_whole
 from training.dataset_builder.rows import KINDS
 from training.dataset_builder.work import SPLITS, Note
+from training.files import write_whole
 
 REPORT = 'report.json'
 DROPPED = 'dropped.jsonl'

@@ -33,7 +33,7 @@ KINDS = {
 }
 
 
-class Row(NamedTuple):
+class TrainingRow(NamedTuple):
     """One row, in the released columns.
 
     Attributes:
@@ -81,7 +81,7 @@ class Making:
 
 def make_rows(
     samples: Iterable[Sample | Skipped], making: Making, segmenter: Segmenter | None = None
-) -> Iterator[Row | Dropped]:
+) -> Iterator[TrainingRow | Dropped]:
     """Yield a row or the reason for every sample, in order.
 
     Args:
@@ -125,7 +125,7 @@ class _Picture:
         return float(image_ious([overlap(found.mask, truth)])[0])
 
 
-def _make_row(sample: Sample, picture: _Picture, making: Making) -> Row | Dropped:
+def _make_row(sample: Sample, picture: _Picture, making: Making) -> TrainingRow | Dropped:
     if sample.truth is None:
         raise DataError('the dataset has no masks: it cannot be trained on')
     if sample.truth.size != sample.size:
@@ -145,7 +145,9 @@ def _make_row(sample: Sample, picture: _Picture, making: Making) -> Row | Droppe
         reason = f'the segmenter finds it with IoU {iou:.3f}, less than {making.least_iou:g}'
         return Dropped(sample.id, 'filtered', reason)
     problem = clean(sample.query)
-    return Row(sample.id, problem, solution, picture.png, sample.size.height, sample.size.width)
+    return TrainingRow(
+        sample.id, problem, solution, picture.png, sample.size.height, sample.size.width
+    )
 
 
 def clean(sentence: str) -> str:

@@ -28,8 +28,8 @@ from segzero_core.data import Sample, Samples, Skipped
 from segzero_core.errors import ConfigError, DataError
 from segzero_core.segmenters import Segmenter, load_segmenter
 from training.changed import changed
+from training.dataset_builder.rows import Dropped, Making, TrainingRow, make_rows
 from training.files import claimed, write_whole
-from training.dataset_builder.rows import Dropped, Making, Row, make_rows
 
 SPLITS = ('train', 'val')
 SETTINGS = 'settings.json'
@@ -37,7 +37,7 @@ _PARTS = 'parts'
 
 
 @dataclass(frozen=True)
-class Settings:
+class BuildSettings:
     """What decides which rows there will be. A folder holds the work of one choice of them.
 
     Attributes:
@@ -76,7 +76,7 @@ class Note(NamedTuple):
 
 
 @contextlib.contextmanager
-def claim(folder: Path, settings: Settings) -> Iterator[None]:
+def claim(folder: Path, settings: BuildSettings) -> Iterator[None]:
     """Hold ``folder`` for this process and these settings.
 
     Raises:
@@ -88,7 +88,7 @@ def claim(folder: Path, settings: Settings) -> Iterator[None]:
         yield
 
 
-def _check_settings(folder: Path, settings: Settings) -> None:
+def _check_settings(folder: Path, settings: BuildSettings) -> None:
     now = json.loads(json.dumps(asdict(settings)))
     file = folder / SETTINGS
     if file.is_file():
@@ -104,7 +104,7 @@ def _check_settings(folder: Path, settings: Settings) -> None:
 
 
 def prepare(
-    samples: Samples, settings: Settings, folder: Path, workers: int
+    samples: Samples, settings: BuildSettings, folder: Path, workers: int
 ) -> Iterator[tuple[int, Note]]:
     """Make all parts that are not finished; yield each part's number and note, finished ones too.
 
@@ -149,7 +149,7 @@ def prepare(
 def _run(
     pool: ProcessPoolExecutor,
     samples: Samples,
-    settings: Settings,
+    settings: BuildSettings,
     folder: Path,
     held_out: set[str],
     numbers: Sequence[int],
@@ -188,7 +188,7 @@ def choose_images(image_ids: Sequence[str], share: float, seed: int) -> set[str]
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(settings: Settings) -> None:
+def _start_worker(settings: BuildSettings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too and ends the work
     cv2.setNumThreads(1)  # there is a process for each core
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -211,7 +211,7 @@ def _make_part(
     folder: Path, number: int, samples: Sequence[Sample | Skipped], held_out: set[str]
 ) -> Note:
     images = {sample.id: sample.image_id for sample in samples if isinstance(sample, Sample)}
-    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    rows: dict[str, list[TrainingRow]] = {split: [] for split in SPLITS}
     dropped = []
     for made in make_rows(samples, _worker['making'], _worker['segmenter']):
         if isinstance(made, Dropped):
@@ -225,7 +225,7 @@ def _make_part(
     return note
 
 
-def _write_rows(file: Path, rows: Sequence[Row]) -> None:
+def _write_rows(file: Path, rows: Sequence[TrainingRow]) -> None:
     """Write parquet as the library datasets would, without its long import in every process."""
     if not rows:
         file.unlink(missing_ok=True)
@@ -233,11 +233,11 @@ def _write_rows(file: Path, rows: Sequence[Row]) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    columns = {name: [getattr(row, name) for row in rows] for name in Row._fields}
+    columns = {name: [getattr(row, name) for row in rows] for name in TrainingRow._fields}
     columns['image'] = [{'bytes': row.image, 'path': None} for row in rows]
     text, whole = pyarrow.string(), pyarrow.int64()
     encoded = pyarrow.struct({'bytes': pyarrow.binary(), 'path': text})
-    kinds = dict(zip(Row._fields, (text, text, text, encoded, whole, whole), strict=True))
+    kinds = dict(zip(TrainingRow._fields, (text, text, text, encoded, whole, whole), strict=True))
     features = {name: {'dtype': str(kind), '_type': 'Value'} for name, kind in kinds.items()}
     features['image'] = {'_type': 'Image'}
     notes = {'huggingface': json.dumps({'info': {'features': features}})}

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segzero_core.errors import SegZeroError, ServerError
-from segzero_core.runtime.memory import OutOfMemoryError, free_memory, is_out_of_memory
 from segzero_core.reasoners import BatchReasoner, Reasoner
+from segzero_core.runtime.memory import OutOfMemoryError, free_memory, is_out_of_memory
 from segzero_core.types import Image
 
 _OF_ONE_SENTENCE = ('server_refused', 'server_broken')  # the others are the server's own
 
 
-class Asker:
+class BatchSplitter:
     """Asks one reasoner; remembers how many sentences fit into its memory at a time."""
 
     def __init__(self, reasoner: Reasoner) -> None:

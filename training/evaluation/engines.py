@@ -15,9 +15,9 @@ from segzero_core.reasoners import REASONERS, load_reasoner
 from segzero_core.registry import device_option
 from segzero_core.segmenters import SEGMENTERS, Segmenter, load_segmenter
 from segzero_core.task import Task
-from training.evaluation.runner import Examiner
 from training.evaluation.options import EvalConfig
-from training.evaluation.prompts import Reader
+from training.evaluation.prompts import AnswerReader
+from training.evaluation.runner import EvaluationRunner
 from training.evaluation.shards import Place
 
 WORDS = ('chartqa', 'textvqa')  # datasets whose questions are answered in words
@@ -53,13 +53,13 @@ class Engines:
             self._reasoner.family = task.family(self._reasoner.family)
         if not self._reasoner.family.tagged and not words:
             task = dataclasses.replace(task, answer='box', think=False)
-        reader = Reader(
+        reader = AnswerReader(
             task,
             self._reasoner.family,
             cast('Any', config.prompt or task.answer),
             cast("Literal['standard', 'released']", config.protocol),
         )
-        self.examiner = Examiner(self._reasoner, self._segmenter, reader, words)
+        self.examiner = EvaluationRunner(self._reasoner, self._segmenter, reader, words)
 
     def __enter__(self) -> Engines:
         return self

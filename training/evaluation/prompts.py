@@ -15,7 +15,7 @@ from segzero_core.types import Box, Point, Size
 _NATIVE_KEY = "the key 'bbox_2d' was read as 'bbox'"  # what a base model was not asked otherwise
 
 
-class Prompt(NamedTuple):
+class SegmenterPrompt(NamedTuple):
     """What the segmenter is shown, in pixels of the image, and where it comes from.
 
     Attributes:
@@ -31,7 +31,7 @@ class Prompt(NamedTuple):
     repairs: tuple[str, ...]
 
 
-class Reader:
+class AnswerReader:
     """Reads the answers of one kind of model.
 
     Args:
@@ -52,7 +52,7 @@ class Reader:
         self._task, self._family, self._use = task, family, use
         self._released = protocol == 'released' and family.tagged
 
-    def read(self, text: str, image: Size) -> Prompt:
+    def read(self, text: str, image: Size) -> SegmenterPrompt:
         """Return the prompt in ``text``.
 
         Args:
@@ -65,11 +65,11 @@ class Reader:
         space = self._family.answer_size(image)
         if self._released:
             answer = parse_released(text, space, image)
-            return self._used(Prompt(answer.box, answer.points, answer.reasoning, ()))
+            return self._used(SegmenterPrompt(answer.box, answer.points, answer.reasoning, ()))
         found = self._targets(text, space)
         box = rescale_box(found.box, space, image) if found.box else None
         points = tuple(rescale_point(point, space, image) for point in found.points)
-        return self._used(Prompt(box, points, found.reasoning, found.repairs))
+        return self._used(SegmenterPrompt(box, points, found.reasoning, found.repairs))
 
     def _targets(self, text: str, space: Size) -> Targets:
         if self._family.tagged:
@@ -79,7 +79,7 @@ class Reader:
         repairs = tuple(repair for repair in found.repairs if repair != _NATIVE_KEY)
         return found._replace(repairs=repairs)
 
-    def _used(self, prompt: Prompt) -> Prompt:
+    def _used(self, prompt: SegmenterPrompt) -> SegmenterPrompt:
         if self._use == 'box':
             return prompt._replace(points=())
         return prompt._replace(box=None) if self._use == 'points' else prompt

@@ -14,27 +14,27 @@ from segzero_core.data.samples import Sample
 from segzero_core.errors import AnswerError, MetricError, SegZeroError, ServerError
 from segzero_core.geometry import box_iou
 from segzero_core.metrics.masks import Overlap, overlap_rle, points_on_mask
-from segzero_core.reasoners import Reasoner
-from segzero_core.segmenters import BatchSegmenter, MaskResult, Segmenter
-from segzero_core.runtime.cpu_threads import half_the_cores
-from segzero_core.types import Box, Image, Point
 from segzero_core.metrics.vqa import consensus_accuracy, relaxed_accuracy, written_answer
-from training.evaluation.batching import Asker
+from segzero_core.reasoners import Reasoner
+from segzero_core.runtime.cpu_threads import half_the_cores
+from segzero_core.segmenters import BatchSegmenter, MaskResult, Segmenter
+from segzero_core.types import Box, Image, Point
+from training.evaluation.batching import BatchSplitter
 from training.evaluation.prefetch import Loaded
-from training.evaluation.prompts import Prompt, Reader
+from training.evaluation.prompts import AnswerReader, SegmenterPrompt
 
 _MOST_VALUES = 96 * 2**20  # of the images of the masks made together: 32 M pixels of masks
-_Asked: TypeAlias = tuple[int, Prompt]
+_Asked: TypeAlias = tuple[int, SegmenterPrompt]
 
 
-class Examiner:
+class EvaluationRunner:
     """Asks a reasoner, and a segmenter with its answers, and counts how good they are.
 
     Each image is embedded once, however many rows are about it, while the reasoner writes.
     """
 
     def __init__(
-        self, reasoner: Reasoner, segmenter: Segmenter, reader: Reader, words: str = ''
+        self, reasoner: Reasoner, segmenter: Segmenter, reader: AnswerReader, words: str = ''
     ) -> None:
         """Join what is measured.
 
@@ -44,7 +44,7 @@ class Examiner:
             reader: Reads them.
             words: Name of the dataset if its questions are answered in words, else ''.
         """
-        self._asker, self._segmenter, self._reader = Asker(reasoner), segmenter, reader
+        self._asker, self._segmenter, self._reader = BatchSplitter(reasoner), segmenter, reader
         self._words = words
         self._second = ThreadPoolExecutor(1, thread_name_prefix='segzero-segment')
         self._last: tuple[str, Future[Any]] | None = None
@@ -143,9 +143,9 @@ class Examiner:
 
     def _read(
         self, batch: Sequence[Loaded], written: dict[int, str]
-    ) -> dict[int, Prompt | AnswerError]:
+    ) -> dict[int, SegmenterPrompt | AnswerError]:
         """Return what each text means, or why that cannot be told."""
-        found: dict[int, Prompt | AnswerError] = {}
+        found: dict[int, SegmenterPrompt | AnswerError] = {}
         for loaded in batch:
             assert loaded.sample is not None  # it has an image
             try:
@@ -157,7 +157,7 @@ class Examiner:
     def _segment(
         self,
         batch: Sequence[Loaded],
-        prompts: dict[int, Prompt | AnswerError],
+        prompts: dict[int, SegmenterPrompt | AnswerError],
         embeddings: dict[str, Future[Any]],
     ) -> dict[int, _Found]:
         """Return the mask of each prompt; those of one image are made together."""
@@ -169,7 +169,7 @@ class Examiner:
             asked = [
                 (loaded.row, prompt)
                 for loaded in group
-                if isinstance(prompt := prompts.get(loaded.row), Prompt)
+                if isinstance(prompt := prompts.get(loaded.row), SegmenterPrompt)
             ]
             for part in _in_parts(asked, sizes[image_id]):
                 embedded, embed_s = embeddings[image_id].result()
@@ -217,8 +217,10 @@ class _Found(NamedTuple):
     seconds: dict[str, float]
 
 
-def _judge_mask(sample: Sample, prompt: Prompt | AnswerError, found: _Found) -> dict[str, Any]:
-    assert isinstance(prompt, Prompt)  # there is a mask
+def _judge_mask(
+    sample: Sample, prompt: SegmenterPrompt | AnswerError, found: _Found
+) -> dict[str, Any]:
+    assert isinstance(prompt, SegmenterPrompt)  # there is a mask
     assert sample.truth is not None
     mask = found.mask
     try:
@@ -239,7 +241,7 @@ def _judge_mask(sample: Sample, prompt: Prompt | AnswerError, found: _Found) -> 
     }
 
 
-def _unread(sample: Sample, error: Prompt | AnswerError) -> dict[str, Any]:
+def _unread(sample: Sample, error: SegmenterPrompt | AnswerError) -> dict[str, Any]:
     """What an answer without a prompt ends as; "nothing matches" is one."""
     assert isinstance(error, AnswerError)  # else there were a mask
     return {
@@ -308,7 +310,7 @@ def _released_miss(sample: Sample) -> Overlap:
     return Overlap(0, 0, truth.area if truth else 0)
 
 
-def _described(prompt: Prompt, sample: Sample) -> dict[str, Any]:
+def _described(prompt: SegmenterPrompt, sample: Sample) -> dict[str, Any]:
     """The prompt, and how well box and points fit the truth."""
     true = sample.truth.box if sample.truth else None
     fit: dict[str, Any] = {'box_iou': None, 'points_on': None}

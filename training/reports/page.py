@@ -18,9 +18,9 @@ from segzero_core.data.samples import Sample
 from segzero_core.errors import DataError, ImageError
 from segzero_core.overlay import ACCENT
 from segzero_core.types import Image, Mask, Size
-from training.evaluation.summary import STATUS, counts_of, ious_of
 from training.evaluation.shards import read_rows
-from training.reports.runs import Run, system_of
+from training.evaluation.summary import STATUS, counts_of, ious_of
+from training.reports.runs import EvaluatedRun, system_of
 from training.reports.tables import OVERVIEW
 
 _SIDE = 420  # pixels; pictures are reduced to this
@@ -38,7 +38,7 @@ th { text-align: left; font-weight: normal; color: #5b6775; padding-right: 1rem;
 """
 
 
-def make_page(run: Run, count: int, root: str = '') -> str:
+def make_page(run: EvaluatedRun, count: int, root: str = '') -> str:
     """Return the HTML of a page that opens without a server and loads nothing.
 
     Args:
@@ -85,7 +85,7 @@ def make_page(run: Run, count: int, root: str = '') -> str:
     )
 
 
-def _figures(run: Run) -> str:
+def _figures(run: EvaluatedRun) -> str:
     """Return the rows of a table of all figures, and of what became of the answers."""
     found = {name: cell for (_, name), cell in run.figures().items()}
     rows = [(words, str(found[name])) for name, words in OVERVIEW.items() if name in found]
@@ -105,7 +105,7 @@ def _choose(order: Sequence[int], images: Sequence[str], count: int) -> list[int
     return [order[place] for place in sorted(chosen)]
 
 
-def _scores(run: Run) -> list[float]:
+def _scores(run: EvaluatedRun) -> list[float]:
     """Return the IoU of each row, or how right its words are."""
     protocol = run.settings['protocol']
     return [

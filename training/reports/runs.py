@@ -25,7 +25,7 @@ class Cell(NamedTuple):
         return f'{self.value:.1f} ({self.low:.1f} to {self.high:.1f})'
 
 
-class Run(NamedTuple):
+class EvaluatedRun(NamedTuple):
     """One finished evaluation.
 
     Attributes:
@@ -63,7 +63,7 @@ class Measured(NamedTuple):
     figures: dict[Column, Cell]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> EvaluatedRun:
     """Read what an evaluation left.
 
     Raises:
@@ -79,7 +79,9 @@ def read_run(folder: Path) -> Run:
             f'{folder} holds no finished evaluation ({type(error).__name__}: {error}): give the '
             'folder that training/evaluate.py wrote to, or start that again to finish it'
         ) from error
-    return Run(folder, settings, summary, known_name(name, settings.get('level', '')), model, step)
+    return EvaluatedRun(
+        folder, settings, summary, known_name(name, settings.get('level', '')), model, step
+    )
 
 
 def known_name(dataset: str, level: str = '') -> str:
@@ -99,7 +101,7 @@ def known_name(dataset: str, level: str = '') -> str:
     return f'{name}:{split}{"_all" if every or by_level else ""}'
 
 
-def put_together(runs: Sequence[Run]) -> list[Measured]:
+def put_together(runs: Sequence[EvaluatedRun]) -> list[Measured]:
     """Return a row for each thing measured; two where several checkpoints were.
 
     ``last checkpoint`` was fixed before anything was measured; ``best of k`` was chosen by the
@@ -108,7 +110,7 @@ def put_together(runs: Sequence[Run]) -> list[Measured]:
     Raises:
         DataError: The same thing was measured twice.
     """
-    groups: dict[str, dict[float | None, dict[str, Run]]] = {}
+    groups: dict[str, dict[float | None, dict[str, EvaluatedRun]]] = {}
     for run in runs:
         at_step = groups.setdefault(system_of(run), {}).setdefault(run.step, {})
         if run.dataset in at_step:
@@ -133,7 +135,7 @@ def put_together(runs: Sequence[Run]) -> list[Measured]:
     return rows
 
 
-def system_of(run: Run) -> str:
+def system_of(run: EvaluatedRun) -> str:
     """Return what was measured in words, without the checkpoint."""
     settings = run.settings
     segmenter = Path(settings['segmenter_model']).name or settings['segmenter']

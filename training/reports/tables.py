@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from training.reports.runs import Column, Measured, Run, system_of
+from training.reports.runs import Column, EvaluatedRun, Measured, system_of
 
 _PAPER = 'the paper'
 _NONE = '-'
@@ -80,13 +80,13 @@ def paper_tables(measured: Sequence[Measured]) -> list[Table]:
     return [_paper_table(table, measured) for table in published()]
 
 
-def overview(runs: Sequence[Run]) -> Table:
+def overview(runs: Sequence[EvaluatedRun]) -> Table:
     """Return the table of all that was measured, run by run."""
     rows = []
     for run in sorted(runs, key=lambda run: (run.dataset, system_of(run), run.step or 0)):
         counts, figures = run.summary['counts'], run.figures()
 
-        def show(name: str, run: Run = run, figures: Any = figures) -> str:
+        def show(name: str, run: EvaluatedRun = run, figures: Any = figures) -> str:
             cell = figures.get((run.dataset, name))
             return str(cell) if cell else _NONE
 

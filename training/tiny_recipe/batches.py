@@ -68,7 +68,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedSentences:
     """Token sequences of B scenes, each L long.
 
     Attributes:
@@ -128,7 +128,7 @@ class Batcher:
         sentences: int,
         rng: np.random.Generator,
         kinds: Sequence[str] = KINDS,
-    ) -> tuple[torch.Tensor, Dense, Packed]:
+    ) -> tuple[torch.Tensor, Dense, PackedSentences]:
         """Draw scenes, half of them mirrored, and sentences about them.
 
         Args:
@@ -226,7 +226,7 @@ class Batcher:
             found[..., 3:],
         )
 
-    def _pack(self, segments: list[list[Segment]]) -> Packed:
+    def _pack(self, segments: list[list[Segment]]) -> PackedSentences:
         start = self.tokens.stop
         lengths = [sum(len(part.prompt) + len(part.reply) for part in row) for row in segments]
         rows, length = len(segments), start + max(lengths)
@@ -262,7 +262,7 @@ class Batcher:
         mask = belongs & torch.ones(length, length, dtype=torch.bool).tril()
         mask |= torch.eye(length, dtype=torch.bool)  # softmax needs something to look at
         hidden = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
-        return Packed(
+        return PackedSentences(
             torch.from_numpy(ids),
             torch.from_numpy(labels),
             torch.from_numpy(targets),

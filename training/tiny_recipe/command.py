@@ -18,9 +18,9 @@ from segzero_core.synthetic import KINDS
 from training.changed import changed
 from training.config import parse_yaml
 from training.files import claimed, write_whole
-from training.tiny_recipe.loop import Phase, Settings, warm_up
-from training.tiny_recipe.segmenter_loop import MaskSettings, train_masks
 from training.metrics_log import append_metrics
+from training.tiny_recipe.loop import Phase, WarmUpSettings, warm_up
+from training.tiny_recipe.segmenter_loop import SegmenterSettings, train_masks
 
 _NOTE = 'settings.json'
 _LEFT = ('start', 'resume.pt', 'model')  # by a run that has come to anything
@@ -42,7 +42,7 @@ def run_from_scratch(file: Path, overrides: Sequence[str]) -> None:
         _run(settings)
 
 
-def _run(settings: Settings | MaskSettings) -> None:
+def _run(settings: WarmUpSettings | SegmenterSettings) -> None:
     _begin(settings)
     print(settings, flush=True)
 
@@ -50,14 +50,14 @@ def _run(settings: Settings | MaskSettings) -> None:
         append_metrics(settings.output, line)
         print(' '.join(f'{name} {value:.4g}' for name, value in line.items()), flush=True)
 
-    if isinstance(settings, MaskSettings):
+    if isinstance(settings, SegmenterSettings):
         model = train_masks(settings, report)
     else:
         model = warm_up(settings, report)
     print(f'the model is in {model}')
 
 
-def _begin(settings: Settings | MaskSettings) -> None:
+def _begin(settings: WarmUpSettings | SegmenterSettings) -> None:
     """Note the settings in the run's folder; make sure that it was begun with no others."""
     now = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
     now = {key: value for key, value in now.items() if key not in _FREE}
@@ -72,14 +72,14 @@ def _begin(settings: Settings | MaskSettings) -> None:
     write_whole(file, json.dumps(now, indent=1))
 
 
-def read_settings(file: Path, overrides: Sequence[str]) -> Settings | MaskSettings:
+def read_settings(file: Path, overrides: Sequence[str]) -> WarmUpSettings | SegmenterSettings:
     """Return the settings in a YAML file, changed by ``key=value``, the value in YAML.
 
     Raises:
         ConfigError: A key does not exist or a value does not fit.
     """
     values = yaml.safe_load(file.read_text(encoding='utf-8'))
-    kind = {'warm_up': Settings, 'masks': MaskSettings}[values.pop('method')]
+    kind = {'warm_up': WarmUpSettings, 'masks': SegmenterSettings}[values.pop('method')]
     values.setdefault('output', f'runs/{file.stem}')
     for override in overrides:
         key, equals, text = override.partition('=')
@@ -88,7 +88,7 @@ def read_settings(file: Path, overrides: Sequence[str]) -> Settings | MaskSettin
         values[key] = parse_yaml(text, f'the value of {key}')
     if 'phases' in values:
         values['phases'] = _phases(values['phases'])
-    settings: Settings | MaskSettings = _make(kind, values)
+    settings: WarmUpSettings | SegmenterSettings = _make(kind, values)
     return settings
 
 

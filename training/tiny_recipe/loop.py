@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from segzero_core.runtime.checkpoints import transformers
 from segzero_core.errors import TrainingError
 from segzero_core.prompts import get_family
 from segzero_core.reasoners.qwen_processor import QwenProcessor
-from segzero_core.synthetic import KINDS
+from segzero_core.runtime.checkpoints import transformers
 from segzero_core.runtime.tiny_checkpoints import ReasonerSizes, build_tiny_reasoner
-from training.tiny_recipe.batches import NO_LABEL, Batcher, Dense, Packed
+from segzero_core.synthetic import KINDS
+from training.tiny_recipe.batches import NO_LABEL, Batcher, Dense, PackedSentences
 from training.tiny_recipe.losses import (
     DenseHeads,
     Vocabulary,
@@ -78,7 +78,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Settings:
+class WarmUpSettings:
     """Everything that decides what comes out.
 
     Attributes:
@@ -107,7 +107,7 @@ class Settings:
     save_every: int = 250
 
 
-def warm_up(settings: Settings, on_report: Report = lambda _: None) -> Path:
+def warm_up(settings: WarmUpSettings, on_report: Report = lambda _: None) -> Path:
     """Train a tiny reasoner from random weights, or go on where a killed run stopped.
 
     Args:
@@ -129,7 +129,7 @@ def warm_up(settings: Settings, on_report: Report = lambda _: None) -> Path:
     scenes = load_scenes(settings.cache, settings.first_scene, settings.scenes, side)
     if not start.is_dir():
         create(start, scenes, settings.seed)
-    run = _Run(settings, start, scenes, on_report)
+    run = _WarmUpRun(settings, start, scenes, on_report)
     run.train()
     run.save(trained)
     return trained
@@ -173,10 +173,12 @@ def create(folder: Path, scenes: Scenes, seed: int) -> None:
     part.rename(folder)
 
 
-class _Run:
+class _WarmUpRun:
     """What a training carries from step to step."""
 
-    def __init__(self, settings: Settings, start: Path, scenes: Scenes, on_report: Report) -> None:
+    def __init__(
+        self, settings: WarmUpSettings, start: Path, scenes: Scenes, on_report: Report
+    ) -> None:
         torch.manual_seed(settings.seed)
         self._settings, self._start, self._on_report = settings, start, on_report
         self._model = _load(start).train()
@@ -254,7 +256,9 @@ class _Run:
         self._optimizer.step()
         return {name: float(value.detach()) for name, value in losses.items()}
 
-    def _losses(self, images: torch.Tensor, dense: Dense, packed: Packed) -> dict[str, Any]:
+    def _losses(
+        self, images: torch.Tensor, dense: Dense, packed: PackedSentences
+    ) -> dict[str, Any]:
         middle, where, words = self._settings.middle, self._batcher.tokens, self._vocabulary
         table = self._model.get_input_embeddings().weight
         seen = see(self._model, images, self._mean, self._std)

@@ -17,7 +17,7 @@ from training.tiny_recipe.batches import mirror_item
 from training.tiny_recipe.scene_cache import Item, Scenes
 
 if TYPE_CHECKING:
-    from training.tiny_recipe.segmenter_loop import MaskSettings
+    from training.tiny_recipe.segmenter_loop import SegmenterSettings
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -39,7 +39,7 @@ class MaskBatch:
     masks: torch.Tensor
 
 
-class View(NamedTuple):
+class SceneCrop(NamedTuple):
     """What one image of a batch shows.
 
     Attributes:
@@ -53,11 +53,11 @@ class View(NamedTuple):
     items: dict[int, Item]
 
 
-def draw(scenes: Scenes, settings: MaskSettings, rng: np.random.Generator) -> MaskBatch:
+def draw(scenes: Scenes, settings: SegmenterSettings, rng: np.random.Generator) -> MaskBatch:
     """Draw scenes, some mirrored, enlarged or in other colours, and imprecise prompts on them."""
     images, boxes, points, masks = [], [], [], []
     for index in rng.integers(len(scenes), size=settings.batch):
-        view = View(
+        view = SceneCrop(
             scenes.images[index],
             scenes.instances[index],
             dict(enumerate(scenes.items[index], start=1)),
@@ -86,13 +86,13 @@ def draw(scenes: Scenes, settings: MaskSettings, rng: np.random.Generator) -> Ma
     )
 
 
-def mirrored(view: View) -> View:
+def mirrored(view: SceneCrop) -> SceneCrop:
     """Return the view mirrored left to right."""
     items = {i: mirror_item(item, len(view.image)) for i, item in view.items.items()}
-    return View(view.image[:, ::-1], view.instances[:, ::-1], items)
+    return SceneCrop(view.image[:, ::-1], view.instances[:, ::-1], items)
 
 
-def enlarged(view: View, zoom: float, rng: np.random.Generator) -> View:
+def enlarged(view: SceneCrop, zoom: float, rng: np.random.Generator) -> SceneCrop:
     """Return a square part of the view, ``zoom`` times as large, with a whole item in it.
 
     Items that are not wholly in it are left out, though they may be seen.
@@ -121,7 +121,7 @@ def enlarged(view: View, zoom: float, rng: np.random.Generator) -> View:
     whole = (side, side)
     image = PilImage.fromarray(view.image[cut]).resize(whole, PilImage.Resampling.BILINEAR)
     ids = PilImage.fromarray(view.instances[cut]).resize(whole, PilImage.Resampling.NEAREST)
-    return View(np.asarray(image), np.asarray(ids), items)
+    return SceneCrop(np.asarray(image), np.asarray(ids), items)
 
 
 def _imprecise(

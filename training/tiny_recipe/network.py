@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.tiny_recipe.batches import Packed
+from training.tiny_recipe.batches import PackedSentences
 
 
 def see(model: Any, images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
@@ -62,7 +62,9 @@ class Read(NamedTuple):
     final: torch.Tensor
 
 
-def read(model: Any, seen: torch.Tensor, packed: Packed, where: slice, middle: int) -> Read:
+def read(
+    model: Any, seen: torch.Tensor, packed: PackedSentences, where: slice, middle: int
+) -> Read:
     """Run the language model on packed sequences.
 
     Args:
@@ -90,7 +92,7 @@ def read(model: Any, seen: torch.Tensor, packed: Packed, where: slice, middle: i
 
 
 def read_image(
-    model: Any, seen: torch.Tensor, packed: Packed, where: slice, middle: int
+    model: Any, seen: torch.Tensor, packed: PackedSentences, where: slice, middle: int
 ) -> torch.Tensor:
     """Return only (B, N, width), ``Read.middle`` of the image: all that dense losses need."""
     hidden, rotary = _begin(model, seen, packed, where)
@@ -100,7 +102,7 @@ def read_image(
 
 
 def _begin(
-    model: Any, seen: torch.Tensor, packed: Packed, where: slice
+    model: Any, seen: torch.Tensor, packed: PackedSentences, where: slice
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     """Return what goes into the first layer, and the cosines and sines of all positions."""
     language = model.model.language_model

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from segzero_core.runtime.checkpoints import check_checkpoint, find_checkpoint, transformers
 from segzero_core.errors import TrainingError
+from segzero_core.runtime.checkpoints import check_checkpoint, find_checkpoint, transformers
 from segzero_core.runtime.tiny_checkpoints import build_tiny_segmenter
 from segzero_core.types import Size
 from training.tiny_recipe.mask_batches import draw
@@ -28,7 +28,7 @@ _FOCAL_WEIGHT = 20.0  # to dice, as SAM 2 was trained (arXiv 2408.00714, appendi
 
 
 @dataclass(frozen=True)
-class MaskSettings:
+class SegmenterSettings:
     """Everything that decides what comes out.
 
     Attributes:
@@ -64,7 +64,7 @@ class MaskSettings:
 
 
 def train_masks(
-    settings: MaskSettings, on_report: Callable[[dict[str, float]], None] = lambda _: None
+    settings: SegmenterSettings, on_report: Callable[[dict[str, float]], None] = lambda _: None
 ) -> Path:
     """Train a tiny SAM 2 from ``settings.start``, or go on where a killed run stopped.
 
@@ -90,17 +90,17 @@ def train_masks(
         build_tiny_segmenter(start.with_suffix('.part'), settings.seed).rename(start)
     side = transformers.AutoConfig.from_pretrained(start).prompt_encoder_config.image_size
     scenes = load_scenes(settings.cache, settings.first_scene, settings.scenes, side, RENDERED)
-    run = _Run(settings, start, scenes, on_report)
+    run = _SegmenterRun(settings, start, scenes, on_report)
     run.train()
     return run.save(trained)
 
 
-class _Run:
+class _SegmenterRun:
     """What a training carries from step to step."""
 
     def __init__(
         self,
-        settings: MaskSettings,
+        settings: SegmenterSettings,
         start: Path,
         scenes: Scenes,
         on_report: Callable[[dict[str, float]], None],

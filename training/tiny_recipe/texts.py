@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from segzero_core.data import Target
+from segzero_core.data import Annotation
 from segzero_core.data.scenes import say_thought
 from segzero_core.synthetic import COLOURS, SHAPES, SIZES, Query
 from segzero_core.task import Task
@@ -66,7 +66,7 @@ def write_reply(item: Item, side: int) -> str:
 
     box = Box(*map(inside, item.box))
     points = tuple(Point(inside(x), inside(y)) for x, y in item.points)
-    return Task().write(Target(box, points), write_thinking(item, side))
+    return Task().write(Annotation(box, points), write_thinking(item, side))
 
 
 def corpus(scenes: Scenes) -> Iterator[str]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from segzero_core.reasoners.decode.kv_cache import Cache
-from segzero_core.reasoners.decode.text_model import TextLayers
+from segzero_core.reasoners.decode.kv_cache import KVCache
+from segzero_core.reasoners.decode.text_model import TextModel
 
 
 class CompiledStep:
@@ -24,8 +24,8 @@ class CompiledStep:
 
     def __init__(
         self,
-        text: TextLayers,
-        cache: Cache,
+        text: TextModel,
+        cache: KVCache,
         count: int,
         backend: str = 'inductor',
     ) -> None:
@@ -46,7 +46,7 @@ class CompiledStep:
         self._graph: Any = None
         self._logits = torch.empty(0)
 
-    def fits(self, cache: Cache) -> bool:
+    def fits(self, cache: KVCache) -> bool:
         """Return whether it still has the buffers it was compiled for."""
         return cache.keys is self._keys
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 
 from segzero_core.answers.parse import Answer, format_answer
-from segzero_core.reasoners.decode.tree_batch import Branch, Branches
-from segzero_core.reasoners.decode.sequence import Continuation, choose
-from segzero_core.reasoners.decode.prefix_cache import CachedDecoder
-from segzero_core.reasoners.decode.prompt_lookup import Drafts
+from segzero_core.reasoners.decode.prefix_cache import PrefixCache
+from segzero_core.reasoners.decode.prompt_lookup import PromptLookup
+from segzero_core.reasoners.decode.sequence import GeneratedSequence, choose
+from segzero_core.reasoners.decode.tree_batch import TreeBatch, TreeBranch
 from segzero_core.reasoners.qwen_processor import tokens_with_image
 from segzero_core.reasoners.streaming import answer_end
 from segzero_core.types import Box, Point
@@ -49,7 +49,7 @@ class TokenText:
         return text
 
 
-class Prompt(NamedTuple):
+class EncodedPrompt(NamedTuple):
     """What is to be continued.
 
     Attributes:
@@ -65,7 +65,7 @@ class Prompt(NamedTuple):
     encode: Callable[[], Any]
 
 
-class Writer:
+class DecodeEngine:
     """Continues prompts about images. Remembers the last one, text and image.
 
     The beginning that a prompt has in common with the last one about the same image is not
@@ -79,18 +79,18 @@ class Writer:
         """Write with ``model`` until one of its end tokens.
 
         Args:
-            model: See ``CachedDecoder``.
+            model: See ``PrefixCache``.
             tokenizer: Of the same checkpoint.
             settings: A ``GenerationConfig``, for its end tokens and its repetition penalty.
-            compiler: See ``CachedDecoder``.
-            drafts: Most tokens that are guessed and then checked at once; see ``Drafts``.
+            compiler: See ``PrefixCache``.
+            drafts: Most tokens that are guessed and then checked at once; see ``PromptLookup``.
 
         Raises:
-            ModelLoadError: See ``CachedDecoder``.
+            ModelLoadError: See ``PrefixCache``.
         """
-        self._decoder = CachedDecoder(model, compiler, 1 + drafts)
+        self._decoder = PrefixCache(model, compiler, 1 + drafts)
         numbers = {token for text, token in tokenizer.get_vocab().items() if text.isdecimal()}
-        self._drafts = Drafts(numbers, drafts)
+        self._drafts = PromptLookup(numbers, drafts)
         self._drafts.add(tokenizer(_ANSWER).input_ids)
         self._tokenizer = tokenizer
         self._decode = functools.partial(
@@ -107,7 +107,7 @@ class Writer:
         self._tokens: list[int] = []  # of the last prompt and what was written after it
         self._image_end = 0  # tokens up to the end of the image
 
-    def write(self, prompt: Prompt, count: int) -> Iterator[str]:
+    def write(self, prompt: EncodedPrompt, count: int) -> Iterator[str]:
         """Yield what comes after ``prompt``, piece by piece, at most ``count`` tokens."""
         most = self._drafts.most
         if same := self._reuse(prompt):
@@ -136,7 +136,7 @@ class Writer:
         if piece := text.rest():
             yield piece
 
-    def write_all(self, prompts: Sequence[Prompt], count: int) -> list[str]:
+    def write_all(self, prompts: Sequence[EncodedPrompt], count: int) -> list[str]:
         """Return what comes after each of several prompts, written side by side.
 
         Args:
@@ -149,9 +149,9 @@ class Writer:
         # On a CPU many tokens are bound by arithmetic: the more sentences, the less is guessed.
         most = self._drafts.most // max(1, len(prompts))
         going = self._by_frame(prompts)
-        branches = Branches(self._decoder, Counter(prompt.frame for prompt in prompts).values())
-        replies: dict[int, Continuation] = {}
-        found: dict[int, Branch] = {}
+        branches = TreeBatch(self._decoder, Counter(prompt.frame for prompt in prompts).values())
+        replies: dict[int, GeneratedSequence] = {}
+        found: dict[int, TreeBranch] = {}
         ahead: dict[int, list[int]] = {}
         for index in going:
             found[index], ahead[index] = self._branch_off(branches, prompts[index], count)
@@ -176,8 +176,8 @@ class Writer:
         return [self._decode(replies[index].tokens) for index in range(len(prompts))]
 
     def _branch_off(
-        self, branches: Branches, prompt: Prompt, count: int
-    ) -> tuple[Branch, list[int]]:
+        self, branches: TreeBatch, prompt: EncodedPrompt, count: int
+    ) -> tuple[TreeBranch, list[int]]:
         """Return a branch for the prompt, and which of its tokens are still to be computed."""
         same = self._reuse(prompt)
         if not same:
@@ -192,7 +192,7 @@ class Writer:
         self._decoder.cut(same)
         return branch, left
 
-    def _reuse(self, prompt: Prompt) -> int:
+    def _reuse(self, prompt: EncodedPrompt) -> int:
         """Return how many tokens of the prompt are computed, and remember just those; or 0."""
         if prompt.frame != self._frame:
             return 0
@@ -206,7 +206,7 @@ class Writer:
         self._tokens = tokens
         return same
 
-    def _encode(self, prompt: Prompt) -> Any:
+    def _encode(self, prompt: EncodedPrompt) -> Any:
         """Return the model's inputs for the prompt, and remember its tokens."""
         inputs = prompt.encode()
         self._images += 1
@@ -216,10 +216,10 @@ class Writer:
         self._image_end = len(backwards) - backwards.index(self._image_id)
         return inputs
 
-    def _begin(self, drafts: Drafts, count: int) -> Continuation:
+    def _begin(self, drafts: PromptLookup, count: int) -> GeneratedSequence:
         """Return what is to be written after the prompt whose tokens are remembered."""
         drafts.add(self._tokens[self._image_end :])
-        reply = Continuation(drafts, self._ends, count)
+        reply = GeneratedSequence(drafts, self._ends, count)
         if self._penalty != 1:
             reply.seen = torch.zeros(
                 self._vocabulary, dtype=torch.bool, device=self._decoder.device
@@ -227,13 +227,13 @@ class Writer:
             reply.seen[self._tokens] = True
         return reply
 
-    def _take(self, reply: Continuation, tokens: list[int], before: str) -> None:
+    def _take(self, reply: GeneratedSequence, tokens: list[int], before: str) -> None:
         """Take what comes next in a reply that begins with the text ``before``."""
         written = reply.take(tokens)
         if not self._closing.isdisjoint(written):
             reply.ended |= answer_end(before + self._decode(reply.tokens)) >= 0
 
-    def _by_frame(self, prompts: Sequence[Prompt]) -> list[int]:
+    def _by_frame(self, prompts: Sequence[EncodedPrompt]) -> list[int]:
         """Return the order in which each image is read only once, the one that is there first."""
         frames = dict.fromkeys((self._frame, *(prompt.frame for prompt in prompts)))
         places = {frame: place for place, frame in enumerate(frames)}
@@ -248,7 +248,7 @@ class Writer:
             if '</answer>' in text or '</answer>'.endswith(text[: text.rfind('>') + 1] or ' ')
         }
 
-    def _choose(self, logits: torch.Tensor, going: Sequence[Continuation]) -> list[list[int]]:
+    def _choose(self, logits: torch.Tensor, going: Sequence[GeneratedSequence]) -> list[list[int]]:
         return choose(logits, going, self._penalty)
 
 

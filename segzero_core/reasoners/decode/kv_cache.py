@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from segzero_core.reasoners.decode.text_model import TextLayers
+from segzero_core.reasoners.decode.text_model import TextModel
 
 
-class Cache:
+class KVCache:
     """Buffers for some sequences, one in each row, that grow as they are needed.
 
     Attributes:
@@ -20,7 +20,7 @@ class Cache:
         rows: How many sequences there are.
     """
 
-    def __init__(self, text: TextLayers, step: int, rows: int = 1) -> None:
+    def __init__(self, text: TextModel, step: int, rows: int = 1) -> None:
         """Make no room yet.
 
         Args:

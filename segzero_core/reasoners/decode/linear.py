@@ -27,7 +27,7 @@ def joined(*projections: Any, pack: bool = False) -> Product:
     Args:
         *projections: Linear layers. Their weights become parts of one matrix, so that they take
             no more memory than before. On a CPU they become float32.
-        pack: Keep them in 16 bits instead, see ``Packed``, where that can be done. Then the
+        pack: Keep them in 16 bits instead, see ``PackedLinear``, where that can be done. Then the
             projections cannot be used any more: they are left without weights.
     """
     if any(type(each) is not torch.nn.Linear for each in projections):  # quantized, for instance
@@ -36,7 +36,7 @@ def joined(*projections: Any, pack: bool = False) -> Product:
     weight = _whole([each.weight.data for each in projections])
     biases = [each.bias.data for each in projections if each.bias is not None]
     bias = _whole(biases) if biases else None
-    packed = Packed.of(weight, bias) if pack else None
+    packed = PackedLinear.of(weight, bias) if pack else None
     parts = weight.split(sizes) if packed is None else [weight.new_empty(0)] * len(sizes)
     for each, part in zip(projections, parts, strict=True):
         each.weight.data = part
@@ -49,7 +49,7 @@ def _whole(parts: list[torch.Tensor]) -> torch.Tensor:
     return whole.float() if whole.device.type == 'cpu' else whole
 
 
-class Packed:
+class PackedLinear:
     """Weights of 16 bits, multiplied and added up in 32 bits by FBGEMM. Any number of tokens.
 
     Checkpoints are published in 16 bits. What takes half the memory is read in half the time:
@@ -61,7 +61,7 @@ class Packed:
         self._packed, self._bias = packed, bias
 
     @classmethod
-    def of(cls, weight: torch.Tensor, bias: torch.Tensor | None) -> Packed | None:
+    def of(cls, weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear | None:
         """Return them packed.
 
         Returns:

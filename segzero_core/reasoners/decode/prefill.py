@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from segzero_core.reasoners.decode.text_model import TextLayers
+from segzero_core.reasoners.decode.text_model import TextModel
 from segzero_core.runtime.torchscript import Traced
 
 
@@ -33,10 +33,10 @@ class Given:
     deeper: Sequence[torch.Tensor] = ()
 
 
-class Reader:
+class Prefill:
     """Looks at the images of prompts and puts them where their tokens are."""
 
-    def __init__(self, model: Any, text: TextLayers) -> None:
+    def __init__(self, model: Any, text: TextModel) -> None:
         """Use the vision tower of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL.
 
         Args:

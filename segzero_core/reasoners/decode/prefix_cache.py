@@ -12,22 +12,22 @@ from typing import Any
 
 import torch
 
-from segzero_core.runtime.torch_compile import go_on_without
-from segzero_core.reasoners.decode.kv_cache import Cache
 from segzero_core.reasoners.decode.cuda_graph import CompiledStep
-from segzero_core.reasoners.decode.text_model import TextLayers
-from segzero_core.reasoners.decode.prefill import Given, Reader
+from segzero_core.reasoners.decode.kv_cache import KVCache
+from segzero_core.reasoners.decode.prefill import Given, Prefill
+from segzero_core.reasoners.decode.text_model import TextModel
+from segzero_core.runtime.torch_compile import go_on_without
 from segzero_core.runtime.torchscript import Traced
 
 _STEP = 512  # tokens; buffers grow by multiples of this
 
 
-class CachedDecoder:
+class PrefixCache:
     """One sequence of tokens.
 
     Attributes:
         text: The layers.
-        step: Computes the next tokens with them; see ``TextLayers.step``.
+        step: Computes the next tokens with them; see ``TextModel.step``.
         cache: Their keys and values, of one row.
         length: Tokens that have been computed and are remembered.
         shift: Position of a token of text minus its index: an image takes fewer positions than
@@ -39,24 +39,24 @@ class CachedDecoder:
 
         Args:
             model: A Qwen2-VL, Qwen2.5-VL or Qwen3-VL in evaluation mode. On a CPU it may be left
-                without weights; see ``TextLayers``.
+                without weights; see ``TextModel``.
             compiler: Backend of ``torch.compile``; '' = do not compile.
             most: What is compiled is two steps, one for a single token and one for so many.
 
         Raises:
-            ModelLoadError: See ``TextLayers``.
+            ModelLoadError: See ``TextModel``.
         """
         self._compiler = compiler
         self._compiled: dict[int, CompiledStep] = {}
         self._most = most
         # Neither can be compiled: packed weights, and what is recorded.
-        self.text = TextLayers(model, pack=not compiler)
+        self.text = TextModel(model, pack=not compiler)
         self.step: Callable[..., torch.Tensor] = self.text.step
         if self.text.packed:  # else it depends on how many tokens there are
             self.step = Traced(self.text.step, 'language model', any_shape=True)
-        self._reader = Reader(model, self.text)
+        self._reader = Prefill(model, self.text)
         self.length = self.shift = 0
-        self.cache = Cache(self.text, _STEP)
+        self.cache = KVCache(self.text, _STEP)
 
     @torch.inference_mode()
     def start(self, inputs: Any, room: int, tokens: Sequence[int] = ()) -> torch.Tensor:

@@ -17,7 +17,7 @@ _MOST_TOKENS = 4096  # remembered for sure; twice as many at most
 _NUMBER = -1
 
 
-class Drafts:
+class PromptLookup:
     """What followed the last time the text ended like this.
 
     Numbers differ from answer to answer, also in their length, so any number counts as any other
@@ -57,13 +57,13 @@ class Drafts:
         numbers = (index for index, token in enumerate(guess) if token in self._numbers)
         return guess[: next(numbers, len(guess)) + 1]
 
-    def fork(self, most: int) -> Drafts:
+    def fork(self, most: int) -> PromptLookup:
         """Return the same for another text, which this one is not to remember.
 
         Args:
             most: Tokens of the other's longest guess; 0 = it never guesses.
         """
-        other = Drafts(self._numbers, most)
+        other = PromptLookup(self._numbers, most)
         other._memories = [_Followed(), *self._memories]
         return other
 

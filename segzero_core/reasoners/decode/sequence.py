@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from segzero_core.reasoners.decode.prompt_lookup import Drafts
+from segzero_core.reasoners.decode.prompt_lookup import PromptLookup
 
 
-class Continuation:
+class GeneratedSequence:
     """The tokens after one prompt.
 
     Attributes:
@@ -21,7 +21,7 @@ class Continuation:
             matter.
     """
 
-    def __init__(self, drafts: Drafts, ends: Collection[int], count: int) -> None:
+    def __init__(self, drafts: PromptLookup, ends: Collection[int], count: int) -> None:
         """Begin.
 
         Args:
@@ -58,7 +58,9 @@ class Continuation:
         return written
 
 
-def choose(logits: torch.Tensor, going: Sequence[Continuation], penalty: float) -> list[list[int]]:
+def choose(
+    logits: torch.Tensor, going: Sequence[GeneratedSequence], penalty: float
+) -> list[list[int]]:
     """Return for each the tokens of its guess that the model would have written, and one more.
 
     Args:
@@ -81,7 +83,7 @@ def choose(logits: torch.Tensor, going: Sequence[Continuation], penalty: float) 
     return found
 
 
-def _seen(each: Continuation) -> torch.Tensor:
+def _seen(each: GeneratedSequence) -> torch.Tensor:
     """Return (1 + n, vocabulary): what occurs before each of n guesses, and behind them."""
     assert each.seen is not None
     seen = each.seen.repeat(1 + len(each.guess), 1)

@@ -14,10 +14,10 @@ import torch
 from torch.nn import functional
 
 from segzero_core.errors import ModelLoadError
-from segzero_core.reasoners.decode.linear import Packed, joined
+from segzero_core.reasoners.decode.linear import PackedLinear, joined
 
 
-class TextLayers:
+class TextModel:
     """Embedding, layers and head of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL in evaluation mode.
 
     Gives what the model's own forward gives, but for the rounding of sums in another order. On a
@@ -35,7 +35,7 @@ class TextLayers:
 
         Args:
             model: With ``pack`` it cannot be called any more.
-            pack: Keep weights as ``Packed`` where that can be done.
+            pack: Keep weights as ``PackedLinear`` where that can be done.
 
         Raises:
             ModelLoadError: Its attention is limited to a sliding window.
@@ -49,12 +49,12 @@ class TextLayers:
         self._table = text.embed_tokens.weight.data  # can be the head's weights, too
         self.device = self._table.device
         self._dtype = torch.float32 if self.device.type == 'cpu' else self._table.dtype
-        self.layers = [Layer(layer, pack) for layer in text.layers]
+        self.layers = [DecoderLayer(layer, pack) for layer in text.layers]
         self.kept = (len(self.layers), *self.layers[0].kept)
         self._rotary = text.rotary_emb
         self._norm, self._head = _Norm(text.norm), joined(model.lm_head, pack=pack)
         self.packed = all(
-            isinstance(product, Packed)
+            isinstance(product, PackedLinear)
             for product in (
                 self._head,
                 *(each for layer in self.layers for each in layer.products),
@@ -128,7 +128,7 @@ class TextLayers:
         return self._head(self._norm(hidden))
 
 
-class Layer:
+class DecoderLayer:
     """One layer, in two halves: attention to whatever keys and values there are lies between.
 
     Attributes:
@@ -137,7 +137,7 @@ class Layer:
     """
 
     def __init__(self, layer: Any, pack: bool) -> None:
-        """Use the weights of ``layer``, and see ``TextLayers`` for ``pack``."""
+        """Use the weights of ``layer``, and see ``TextModel`` for ``pack``."""
         attention, mlp = layer.self_attn, layer.mlp
         self._width, self._scale = attention.head_dim, attention.scaling
         # How many heads there are for queries, and for keys and values.

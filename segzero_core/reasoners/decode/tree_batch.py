@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from segzero_core.reasoners.decode.kv_cache import Cache
-from segzero_core.reasoners.decode.prefix_cache import CachedDecoder
+from segzero_core.reasoners.decode.kv_cache import KVCache
+from segzero_core.reasoners.decode.prefix_cache import PrefixCache
 
 _STEP = 128  # tokens; there may be many rows, each of which has room for a multiple of this
 # Branches of a row. Each of their tokens is compared with all of theirs, to no avail.
@@ -24,7 +24,7 @@ _GONE = 0.75  # of the rows; when fewer are still continued, the others are take
 
 
 @dataclass(eq=False)
-class Branch:
+class TreeBranch:
     """One sequence: the beginning of its row, and what lies anywhere behind.
 
     Attributes:
@@ -40,10 +40,10 @@ class Branch:
     places: list[int] = field(default_factory=list)
 
 
-class Branches:
+class TreeBatch:
     """Keys and values of several sequences."""
 
-    def __init__(self, decoder: CachedDecoder, counts: Iterable[int]) -> None:
+    def __init__(self, decoder: PrefixCache, counts: Iterable[int]) -> None:
         """Continue sequences as ``decoder`` does one.
 
         Args:
@@ -52,8 +52,8 @@ class Branches:
         """
         self._decoder = decoder
         rows = sum(-(-count // _MOST) for count in counts)
-        self._cache = Cache(decoder.text, _STEP, rows)
-        self._open: list[Branch] = []
+        self._cache = KVCache(decoder.text, _STEP, rows)
+        self._open: list[TreeBranch] = []
         self._image = -1  # of the last row
         self._room = 0  # for branches in it
         # Of each row: how many places have been used, and which of them are free again.
@@ -76,14 +76,14 @@ class Branches:
         self._copy(len(self._used) - 1, 0, self._decoder.length)
 
     @torch.inference_mode()
-    def add(self, same: int) -> Branch:
+    def add(self, same: int) -> TreeBranch:
         """Return a new branch of the last row: what the decoder remembers now.
 
         Args:
             same: With how many of these tokens the row begins.
         """
         row = len(self._used) - 1
-        branch = Branch(row, same, self._decoder.shift)
+        branch = TreeBranch(row, same, self._decoder.shift)
         branch.places = self._copy(row, same, self._decoder.length)
         self._open.append(branch)
         return branch
@@ -91,7 +91,7 @@ class Branches:
     @torch.inference_mode()
     def go_on(
         self,
-        branches: Sequence[Branch],
+        branches: Sequence[TreeBranch],
         tokens: Sequence[Sequence[int]],
         wanted: Sequence[int],
     ) -> torch.Tensor:
@@ -119,19 +119,19 @@ class Branches:
             torch.from_numpy(mask).to(self._cache.keys),
         )
 
-    def cut(self, branch: Branch, count: int) -> None:
+    def cut(self, branch: TreeBranch, count: int) -> None:
         """Forget the last ``count`` tokens of ``branch``, which have been computed here."""
         kept = len(branch.places) - count
         self._free[branch.row] += branch.places[kept:]
         del branch.places[kept:]
 
-    def end(self, branch: Branch) -> None:
+    def end(self, branch: TreeBranch) -> None:
         """Forget ``branch``."""
         self.cut(branch, len(branch.places))
         self._open.remove(branch)
 
     def _lay_out(
-        self, branches: Sequence[Branch], tokens: Sequence[Sequence[int]]
+        self, branches: Sequence[TreeBranch], tokens: Sequence[Sequence[int]]
     ) -> tuple[np.ndarray, np.ndarray, list[int]]:
         """Add tokens to branches.
 

@@ -22,7 +22,7 @@ _FOCAL, _TILT = 0.94, np.radians(42.0)
 
 
 @dataclass(frozen=True)
-class Thing:
+class DetectedObject:
     """A thing in view.
 
     Attributes:
@@ -57,7 +57,7 @@ class Thing:
         return max(self.shapes, key=self.shapes.__getitem__)
 
 
-def describe(image: Image, region: Mask) -> Thing:
+def describe(image: Image, region: Mask) -> DetectedObject:
     """Measure one region of a picture."""
     height, width = region.shape
     box = mask_to_box(region)
@@ -68,7 +68,7 @@ def describe(image: Image, region: Mask) -> Thing:
     ground, distance = _ground(
         ((box.x1 + box.x2) / 2 - width / 2) / width, (foot - height / 2) / width
     )
-    return Thing(
+    return DetectedObject(
         region=region,
         box=box,
         colours=colour_scores(image, region),
@@ -102,7 +102,7 @@ class Decision:
     steps: tuple[str, ...]
 
 
-def decide(request: Request, things: list[Thing]) -> Decision:
+def decide(request: Request, things: list[DetectedObject]) -> Decision:
     """Choose the thing a request means."""
     if not request.understood:
         words = ', '.join(repr(word) for word in request.unknown)
@@ -143,7 +143,7 @@ _WORDS = {
 }
 
 
-def _extent(wanted: str, thing: Thing) -> float:
+def _extent(wanted: str, thing: DetectedObject) -> float:
     """How much of the wanted quality a thing has."""
     return {
         'left': -thing.centre[0],
@@ -157,7 +157,7 @@ def _extent(wanted: str, thing: Thing) -> float:
     }[wanted]
 
 
-def _fit(request: Request, thing: Thing) -> float:
+def _fit(request: Request, thing: DetectedObject) -> float:
     """How well a thing's own looks fit, 0 to 1."""
     fit = 1.0
     if request.colours:
@@ -176,7 +176,7 @@ def _fit(request: Request, thing: Thing) -> float:
     return fit
 
 
-def _related(request: Request, things: list[Thing], anchor: int) -> np.ndarray:
+def _related(request: Request, things: list[DetectedObject], anchor: int) -> np.ndarray:
     """How well each thing stands in the relation to the anchor, 0 to 1; nearer ones first."""
     base = things[anchor]
     fits = np.zeros(len(things))
@@ -200,9 +200,9 @@ def _related(request: Request, things: list[Thing], anchor: int) -> np.ndarray:
     return fits
 
 
-def _name(things: list[Thing], i: int) -> str:
+def _name(things: list[DetectedObject], i: int) -> str:
     return f'({i + 1}) the {things[i].colour} {things[i].shape}'
 
 
-def _list(things: list[Thing], which: np.ndarray) -> str:
+def _list(things: list[DetectedObject], which: np.ndarray) -> str:
     return ', '.join(_name(things, int(i)) for i in which)

@@ -11,8 +11,8 @@ from segzero_core.errors import CancelledError
 from segzero_core.geometry import largest_inscribed_circles, rescale_point
 from segzero_core.prompts import get_family
 from segzero_core.reasoners.rules.grammar import Request, parse
-from segzero_core.reasoners.rules.match import Decision, Thing, decide, describe
-from segzero_core.reasoners.rules.vision import View, look
+from segzero_core.reasoners.rules.match import Decision, DetectedObject, decide, describe
+from segzero_core.reasoners.rules.vision import Detections, look
 from segzero_core.types import Box, Image, Point, Size, image_size
 
 _RELATIONS = {
@@ -63,7 +63,7 @@ class RulesReasoner:
         cancel: threading.Event | None = None,
     ) -> str:
         """See ``Reasoner``."""
-        writer = _Writer(on_text, cancel)
+        writer = _TextStream(on_text, cancel)
         writer.check()
         view = look(image)
         writer.check()
@@ -76,7 +76,12 @@ class RulesReasoner:
         return text
 
     def _answer(
-        self, size: Size, view: View, things: list[Thing], decision: Decision, thoughts: str
+        self,
+        size: Size,
+        view: Detections,
+        things: list[DetectedObject],
+        decision: Decision,
+        thoughts: str,
     ) -> str:
         if decision.chosen is None:
             return f'<think>{thoughts} So nothing matches.</think><answer>{{}}</answer>'
@@ -99,7 +104,7 @@ class RulesReasoner:
         """See ``Reasoner``; there is nothing to free."""
 
 
-class _Writer:
+class _TextStream:
     """Hands out text word by word and stops when cancelled."""
 
     def __init__(
@@ -123,7 +128,7 @@ def _whole(point: Point) -> Point:
     return Point(round(point.x), round(point.y))
 
 
-def _seen(things: list[Thing]) -> str:
+def _seen(things: list[DetectedObject]) -> str:
     if not things:
         return 'I see nothing that stands out from the background.'
     named = [
@@ -137,7 +142,7 @@ def _article(word: str) -> str:
     return 'an' if word[0] in 'aeiou' else 'a'
 
 
-def _place(thing: Thing) -> str:
+def _place(thing: DetectedObject) -> str:
     x = (thing.box.x1 + thing.box.x2) / 2 / thing.region.shape[1]
     y = (thing.box.y1 + thing.box.y2) / 2 / thing.region.shape[0]
     across = 'on the left' if x < 0.36 else 'on the right' if x > 0.64 else 'in the middle'

@@ -27,7 +27,7 @@ _FLOOR = 6.0  # display values below this are noise
 
 
 @dataclass(frozen=True)
-class View:
+class Detections:
     """The picture as the later steps look at it.
 
     Attributes:
@@ -41,7 +41,7 @@ class View:
     regions: list[Mask]
 
 
-def look(image: Image) -> View:
+def look(image: Image) -> Detections:
     """Find the things in a picture of any size."""
     height, width = image.shape[:2]
     factor = min(1.0, _WORKING_SIDE / max(height, width))
@@ -50,7 +50,7 @@ def look(image: Image) -> View:
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     scale = (width / small.shape[1], height / small.shape[0])
-    return View(small, scale, _regions(small))
+    return Detections(small, scale, _regions(small))
 
 
 def _regions(image: Image) -> list[Mask]:

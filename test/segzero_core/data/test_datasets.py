@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from segzero_core.data import Record, read_dataset
-from segzero_core.data.image_io import check_image_file, image_file_size, load_mask, load_rgb
 from segzero_core.data.hub_train import read_hub
+from segzero_core.data.image_io import check_image_file, image_file_size, load_mask, load_rgb
 from segzero_core.data.scenes import (
     HELD_OUT_COLOURS,
     HELD_OUT_RELATION,

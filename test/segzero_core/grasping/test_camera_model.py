@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from segzero_core.types import Intrinsics
 from segzero_core.grasping.camera_model import CalibrationError, Distortion, rays
+from segzero_core.types import Intrinsics
 
 CAMERA = Intrinsics(600.0, 610.0, 320.5, 238.5)
 PIXELS = np.stack(np.meshgrid(np.linspace(0, 639, 9), np.linspace(0, 479, 7)), -1).reshape(-1, 2)

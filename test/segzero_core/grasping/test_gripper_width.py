@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 
-from segzero_core.types import Intrinsics
-from segzero_core.grasping.gripper_width import narrowest, principal_axis
 from segzero_core.grasping.camera_model import Distortion, rays
+from segzero_core.grasping.gripper_width import narrowest, principal_axis
+from segzero_core.types import Intrinsics
 
 CAMERA = Intrinsics(300.0, 310.0, 159.5, 119.5)
 SHAPE = (240, 320)

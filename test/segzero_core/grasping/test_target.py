@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+from segzero_core.grasping.camera_model import CalibrationError, Distortion, rays
+from segzero_core.grasping.target import TargetError, find_target
 from segzero_core.synthetic import make_scene, noisy_depth
 from segzero_core.types import Intrinsics, Point
-from segzero_core.grasping.target import TargetError, find_target
-from segzero_core.grasping.camera_model import CalibrationError, Distortion, rays
 
 CAMERA = Intrinsics(100.0, 110.0, 39.5, 29.5)
 SHAPE = (60, 80)

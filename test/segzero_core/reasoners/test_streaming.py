@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from segzero_core.errors import CancelledError
-from segzero_core.reasoners.streaming import Reply, answer_end
+from segzero_core.reasoners.streaming import StreamedReply, answer_end
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_answer_end(text, upto):
 
 def test_what_comes_after_the_answer_is_never_passed_on():
     pieces = []
-    reply = Reply(pieces.append, cancel=None)
+    reply = StreamedReply(pieces.append, cancel=None)
     assert [reply.add(piece) for piece in ('<answer>{', '}</ans', 'wer> and', ' more')] == [
         False,
         False,
@@ -46,7 +46,7 @@ def test_what_comes_after_the_answer_is_never_passed_on():
 
 def test_a_cancelled_reply_takes_nothing_more():
     pieces, cancel = [], threading.Event()
-    reply = Reply(pieces.append, cancel)
+    reply = StreamedReply(pieces.append, cancel)
     reply.add('a')
     cancel.set()
     with pytest.raises(CancelledError):

@@ -4,7 +4,7 @@
 import pytest
 
 from segzero_core.errors import EngineOptionError, UnknownNameError
-from segzero_core.reasoners.streaming import Reply
+from segzero_core.reasoners.streaming import StreamedReply
 from segzero_core.reasoners.thinking import Thinking
 
 THOUGHTS = '<think>abcdefgh</think>'
@@ -23,7 +23,7 @@ def write(thinking, max_new_tokens=100, text=THOUGHTS + ANSWER):
             rest = '{}</answer> and more'
         return list(rest[:tokens])
 
-    reply = Reply(None, None)
+    reply = StreamedReply(None, None)
     thinking.write(reply, ask, max_new_tokens)
     return reply.text, calls
 

@@ -20,21 +20,21 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, GenerationC
 
 from segzero_core import SegZero, load_reasoner, load_segmenter
 from segzero_core.answers.parse import parse_answer
-from segzero_core.runtime.checkpoints import find_checkpoint
 from segzero_core.errors import (
     AnswerError,
     CancelledError,
 )
-from segzero_core.reasoners.decode.tree_batch import Branches
-from segzero_core.reasoners.decode.prefix_cache import CachedDecoder
+from segzero_core.reasoners.decode.engine import EncodedPrompt, TokenText, _common
+from segzero_core.reasoners.decode.prefix_cache import PrefixCache
+from segzero_core.reasoners.decode.tree_batch import TreeBatch
 from segzero_core.reasoners.image_input import model_picture
 from segzero_core.reasoners.transformers import (
     TransformersReasoner,
     _greedy,
 )
-from segzero_core.reasoners.decode.engine import Prompt, TokenText, _common
-from segzero_core.synthetic import make_scene
+from segzero_core.runtime.checkpoints import find_checkpoint
 from segzero_core.runtime.tiny_checkpoints import build_tiny_reasoner
+from segzero_core.synthetic import make_scene
 from segzero_core.types import Box, Point, Size, image_size
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -164,7 +164,7 @@ def test_branches_are_computed_as_if_they_were_alone_also_when_others_have_ended
     ]
     prompts = [each['input_ids'][0].tolist() for each in inputs]
     decoder = engine._writer._decoder
-    branches = Branches(decoder, [2, 2])
+    branches = TreeBatch(decoder, [2, 2])
     found = []
     for number, prompt in enumerate(prompts):
         if number % 2 == 0:
@@ -386,7 +386,7 @@ def test_what_is_guessed_is_checked(penalty, right, rounds, tmp_path, monkeypatc
 def test_stopping_within_a_guess_leaves_nothing_wrong_behind(overfit, stop):
     overfit.reason(picture(), 'the red mug')  # from now on, all of it is guessed
     wanted = written_by_generate(overfit, picture(), 'the red mug')
-    prompt = Prompt(
+    prompt = EncodedPrompt(
         overfit._frame(picture()),
         overfit._prompt('the red mug'),
         '',
@@ -410,7 +410,7 @@ def test_a_compiled_step_gives_what_the_others_give(model_type, tmp_path):
     found = []
     # 'aot_eager' traces the whole step into one graph, as every backend gets it, and runs that.
     for compiler in ('', 'aot_eager'):
-        decoder = CachedDecoder(engine._model, compiler, most=4)
+        decoder = PrefixCache(engine._model, compiler, most=4)
         decoder.start(engine._encode(picture(), engine._prompt('the red mug')), 10)
         found.append([decoder.go_on([token]) for token in (7, 8)])
         found[-1].append(decoder.go_on([9, 10, 11], 3))

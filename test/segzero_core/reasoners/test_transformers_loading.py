@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig
 
 from segzero_core import load_reasoner
-from segzero_core.runtime.checkpoints import stored_dtype
 from segzero_core.errors import EngineOptionError, ModelLoadError, UnknownNameError
 from segzero_core.reasoners.transformers import TransformersReasoner
+from segzero_core.runtime.checkpoints import stored_dtype
 from segzero_core.runtime.tiny_checkpoints import ReasonerSizes, build_tiny_reasoner
 
 pytestmark = pytest.mark.usefixtures('one_thread')

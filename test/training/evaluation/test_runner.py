@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segzero_core.data.samples import Row, Sample, Samples
+from segzero_core.data.samples import Sample, SampleRow, Samples
 from segzero_core.errors import DataError, ImageError, ServerError
-from segzero_core.runtime.memory import OutOfMemoryError
 from segzero_core.prompts import get_family
+from segzero_core.runtime.memory import OutOfMemoryError
 from segzero_core.segmenters import MaskResult
 from segzero_core.task import Task
 from segzero_core.types import Box, Image, Point, Size
-from training.evaluation.runner import Examiner
 from training.evaluation.prefetch import load_batches
-from training.evaluation.prompts import Reader
+from training.evaluation.prompts import AnswerReader
+from training.evaluation.runner import EvaluationRunner
 from training.evaluation.summary import Running, dropped_by_release, summarise
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/evaluate.txt')
@@ -109,7 +109,7 @@ def sample(text: str, truth: np.ndarray | None, image: str = 'one', **more: Any)
 
 def dataset(*samples: Sample) -> Samples:
     rows = [
-        Row(f'{i}', one.image_id, lambda one=one: one)  # type: ignore[misc]
+        SampleRow(f'{i}', one.image_id, lambda one=one: one)  # type: ignore[misc]
         for i, one in enumerate(samples)
     ]
     return Samples('tests', 'test', 'expression', rows)
@@ -126,16 +126,16 @@ def examined(
     size: int = 4,
     words: str = '',
 ) -> list[dict[str, Any]]:
-    reader = Reader(task or Task(), get_family(family), use, protocol)
-    examiner = Examiner(reasoner or Scripted(), segmenter or Filler(), reader, words)
+    reader = AnswerReader(task or Task(), get_family(family), use, protocol)
+    examiner = EvaluationRunner(reasoner or Scripted(), segmenter or Filler(), reader, words)
     return examined_rows(dataset(*samples), examiner, size)
 
 
 def examined_rows(
-    data: Samples, examiner: Examiner | None = None, size: int = 4
+    data: Samples, examiner: EvaluationRunner | None = None, size: int = 4
 ) -> list[dict[str, Any]]:
-    reader = Reader(Task(), get_family('seg_zero'), 'box_points', 'standard')
-    examiner = examiner or Examiner(Scripted(), Filler(), reader)
+    reader = AnswerReader(Task(), get_family('seg_zero'), 'box_points', 'standard')
+    examiner = examiner or EvaluationRunner(Scripted(), Filler(), reader)
     try:
         batches = load_batches(data, range(len(data)), size)
         return [row for results in examiner.examine(batches) for row in results]
@@ -212,8 +212,8 @@ def test_a_batch_is_finished_although_the_next_one_fails() -> None:
             return super().reason_batch(images, queries)
 
     samples = [sample(answer(), half(), str(i)) for i in range(4)]
-    reader = Reader(Task(), get_family('seg_zero'), 'box_points', 'standard')
-    examiner = Examiner(Failing(), Filler(), reader)
+    reader = AnswerReader(Task(), get_family('seg_zero'), 'box_points', 'standard')
+    examiner = EvaluationRunner(Failing(), Filler(), reader)
     results = examiner.examine(load_batches(dataset(*samples), range(4), 2))
     assert [row['row'] for row in next(results)] == [0, 1]
     with pytest.raises(ServerError, match='gone'):
@@ -338,11 +338,11 @@ def test_data_that_cannot_be_used_counts_as_zero_in_every_figure() -> None:
 
     good, empty = sample(answer(), half()), sample(answer('[]'), half() & False)
     rows = [
-        Row('0', 'a', lambda: good),
-        Row('1', 'b', lambda: empty),
-        Row('2', 'c', lambda: dataclasses.replace(good, load_image=broken)),
-        Row('3', 'd', lambda: dataclasses.replace(empty, load_image=broken)),
-        Row('4', 'e', unreadable),
+        SampleRow('0', 'a', lambda: good),
+        SampleRow('1', 'b', lambda: empty),
+        SampleRow('2', 'c', lambda: dataclasses.replace(good, load_image=broken)),
+        SampleRow('3', 'd', lambda: dataclasses.replace(empty, load_image=broken)),
+        SampleRow('4', 'e', unreadable),
     ]
     found = examined_rows(Samples('tests', 'test', 'expression', rows))
     assert [row['status'] for row in found] == ['ok', 'nothing_found', 'error', 'error', 'error']

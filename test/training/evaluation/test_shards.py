@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segzero_core.data.samples import Row, Samples
+from segzero_core.data.samples import SampleRow, Samples
 from segzero_core.errors import DataError
 from training.evaluate import own_rows
 from training.evaluation.shards import (
@@ -33,7 +33,7 @@ def never() -> Any:
 
 def dataset(count: int, random: np.random.Generator) -> Samples:
     images = np.sort(random.integers(0, count // 2, count))
-    rows = [Row(str(i), str(image), never) for i, image in enumerate(images)]
+    rows = [SampleRow(str(i), str(image), never) for i, image in enumerate(images)]
     return Samples('d', 'val', 'expression', rows)
 
 

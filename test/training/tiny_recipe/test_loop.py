@@ -13,14 +13,15 @@ import torch
 from PIL import Image
 
 from segzero_core.answers.parse import parse_answer
-from segzero_core.runtime.checkpoints import transformers
 from segzero_core.errors import ConfigError
 from segzero_core.geometry import box_iou, mask_to_box
 from segzero_core.prompts import get_family
 from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.reasoners.transformers import TransformersReasoner
+from segzero_core.runtime.checkpoints import transformers
 from segzero_core.synthetic import COLOURS, KINDS, SHAPES, SIZES
 from segzero_core.types import Box, Size
+from training.metrics_log import read_metrics
 from training.tiny_recipe import Phase, Settings, loop, warm_up
 from training.tiny_recipe.batches import NO_LABEL, Batcher, mirror_item
 from training.tiny_recipe.command import read_settings, run_from_scratch
@@ -36,7 +37,6 @@ from training.tiny_recipe.losses import (
 from training.tiny_recipe.network import read, see
 from training.tiny_recipe.scene_cache import load_scenes
 from training.tiny_recipe.texts import find_named, mirror_sentence, write_reply
-from training.metrics_log import read_metrics
 from training.train import main
 
 SIDE = 128
@@ -370,7 +370,7 @@ def settings(folder, cache):
 
 def stopped_at_fifth_step(monkeypatch):
     """Stop a warm-up at its fifth step; return the list of those that were begun."""
-    update, steps = loop._Run._update, []
+    update, steps = loop._WarmUpRun._update, []
 
     def stop_at_fifth(run, phase):
         steps.append(phase)
@@ -378,7 +378,7 @@ def stopped_at_fifth_step(monkeypatch):
             raise KeyboardInterrupt
         return update(run, phase)
 
-    monkeypatch.setattr(loop._Run, '_update', stop_at_fifth)
+    monkeypatch.setattr(loop._WarmUpRun, '_update', stop_at_fifth)
     return steps
 
 

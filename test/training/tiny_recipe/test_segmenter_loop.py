@@ -10,16 +10,16 @@ pytest.importorskip('transformers', reason='needs transformers: see requirements
 
 import torch
 
-from segzero_core.runtime.checkpoints import transformers
 from segzero_core.errors import ModelLoadError, TrainingError
+from segzero_core.runtime.checkpoints import transformers
 from segzero_core.segmenters.sam2 import Sam2Segmenter
 from segzero_core.types import Box
 from training.tiny_recipe import masks
 from training.tiny_recipe.command import read_settings
-from training.tiny_recipe.mask_batches import View, draw, enlarged
-from training.tiny_recipe.segmenter_loop import MaskSettings, mask_losses, train_masks
+from training.tiny_recipe.mask_batches import SceneCrop, draw, enlarged
 from training.tiny_recipe.resume import ResumePoint
 from training.tiny_recipe.scene_cache import load_scenes
+from training.tiny_recipe.segmenter_loop import SegmenterSettings, mask_losses, train_masks
 
 PRESET = Path(__file__).parents[3] / 'config' / 'tiny_recipe' / 'tiny_segmenter.yaml'
 SIDE = 256
@@ -36,7 +36,9 @@ def scenes(cache):
 
 
 def settings(folder, cache, **changes):
-    base = MaskSettings(folder, cache, scenes=3, first_scene=7, steps=4, batch=2, save_every=2)
+    base = SegmenterSettings(
+        folder, cache, scenes=3, first_scene=7, steps=4, batch=2, save_every=2
+    )
     return dataclasses.replace(base, **changes)
 
 
@@ -70,7 +72,7 @@ def test_a_part_of_a_scene_is_enlarged_with_its_items(scenes):
     rng = np.random.default_rng(3)
     kept = 0
     for image, instances, items in zip(scenes.images, scenes.instances, scenes.items, strict=True):
-        whole = View(image, instances, dict(enumerate(items, start=1)))
+        whole = SceneCrop(image, instances, dict(enumerate(items, start=1)))
         assert enlarged(whole, 1.0, rng).image.tobytes() == image.tobytes()
         part = enlarged(whole, 1.5, rng)
         assert part.image.shape == image.shape
@@ -86,7 +88,7 @@ def test_a_part_of_a_scene_is_enlarged_with_its_items(scenes):
 
 def test_what_does_not_fit_is_not_enlarged(scenes):
     item = scenes.items[0][0]._replace(box=Box(10, 10, 200, 60))
-    view = View(scenes.images[0], scenes.instances[0], {1: item})
+    view = SceneCrop(scenes.images[0], scenes.instances[0], {1: item})
     assert enlarged(view, 1.6, np.random.default_rng(0)) is view
 
 

@@ -7,12 +7,13 @@ pytest.importorskip('torch', reason='needs torch: pip install -r requirements/mo
 
 import torch
 
-from segzero_core.reasoners.decode.linear import Packed, joined
+from segzero_core.reasoners.decode.linear import PackedLinear, joined
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
 needs_fbgemm = pytest.mark.skipif(
-    Packed.of(torch.zeros(1, 1), None) is None, reason='this PyTorch or processor has no FBGEMM'
+    PackedLinear.of(torch.zeros(1, 1), None) is None,
+    reason='this PyTorch or processor has no FBGEMM',
 )
 
 
@@ -37,7 +38,7 @@ def test_weights_of_16_bits_are_packed_and_multiplied_in_32(dtype, bias):
         copy.weight.data = layer.weight.double()
         copy.bias.data = layer.bias.double() if bias else torch.zeros(1).double()
     product = joined(*layers, pack=True)
-    assert isinstance(product, Packed)
+    assert isinstance(product, PackedLinear)
     for count in (1, 2, 8, 9, 40):
         hidden = torch.randn(count, 70)
         wanted = torch.cat([copy(hidden.double()) for copy in exact], dim=-1)
@@ -65,8 +66,8 @@ def test_more_exact_weights_stay_what_they_are(bias, pack):
 @needs_fbgemm
 @torch.inference_mode()
 def test_too_large_numbers_are_not_packed():
-    assert Packed.of(torch.full((2, 2), 65504.0), None)
-    assert not Packed.of(torch.full((2, 2), 1e5), None)
+    assert PackedLinear.of(torch.full((2, 2), 65504.0), None)
+    assert not PackedLinear.of(torch.full((2, 2), 1e5), None)
 
 
 @torch.inference_mode()
@@ -75,7 +76,7 @@ def test_without_fbgemm_it_goes_on(monkeypatch):
     layers = projections(torch.float16)
     wanted = torch.cat([layer(torch.eye(70)) for layer in layers], dim=-1)
     product = joined(*layers, pack=True)
-    assert not isinstance(product, Packed)
+    assert not isinstance(product, PackedLinear)
     assert torch.allclose(product(torch.eye(70)), wanted, rtol=0, atol=1e-7)
 
 

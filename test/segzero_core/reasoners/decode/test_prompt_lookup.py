@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segzero_core.reasoners import drafts
-from segzero_core.reasoners.decode.prompt_lookup import Drafts
+from segzero_core.reasoners.decode.prompt_lookup import PromptLookup
 
 DIGITS = range(10)
 OPEN, COMMA, CLOSE, WORD, OTHER, END = range(20, 26)
@@ -21,7 +21,7 @@ def answer(*numbers: int) -> list[int]:
 
 
 def test_what_followed_the_last_time_is_guessed():
-    guesses = Drafts(DIGITS, 4)
+    guesses = PromptLookup(DIGITS, 4)
     guesses.add([WORD, OTHER, CLOSE, END, OPEN, WORD])
     assert guesses.next(4) == []
     guesses.add([OTHER])
@@ -32,13 +32,13 @@ def test_what_followed_the_last_time_is_guessed():
 
 
 def test_a_longer_ending_knows_better():
-    guesses = Drafts(DIGITS, 1)
+    guesses = PromptLookup(DIGITS, 1)
     guesses.add([END, WORD, OTHER, OPEN, COMMA, WORD, OTHER, CLOSE, END, WORD, OTHER])
     assert guesses.next(1) == [OPEN]
 
 
 def test_what_repeats_itself_is_guessed_to_go_on():
-    guesses = Drafts(DIGITS, 3)
+    guesses = PromptLookup(DIGITS, 3)
     guesses.add([WORD] * 4)
     assert guesses.next(3) == [WORD]
     guesses.add([WORD])
@@ -47,7 +47,7 @@ def test_what_repeats_itself_is_guessed_to_go_on():
 
 @pytest.mark.parametrize('numbers', [(7, 12, 345, 6), (700, 812, 345, 666), (1, 2, 3, 4)])
 def test_a_number_counts_as_any_other_however_long(numbers):
-    guesses = Drafts(DIGITS, 2)
+    guesses = PromptLookup(DIGITS, 2)
     guesses.add([*answer(10, 20, 30, 40), OPEN])
     for number in numbers[:3]:
         guesses.add(map(int, str(number)))
@@ -58,23 +58,23 @@ def test_a_number_counts_as_any_other_however_long(numbers):
 
 
 def test_a_guess_ends_with_the_first_digit_it_has():
-    guesses = Drafts(DIGITS, 8)
+    guesses = PromptLookup(DIGITS, 8)
     guesses.add([WORD, OTHER, OPEN, COMMA, 1, 2, COMMA, WORD, OTHER])
     assert guesses.next(8) == [OPEN, COMMA, 1]
     assert guesses.next(2) == [OPEN, COMMA]
 
 
 def test_none_are_guessed_when_none_are_wanted():
-    guesses = Drafts(DIGITS, 0)
+    guesses = PromptLookup(DIGITS, 0)
     guesses.add([WORD, OTHER] * 5)
     assert guesses.next(5) == []
-    guesses = Drafts(DIGITS, 5)
+    guesses = PromptLookup(DIGITS, 5)
     guesses.add([WORD, OTHER] * 5)
     assert guesses.next(0) == []
 
 
 def test_a_fork_knows_what_was_before_and_keeps_what_comes_to_itself():
-    guesses = Drafts(DIGITS, 2)
+    guesses = PromptLookup(DIGITS, 2)
     guesses.add([WORD, OTHER, OPEN])
     forks = [guesses.fork(2), guesses.fork(1)]
     for fork, follows in zip(forks, (CLOSE, END), strict=True):
@@ -90,7 +90,7 @@ def test_a_fork_knows_what_was_before_and_keeps_what_comes_to_itself():
 
 
 def test_the_longest_ending_counts_whoever_remembers_it():
-    guesses = Drafts(DIGITS, 1)
+    guesses = PromptLookup(DIGITS, 1)
     guesses.add([END, WORD, OTHER, OPEN])
     fork = guesses.fork(1)
     fork.add([WORD, OTHER, CLOSE, END, WORD, OTHER])
@@ -100,7 +100,7 @@ def test_the_longest_ending_counts_whoever_remembers_it():
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 30), max_size=60), st.integers(1, 9))
 def test_every_guess_is_something_that_once_followed(tokens, most):
-    guesses = Drafts(DIGITS, most)
+    guesses = PromptLookup(DIGITS, most)
     for count, token in enumerate(tokens, 1):
         guesses.add([token])
         found = guesses.next(most)
@@ -110,7 +110,7 @@ def test_every_guess_is_something_that_once_followed(tokens, most):
 
 
 def test_little_is_remembered_of_what_is_long_ago():
-    guesses = Drafts(DIGITS, 2)
+    guesses = PromptLookup(DIGITS, 2)
     guesses.add([WORD, OTHER, OPEN])
     rng = random.Random(0)
     noise = [rng.randrange(100, 10_000) for _ in range(3 * drafts._MOST_TOKENS)]
