@@ -71,7 +71,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         torch.set_num_threads(options.threads)
     model = options.reasoner or str(build_tiny_reasoner(folder / 'reasoner', dtype=torch.bfloat16))
     reasoner = TransformersReasoner(
-        model, options.device, image_side=options.side, drafts=options.drafts
+        model, options.device, image_side=options.side, num_draft_tokens=options.drafts
     )
     segmenter = Sam2Segmenter(
         options.segmenter or str(build_tiny_segmenter(folder / 'segmenter')), options.device

@@ -101,7 +101,7 @@ def encoder(compiled: bool) -> dict[str, dict[str, Callable[[], Any]]]:
         'recorded': lambda: recorded._encode(square),
     }
     if compiled:
-        other = Sam2Segmenter('tiny_sam2', 'cpu', compiled=True)
+        other = Sam2Segmenter('tiny_sam2', 'cpu', torch_compile=True)
         start = time.perf_counter()
         other.embed(image)
         print(f'compiled: {other._compiled}, in {time.perf_counter() - start:.0f} s')

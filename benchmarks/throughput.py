@@ -134,7 +134,7 @@ def load(options: argparse.Namespace, drafts: int | None, folder: Path) -> Any:
         'max_new_tokens': options.tokens,
         'url': options.url,
         'model': options.reasoner,
-        'drafts': drafts,
+        'num_draft_tokens': drafts,
         'eager': options.eager or None,
     }
     if options.engine != 'openai' and not options.reasoner:

@@ -34,9 +34,9 @@ class SegZero:
     """Reasoner and segmenter joined (Seg-Zero, arXiv 2503.06520, section 3.2).
 
     The segmenter's image embedding needs only the image, so it is made in a second thread while
-    the reasoner thinks, and kept for the next sentence about the same frame; ``EmbeddingOverlap`` says when
-    it is begun. The mask is made as soon as box and points are written, while the reasoner still
-    closes its answer. One query at a time: calls must not overlap.
+    the reasoner thinks, and kept for the next sentence about the same frame; ``EmbeddingOverlap``
+    says when it is begun. The mask is made as soon as box and points are written, while the
+    reasoner still closes its answer. One query at a time: calls must not overlap.
     """
 
     def __init__(self, reasoner: Reasoner, segmenter: Segmenter) -> None:

@@ -52,6 +52,32 @@ class Intrinsics(NamedTuple):
     cy: float
 
 
+WARNING_KINDS = {
+    'stale_frame': 'the frame is older than it should be',
+    'clock_offset': "the frame's stamp is far from the node's clock",
+    'frame_id_mismatch': 'image, depth and camera_info name different frames',
+    'cut_at_border': "the object is cut off at the image's border",
+    'little_depth': 'little of the object has depth',
+    'coordinates_repaired': 'coordinates of the answer had to be repaired',
+    'token_limit': 'the reply was cut off by the token limit',
+    'synthetic_only': 'the engine knows synthetic scenes only',
+    'duplicate_node': 'another node has the same name',
+    'prompt_example': "the answer equals the prompt's own example",
+}
+
+
+class ResultWarning(NamedTuple):
+    """Something a user should know about a result that is not an error.
+
+    Attributes:
+        kind: One of ``WARNING_KINDS``; stable, for programs.
+        message: One sentence for people.
+    """
+
+    kind: str
+    message: str
+
+
 @dataclass(frozen=True)
 class Segmentation:
     """What segzero answers to one sentence about one image.
@@ -64,6 +90,7 @@ class Segmentation:
         reasoning: The chain of thought, without its tags.
         text: Everything the reasoner wrote, unchanged.
         repairs: What had to be repaired to read the answer; empty for a clean one.
+        warnings: What a user should know although there is an answer.
         timings: Seconds per stage: ``reason``, ``embed``, ``decode``, ``total``. ``reason`` and
             ``embed`` run side by side, so they do not add up to ``total``.
     """
@@ -75,6 +102,7 @@ class Segmentation:
     reasoning: str
     text: str
     repairs: tuple[str, ...] = ()
+    warnings: tuple[ResultWarning, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
 
 

@@ -52,19 +52,19 @@ PARAMETERS: dict[str, Spec] = {
     'reasoner.quantization': Spec(
         '', 'Weights of the transformers engine in fewer bits', lambda: ['', '4bit', '8bit']
     ),
-    'reasoner.drafts': Spec(
+    'reasoner.num_draft_tokens': Spec(
         0,
         "Most tokens that are guessed and checked at once; 0 is the engine's own default",
         low=0,
         high=64,
     ),
-    'reasoner.compiled': Spec(
+    'reasoner.torch_compile': Spec(
         False, 'The transformers engine compiles what a token is computed with at configure'
     ),
-    'reasoner.guided': Spec(
+    'reasoner.structured_output': Spec(
         False, 'The engines vllm and openai let the model write nothing but the answer format'
     ),
-    'reasoner.memory_share': Spec(
+    'reasoner.gpu_memory_utilization': Spec(
         0.0,
         "Of the GPU's memory, for the vllm engine; the segmenter needs the rest; 0 is 0.8",
         low=0.0,
@@ -88,7 +88,9 @@ PARAMETERS: dict[str, Spec] = {
     'segmenter.engine': Spec('grabcut', 'What makes the mask', lambda: SEGMENTERS),
     'segmenter.model': _model('segmenter'),
     'segmenter.device': _device('segmenter'),
-    'segmenter.compiled': Spec(False, 'The sam2 engine compiles its image encoder at configure'),
+    'segmenter.torch_compile': Spec(
+        False, 'The sam2 engine compiles its image encoder at configure'
+    ),
     'query.mode': Spec(
         'replace',
         'A sentence that comes while another is answered: replaces it, waits its turn, or is '

@@ -62,7 +62,7 @@ class OpenAIReasoner:
         retries: int = 3,
         thinking: str = 'free',
         max_think_tokens: int = 0,
-        guided: bool = False,
+        structured_output: bool = False,
         image_format: str = 'png',
         api_key_variable: str = 'OPENAI_API_KEY',
     ) -> None:
@@ -79,7 +79,7 @@ class OpenAIReasoner:
             retries: How often a request is repeated that failed before any text came.
             thinking: See ``Thinking.mode``; any but ``free`` needs a server that is vLLM.
             max_think_tokens: See ``Thinking.limit``; needs a server that is vLLM.
-            guided: Let the model write nothing but the contract's format; needs vLLM.
+            structured_output: Let the model write nothing but the contract's format; needs vLLM.
             image_format: ``png`` (exact) or ``jpeg`` (smaller: for a slow network).
             api_key_variable: Environment variable that holds the API key, if there is one.
 
@@ -96,7 +96,7 @@ class OpenAIReasoner:
         )
         key = os.environ.get(api_key_variable, '')
         self._server = ModelServer(url, key, timeout, retries)
-        self._max_new_tokens, self._guided = max_new_tokens, guided
+        self._max_new_tokens, self._structured_output = max_new_tokens, structured_output
         self._thinking = Thinking(thinking, max_think_tokens)
         try:
             served = _choose_model(self._server.models(startup_timeout), model, url)
@@ -185,7 +185,7 @@ class OpenAIReasoner:
                 'add_generation_prompt': False,
                 'continue_final_message': True,
             }
-        if self._guided:
+        if self._structured_output:
             request['structured_outputs'] = {'regex': pattern_after(written)}
         return request
 

@@ -48,7 +48,7 @@ class TransformersReasoner:
     its own words only, see ``DecodeEngine``.
 
     Attributes:
-        family: EncodedPrompt, image size and coordinate space of the checkpoint.
+        family: Prompt, image size and coordinate space of the checkpoint.
         task: What the checkpoint was trained to answer.
         device: Where the model is.
     """
@@ -65,8 +65,8 @@ class TransformersReasoner:
         max_think_tokens: int = 0,
         image_side: int = 0,
         quantization: str = '',
-        compiled: bool = False,
-        drafts: int = 8,
+        torch_compile: bool = False,
+        num_draft_tokens: int = 8,
     ) -> None:
         """Load a checkpoint.
 
@@ -82,9 +82,9 @@ class TransformersReasoner:
                 pixels are fewer tokens: 448 takes 256 where 840 takes 900.
             quantization: ``8bit`` or ``4bit`` weights, for small GPUs, with the bitsandbytes
                 package; '' = as they are.
-            compiled: Compile what the tokens of a single sentence are computed with, at the first
+            torch_compile: Compile the step that computes a single sentence's tokens, at the first
                 ones; on CUDA as one graph. Goes on without where that cannot be done.
-            drafts: Most tokens of a single sentence that are guessed from earlier replies and
+            num_draft_tokens: Most tokens of a single sentence guessed from earlier replies and
                 then checked at once, which changes no reply; 0 = one token at a time.
 
         Raises:
@@ -93,7 +93,7 @@ class TransformersReasoner:
             ModelLoadError: The model cannot be loaded, or the device is absent.
         """
         _check_at_least(1, max_new_tokens=max_new_tokens)
-        _check_at_least(0, drafts=drafts, image_side=image_side)
+        _check_at_least(0, num_draft_tokens=num_draft_tokens, image_side=image_side)
         self._thinking = Thinking(thinking, max_think_tokens)
         weights = _quantized(quantization)
         self.device = choose_device(device)
@@ -122,8 +122,8 @@ class TransformersReasoner:
             self._model,
             self._processor.tokenizer,
             self._generation,
-            'inductor' if compiled else '',
-            drafts,
+            'inductor' if torch_compile else '',
+            num_draft_tokens,
         )
 
     def reason(

@@ -63,10 +63,10 @@ class VllmReasoner:
         max_new_tokens: int = 1024,
         thinking: str = 'free',
         max_think_tokens: int = 0,
-        guided: bool = False,
-        memory_share: float = 0.8,
+        structured_output: bool = False,
+        gpu_memory_utilization: float = 0.8,
         eager: bool = False,
-        drafts: int = 0,
+        num_draft_tokens: int = 0,
     ) -> None:
         """Load a checkpoint and start the engine's process.
 
@@ -77,10 +77,11 @@ class VllmReasoner:
             max_new_tokens: Longest reply.
             thinking: See ``Thinking.mode``.
             max_think_tokens: See ``Thinking.limit``.
-            guided: Let the model write nothing but the contract's format.
-            memory_share: Of the GPU's memory, for weights and cache; the segmenter needs the rest.
+            structured_output: Let the model write nothing but the contract's format.
+            gpu_memory_utilization: Share of the GPU's memory for weights and cache; the segmenter
+                needs the rest.
             eager: No CUDA graphs and no compilation: starts sooner, answers later.
-            drafts: Most tokens that are guessed from earlier replies and then checked at once,
+            num_draft_tokens: Most tokens guessed from earlier replies and then checked at once,
                 which changes no reply; 0 = one token at a time.
 
         Raises:
@@ -88,9 +89,9 @@ class VllmReasoner:
             UnknownNameError: There is no such family or way of thinking.
             ModelLoadError: The model cannot be loaded.
         """
-        here = _check_options(device, max_new_tokens, memory_share, drafts)
+        here = _check_options(device, max_new_tokens, gpu_memory_utilization, num_draft_tokens)
         self._thinking = Thinking(thinking, max_think_tokens)
-        self._max_new_tokens, self._guided = max_new_tokens, guided
+        self._max_new_tokens, self._structured_output = max_new_tokens, structured_output
         folder = find_checkpoint(model)
         model_type = check_checkpoint(folder, FAMILY_OF_MODEL_TYPE)
         self.task = checkpoint_task(folder)
@@ -106,9 +107,9 @@ class VllmReasoner:
             folder,
             # 'auto' would make a float32 checkpoint bfloat16 on a CPU too.
             dtype='bfloat16' if here == 'cuda' else 'float32',
-            gpu_memory_utilization=memory_share,
+            gpu_memory_utilization=gpu_memory_utilization,
             enforce_eager=eager,
-            speculative_config=speculation(drafts),
+            speculative_config=speculation(num_draft_tokens),
             **_room(self.family.input_size(Size(1, 1)), max_new_tokens),
         )
 
@@ -220,7 +221,7 @@ class VllmReasoner:
 
     def _sampling(self, written: str, tokens: int) -> SamplingParams:
         guide = None
-        if self._guided:
+        if self._structured_output:
             guide = StructuredOutputsParams(regex=pattern_after(written))
         return SamplingParams(
             temperature=0,
@@ -298,7 +299,9 @@ class VllmReasoner:
             ) from error
 
 
-def _check_options(device: str, max_new_tokens: int, memory_share: float, drafts: int) -> str:
+def _check_options(
+    device: str, max_new_tokens: int, gpu_memory_utilization: float, num_draft_tokens: int
+) -> str:
     """Return where the engine runs.
 
     Raises:
@@ -306,16 +309,18 @@ def _check_options(device: str, max_new_tokens: int, memory_share: float, drafts
     """
     if max_new_tokens < 1:
         raise EngineOptionError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
-    if drafts < 0:
-        raise EngineOptionError(f'drafts must be at least 0, got {drafts}')
+    if num_draft_tokens < 0:
+        raise EngineOptionError(f'num_draft_tokens must be at least 0, got {num_draft_tokens}')
     here = 'cuda' if torch.cuda.is_available() else 'cpu'
     if device not in ('', here):
         raise EngineOptionError(
             f'this vLLM runs on {here!r}, not on {device!r}; which of several GPUs it takes '
             'is said by the environment variable CUDA_VISIBLE_DEVICES'
         )
-    if not 0 < memory_share <= 1:
-        raise EngineOptionError(f'memory_share must be in 0 to 1, got {memory_share}')
+    if not 0 < gpu_memory_utilization <= 1:
+        raise EngineOptionError(
+            f'gpu_memory_utilization must be in 0 to 1, got {gpu_memory_utilization}'
+        )
     return here
 
 

@@ -67,15 +67,15 @@ class Sam2Segmenter:
         self,
         model: str = 'facebook/sam2.1-hiera-large',
         device: str = '',
-        compiled: bool = False,
+        torch_compile: bool = False,
     ) -> None:
         """Load a model.
 
         Args:
             model: A folder or hub id.
             device: '' = CUDA when there is one.
-            compiled: Compile the image encoder, at the first image. Goes on without where that
-                cannot be done.
+            torch_compile: Compile the image encoder, at the first image; where that fails, go on
+                without.
 
         Raises:
             EngineOptionError: The device has no name torch knows.
@@ -89,8 +89,8 @@ class Sam2Segmenter:
         )
         self._encode: Any = Traced(self._features, 'image encoder')
         self._decode: Any = Traced(self._logits, 'mask decoder')
-        self._compiled = compiled
-        if compiled:
+        self._compiled = torch_compile
+        if torch_compile:
             self._encode = self._features
             self._model.vision_encoder.compile(backend=_COMPILER, dynamic=False)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == 'cuda' else None

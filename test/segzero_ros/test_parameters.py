@@ -62,8 +62,8 @@ def test_what_the_docs_change_in_the_parameter_file_fits_its_engine(node):
             'reasoner.engine': 'transformers',
             'reasoner.model': 'folder',
             'reasoner.max_new_tokens': 64,
-            'reasoner.guided': True,
-            'reasoner.memory_share': 0.5,
+            'reasoner.structured_output': True,
+            'reasoner.gpu_memory_utilization': 0.5,
             'segmenter.device': 'cpu',
             'image.transport': 'compressed',
             'image.reliability': 'reliable',
@@ -75,7 +75,12 @@ def test_what_the_docs_change_in_the_parameter_file_fits_its_engine(node):
 )
 def test_engines_get_the_options_that_are_set(node):
     settings = read_settings(node)
-    options = {'model': 'folder', 'max_new_tokens': 64, 'guided': True, 'memory_share': 0.5}
+    options = {
+        'model': 'folder',
+        'max_new_tokens': 64,
+        'structured_output': True,
+        'gpu_memory_utilization': 0.5,
+    }
     assert settings.reasoner == EngineSettings('transformers', options)
     assert settings.segmenter == EngineSettings('grabcut', {'device': 'cpu'})
     assert settings.compressed

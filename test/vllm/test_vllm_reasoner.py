@@ -146,13 +146,13 @@ def test_thinking_can_be_left_out_and_cut_short(engine):
 
 def test_guided_it_can_write_nothing_but_the_format(engine):
     try:
-        engine._thinking, engine._guided = Thinking('none'), True
+        engine._thinking, engine._structured_output = Thinking('none'), True
         text = engine.reason(picture(), 'the red mug')
         assert re.fullmatch('<think></think><answer>' + ANSWER_PATTERN, text)
         engine._thinking = Thinking()
         assert engine.reason(picture(), 'the red mug') == ANSWER
     finally:
-        engine._thinking, engine._guided = Thinking(), False
+        engine._thinking, engine._structured_output = Thinking(), False
 
 
 def test_drafts_change_no_reply_but_how_many_steps_it_takes(overfit_reasoner_dir, monkeypatch):
@@ -160,7 +160,7 @@ def test_drafts_change_no_reply_but_how_many_steps_it_takes(overfit_reasoner_dir
 
     counting = functools.partial(vllm.AsyncEngineArgs, per_request_spec_decode_metrics='summary')
     monkeypatch.setattr(vllm, 'AsyncEngineArgs', counting)
-    engine = load_reasoner('vllm', model=str(overfit_reasoner_dir), eager=True, drafts=8)
+    engine = load_reasoner('vllm', model=str(overfit_reasoner_dir), eager=True, num_draft_tokens=8)
     try:
         assert engine.reason(picture(), 'the red mug') == ANSWER
         written, guessed = tokens_of_a_reply(engine, picture(1), 'another sentence')
@@ -174,7 +174,7 @@ def test_drafts_change_no_reply_but_how_many_steps_it_takes(overfit_reasoner_dir
         )
         assert thoughts is not None
         assert 0 < len(thoughts[1]) < len('The red mug ☕ stands left of the box.')
-        engine._thinking, engine._guided = Thinking('none'), True
+        engine._thinking, engine._structured_output = Thinking('none'), True
         text = engine.reason(images[0], 'the red mug')
         assert re.fullmatch('<think></think><answer>' + ANSWER_PATTERN, text)
     finally:
@@ -202,9 +202,13 @@ def tokens_of_a_reply(engine, image, query):
         ({'family': 'seg-zero'}, UnknownNameError, "mean 'seg_zero'"),
         ({'max_new_tokens': 0}, EngineOptionError, 'max_new_tokens must be at least 1'),
         ({'device': 'cuda:1'}, EngineOptionError, "not on 'cuda:1'; .*CUDA_VISIBLE_DEVICES"),
-        ({'memory_share': 1.5}, EngineOptionError, 'memory_share must be in 0 to 1'),
+        (
+            {'gpu_memory_utilization': 1.5},
+            EngineOptionError,
+            'gpu_memory_utilization must be in',
+        ),
         ({'thinking': 'hard'}, UnknownNameError, 'Available: free, none, prefilled'),
-        ({'drafts': -1}, EngineOptionError, 'drafts must be at least 0'),
+        ({'num_draft_tokens': -1}, EngineOptionError, 'num_draft_tokens must be at least 0'),
         ({'max_think_tokens': -1}, EngineOptionError, 'max_think_tokens must be at least 0'),
         ({'model': '/no/such/model'}, ModelLoadError, "no such model folder: '/no/such/model'"),
     ],

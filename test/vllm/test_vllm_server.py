@@ -91,7 +91,7 @@ def test_thinking_and_format_can_be_ruled(server, reasoner):
     assert thoughts is not None
     assert ANSWER.startswith(f'<think>{thoughts[1]}')
     assert 0 < len(thoughts[1]) < len('The red mug ☕ stands left of the box.')
-    guided = load_reasoner('openai', url=url, thinking='none', guided=True)
+    guided = load_reasoner('openai', url=url, thinking='none', structured_output=True)
     text = guided.reason(picture(), 'the red mug')
     assert re.fullmatch('<think></think><answer>' + ANSWER_PATTERN, text)
 

@@ -344,7 +344,7 @@ def test_an_image_that_cannot_be_encoded_leaves_nothing_wrong_behind(overfit, mo
 
 
 def test_guessing_changes_no_reply_and_takes_fewer_steps(monkeypatch):
-    plain = TransformersReasoner('tiny', device='cpu', drafts=0)
+    plain = TransformersReasoner('tiny', device='cpu', num_draft_tokens=0)
     engine = TransformersReasoner('tiny', device='cpu')
     counts = [Counted(each, monkeypatch) for each in (plain, engine)]
     for seed in range(1_000_000, 1_000_005):
@@ -358,7 +358,7 @@ def test_guessing_changes_no_reply_and_takes_fewer_steps(monkeypatch):
 @pytest.mark.parametrize(('right', 'rounds'), [(0, 12), (1, 6), (3, 4)])
 def test_what_is_guessed_is_checked(penalty, right, rounds, tmp_path, monkeypatch):
     build_tiny_reasoner(tmp_path, seed=3)
-    engine = loaded(tmp_path, penalty, max_new_tokens=12, image_side=112, drafts=4)
+    engine = loaded(tmp_path, penalty, max_new_tokens=12, image_side=112, num_draft_tokens=4)
     wanted = written_by_generate(engine, picture(), 'the red mug')
     prompt, written = generated(engine, picture(), 'the red mug')
     tokens = prompt + written
@@ -430,7 +430,7 @@ def test_where_nothing_can_be_compiled_it_goes_on_without(
     overfit_reasoner_dir, monkeypatch, caplog
 ):
     engine = load_reasoner(
-        'transformers', model=str(overfit_reasoner_dir), device='cpu', compiled=True
+        'transformers', model=str(overfit_reasoner_dir), device='cpu', torch_compile=True
     )
     monkeypatch.setattr(
         torch, 'compile', lambda *_, **__: lambda *_: (_ for _ in ()).throw(RuntimeError('no g++'))

@@ -80,7 +80,11 @@ def test_a_checkpoint_of_16_bits_is_loaded_so_and_looks_in_32(tmp_path):
         ({'max_new_tokens': 0}, EngineOptionError, 'max_new_tokens must be at least 1, got 0'),
         ({'thinking': 'hard'}, UnknownNameError, 'Available: free, none, prefilled'),
         ({'max_think_tokens': -1}, EngineOptionError, 'max_think_tokens must be at least 0'),
-        ({'drafts': -1}, EngineOptionError, 'drafts must be at least 0, got -1'),
+        (
+            {'num_draft_tokens': -1},
+            EngineOptionError,
+            'num_draft_tokens must be at least 0, got -1',
+        ),
         ({'image_side': -1}, EngineOptionError, 'image_side must be at least 0, got -1'),
         ({'image_side': 450}, ModelLoadError, 'shows images at 450 x 450'),
         ({'quantization': '2bit'}, UnknownNameError, 'Available: 4bit, 8bit'),

@@ -114,7 +114,9 @@ def test_masks_made_together_are_those_made_one_by_one(segmenter):
 def test_a_compiled_encoder_gives_the_same_masks(tiny_segmenter_dir, segmenter, monkeypatch):
     # 'aot_eager' traces the encoder into graphs, as every backend gets them, and runs those.
     monkeypatch.setattr('segzero_core.segmenters.sam2._COMPILER', 'aot_eager')
-    compiled = load_segmenter('sam2', model=str(tiny_segmenter_dir), device='cpu', compiled=True)
+    compiled = load_segmenter(
+        'sam2', model=str(tiny_segmenter_dir), device='cpu', torch_compile=True
+    )
     found = compiled.segment(compiled.embed(picture()), BOX, POINTS)
     plain = segmenter.segment(segmenter.embed(picture()), BOX, POINTS)
     assert compiled._compiled
@@ -129,7 +131,9 @@ def test_where_nothing_can_be_compiled_it_goes_on_without(
         raise RuntimeError('no g++')
 
     monkeypatch.setattr('segzero_core.segmenters.sam2._COMPILER', no_compiler)
-    engine = load_segmenter('sam2', model=str(tiny_segmenter_dir), device='cpu', compiled=True)
+    engine = load_segmenter(
+        'sam2', model=str(tiny_segmenter_dir), device='cpu', torch_compile=True
+    )
     for _ in range(2):
         found = engine.segment(engine.embed(picture()), BOX, POINTS)
         plain = segmenter.segment(segmenter.embed(picture()), BOX, POINTS)

@@ -22,7 +22,7 @@ from segzero_core.runtime.checkpoints import transformers
 from segzero_core.synthetic import COLOURS, KINDS, SHAPES, SIZES
 from segzero_core.types import Box, Size
 from training.metrics_log import read_metrics
-from training.tiny_recipe import Phase, Settings, loop, warm_up
+from training.tiny_recipe import Phase, WarmUpSettings, loop, warm_up
 from training.tiny_recipe.batches import NO_LABEL, Batcher, mirror_item
 from training.tiny_recipe.command import read_settings, run_from_scratch
 from training.tiny_recipe.losses import (
@@ -358,7 +358,7 @@ def test_recall_asks_for_the_words_of_a_text():
 
 
 def settings(folder, cache):
-    return Settings(
+    return WarmUpSettings(
         folder,
         cache,
         scenes=6,

@@ -14,7 +14,7 @@ from segzero_core.errors import ModelLoadError, TrainingError
 from segzero_core.runtime.checkpoints import transformers
 from segzero_core.segmenters.sam2 import Sam2Segmenter
 from segzero_core.types import Box
-from training.tiny_recipe import masks
+from training.tiny_recipe import segmenter_loop as masks
 from training.tiny_recipe.command import read_settings
 from training.tiny_recipe.mask_batches import SceneCrop, draw, enlarged
 from training.tiny_recipe.resume import ResumePoint

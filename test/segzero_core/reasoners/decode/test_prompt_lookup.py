@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segzero_core.reasoners import drafts
+from segzero_core.reasoners.decode import prompt_lookup as drafts
 from segzero_core.reasoners.decode.prompt_lookup import PromptLookup
 
 DIGITS = range(10)
