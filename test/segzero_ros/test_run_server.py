@@ -67,8 +67,8 @@ def test_a_server_that_is_killed_takes_its_helper_along(started):
 
 def test_a_server_that_ignores_signals_is_killed(started):
     code = (
-        'import sys; from segzero_core import model_server\n'
-        'model_server._PATIENCE_S = 0.1; sys.exit(model_server.main())'
+        'import sys; from segzero_ros import run_server\n'
+        'run_server._PATIENCE_S = 0.1; sys.exit(run_server.main())'
     )
     process, pids = started('stubborn', program=(sys.executable, '-c', code))
     process.send_signal(signal.SIGTERM)

@@ -97,7 +97,7 @@ def test_images_that_stop_and_come_again_are_in_the_log(graph, warnings):
 def test_depth_and_camera_info_that_do_not_come_are_told(graph, warnings, stranger, monkeypatch):
     monkeypatch.setattr('segzero_ros.node.DIAGNOSTICS_S', 3600.0)  # the test looks instead
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
-    for module in ('cameras', 'frames'):
+    for module in ('subscriptions', 'frames'):
         monkeypatch.setattr(f'segzero_ros.{module}.time', clock)
     node = graph.active_node(depth__enabled=True)
     stranger.create_publisher(CompressedImage, f'{graph.namespace}/depth', 1)
