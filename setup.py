@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 NAME = 'segzero_ros'
+
+
+def version() -> str:
+    """Return the version, which stands in package.xml because ROS reads it there."""
+    manifest = Path('package.xml').read_text(encoding='utf-8')
+    found = re.search(r'<version>(.+?)</version>', manifest)
+    assert found, 'package.xml names no version'
+    return found.group(1)
 
 
 def requirements(path: Path) -> list[str]:
@@ -29,7 +38,7 @@ def files(folder: str, *patterns: str) -> list[str]:
 
 setup(
     name=NAME,
-    version='0.1.0',
+    version=version(),
     description='A sentence and a camera image in; reasoning, a mask and target points out',
     author='segzero developers',
     maintainer='segzero developers',
@@ -39,7 +48,7 @@ setup(
     # Named, so that training/ and test/ are never installed: other projects install packages of
     # those names too.
     packages=find_packages(include=['segzero_core', 'segzero_core.*', NAME, f'{NAME}.*']),
-    package_data={'segzero_core': ['models/*/*']},
+    package_data={'segzero_core': ['models/*/*', 'py.typed'], NAME: ['py.typed']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
