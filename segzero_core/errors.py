@@ -123,6 +123,7 @@ class AnswerError(SegZeroError):
         'bad_point',  # a point is not two finite numbers
         'out_of_image',  # the whole box lies outside the image
         'nothing_found',  # the reasoner says explicitly that nothing matches
+        'unknown_word',  # the sentence has a word that the engine ``rules`` does not know
     )
 
     def __init__(self, kind: str, message: str, text: str) -> None:

@@ -24,7 +24,16 @@ from segzero_core.reasoners.image_input import LastImage
 from segzero_core.reasoners.streaming import answer_end
 from segzero_core.runtime.cpu_threads import count_cores, half_the_cores, take_more_than_half
 from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
-from segzero_core.types import Box, Image, Point, Segmentation, Size, check_image, image_size
+from segzero_core.types import (
+    Box,
+    Image,
+    Point,
+    ResultWarning,
+    Segmentation,
+    Size,
+    check_image,
+    image_size,
+)
 
 _VGA = Size(640, 480)
 _WARM_UPS = 2
@@ -100,7 +109,7 @@ class SegZero:
             'decode': decode_s,
             'total': time.perf_counter() - start,
         }
-        return _segmentation(found, prompt, answer, text, timings)
+        return _segmentation(found, prompt, answer, text, timings, self._engine_warnings())
 
     def answer_all(self, image: Image, queries: Sequence[str]) -> list[Segmentation | AnswerError]:
         """Find what each of several sentences asks for in one image.
@@ -126,7 +135,10 @@ class SegZero:
         embedding = self._begin_embedding(image)
         try:
             texts, reason_s = _timed(self._reason_all, image, queries)
-            answers = [self._read(image, text) for text in texts]
+            answers = [
+                text if isinstance(text, AnswerError) else self._read(image, text)
+                for text in texts
+            ]
             _, embed_s = embedding.result()
         finally:
             embedding.cancel()
@@ -140,7 +152,7 @@ class SegZero:
         }
         found = zip(masks, prompts, strict=True)
         return [
-            _segmentation(*next(found), answer, text, dict(timings))
+            _segmentation(*next(found), answer, str(text), dict(timings), self._engine_warnings())
             if isinstance(answer, Answer)
             else answer
             for answer, text in zip(answers, texts, strict=True)
@@ -195,6 +207,18 @@ class SegZero:
     ) -> None:
         self.close()
 
+    def _engine_warnings(self) -> tuple[ResultWarning, ...]:
+        """Return a warning if one of the engines knows synthetic scenes only."""
+        engines = {'reasoner': self.reasoner, 'segmenter': self.segmenter}
+        names = [name for name, it in engines.items() if getattr(it, 'synthetic_only', False)]
+        if not names:
+            return ()
+        message = (
+            f'the {" and the ".join(names)} in use {"know" if names[1:] else "knows"} only '
+            "segzero's synthetic tabletops: on a photograph the answer may mean nothing"
+        )
+        return (ResultWarning('synthetic_only', message),)
+
     def _space(self, image: Image) -> Size:
         return self.reasoner.family.answer_size(image_size(image))
 
@@ -209,10 +233,16 @@ class SegZero:
         first, second = (rescale_point(point, space, size) for point in answer.points)
         return MaskPrompt(rescale_box(answer.box, space, size), (first, second))
 
-    def _reason_all(self, image: Image, queries: list[str]) -> list[str]:
+    def _reason_all(self, image: Image, queries: list[str]) -> Sequence[str | AnswerError]:
         if isinstance(self.reasoner, BatchReasoner):
             return self.reasoner.reason_batch([image] * len(queries), queries)
-        return [self.reasoner.reason(image, query) for query in queries]
+        return [self._reason_one(image, query) for query in queries]
+
+    def _reason_one(self, image: Image, query: str) -> str | AnswerError:
+        try:
+            return self.reasoner.reason(image, query)
+        except AnswerError as error:
+            return error
 
     def _same_cores(self) -> bool:
         """Return whether both models are computed on the CPU, and each by most of its cores."""
@@ -273,7 +303,12 @@ def check_found(found: Segmentation) -> Segmentation:
 
 
 def _segmentation(
-    found: MaskResult, prompt: MaskPrompt, answer: Answer, text: str, timings: dict[str, float]
+    found: MaskResult,
+    prompt: MaskPrompt,
+    answer: Answer,
+    text: str,
+    timings: dict[str, float],
+    warnings: tuple[ResultWarning, ...] = (),
 ) -> Segmentation:
     return Segmentation(
         mask=found.mask,
@@ -283,6 +318,7 @@ def _segmentation(
         reasoning=answer.reasoning,
         text=text,
         repairs=answer.repairs,
+        warnings=warnings,
         timings=timings,
     )
 

@@ -16,6 +16,9 @@ class Reasoner(Protocol):
 
     Attributes:
         family: Prompt, image size and coordinate space its answers are written in.
+
+    An engine or checkpoint that knows this project's synthetic scenes only says so with an
+    attribute ``synthetic_only = True``; results then carry a warning of that kind.
     """
 
     family: PromptFamily

@@ -25,6 +25,7 @@ from segzero_core.runtime.checkpoint_metadata import (
     checkpoint_task,
     choose_family,
     read_json,
+    synthetic_only,
 )
 from segzero_core.types import Image, image_size
 
@@ -104,6 +105,8 @@ class OpenAIReasoner:
             raise ModelLoadError(str(error)) from error
         self.model: str = served['id']
         self.family = _family_of(served, family)
+        folder = _folder_of(served)
+        self.synthetic_only = folder is not None and synthetic_only(folder)
         self._encoded: tuple[bytes, str] = (b'', '')  # key of the newest frame, its data URL
 
     def reason(
@@ -211,10 +214,16 @@ def _choose_model(served: list[dict[str, Any]], model: str, url: str) -> dict[st
     raise ModelLoadError(f'model server {url} has {wanted}. It has: {names}')
 
 
+def _folder_of(served: dict[str, Any]) -> Path | None:
+    """Return the folder that the server loaded, if it is on this machine."""
+    folder = Path(str(served.get('root') or served['id']))
+    return folder if folder.is_absolute() and (folder / 'config.json').is_file() else None
+
+
 def _family_of(served: dict[str, Any], asked: str) -> PromptFamily:
     root = str(served.get('root') or served['id'])
-    folder = Path(root)
-    if folder.is_absolute() and (folder / 'config.json').is_file():
+    folder = _folder_of(served)
+    if folder is not None:
         model_type = str(read_json(folder / 'config.json').get('model_type'))
         if model_type in FAMILY_OF_MODEL_TYPE:
             return checkpoint_task(folder).family(choose_family(folder, model_type, asked))

@@ -26,6 +26,7 @@ from segzero_core.runtime.checkpoint_metadata import (
     FAMILY_OF_MODEL_TYPE,
     checkpoint_task,
     choose_family,
+    synthetic_only,
 )
 from segzero_core.runtime.checkpoints import (
     check_checkpoint,
@@ -100,6 +101,7 @@ class TransformersReasoner:
         folder = find_checkpoint(model)
         model_type = check_checkpoint(folder, FAMILY_OF_MODEL_TYPE)
         self.task = checkpoint_task(folder)
+        self.synthetic_only = synthetic_only(folder)
         self.family = self.task.family(choose_family(folder, model_type, family))
         if image_side:
             self.family = dataclasses.replace(self.family, image_size=image_side)

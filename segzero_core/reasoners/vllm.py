@@ -31,6 +31,7 @@ from segzero_core.runtime.checkpoint_metadata import (
     FAMILY_OF_MODEL_TYPE,
     checkpoint_task,
     choose_family,
+    synthetic_only,
 )
 from segzero_core.runtime.checkpoints import check_checkpoint, explained, find_checkpoint
 from segzero_core.types import Image, Size, image_size
@@ -95,6 +96,7 @@ class VllmReasoner:
         folder = find_checkpoint(model)
         model_type = check_checkpoint(folder, FAMILY_OF_MODEL_TYPE)
         self.task = checkpoint_task(folder)
+        self.synthetic_only = synthetic_only(folder)
         self.family = self.task.family(choose_family(folder, model_type, family))
         with explained(folder):
             self._processor = QwenProcessor.from_pretrained(folder)

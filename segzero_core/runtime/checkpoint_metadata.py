@@ -85,3 +85,20 @@ def checkpoint_task(folder: Path) -> Task:
         return Task(answer, think)
     except UnknownNameError as error:
         raise ModelLoadError(f'{file}: {error}') from error
+
+
+def synthetic_only(folder: Path) -> bool:
+    """Return whether a checkpoint knows synthetic scenes only, by ``segzero.json``.
+
+    Args:
+        folder: A checkpoint folder. Its ``segzero.json`` may hold ``"synthetic_only": true``, as
+            those of the embedded tiny models do.
+
+    Raises:
+        ModelLoadError: ``synthetic_only`` there is neither true nor false.
+    """
+    file = folder / 'segzero.json'
+    value = read_json(file).get('synthetic_only', False) if file.is_file() else False
+    if not isinstance(value, bool):
+        raise ModelLoadError(f'{file}: synthetic_only must be true or false, got {value!r}')
+    return value

@@ -25,7 +25,8 @@ class Segmenter(Protocol):
     """Promptable segmentation in two steps: the first can run while the reasoner thinks.
 
     An engine whose first step is nothing worth a thread, or keeping, may say so with an attribute
-    ``embeds_at_once``.
+    ``embeds_at_once``. One that knows synthetic scenes only has ``synthetic_only = True``; results
+    then carry a warning of that kind.
     """
 
     def embed(self, image: Image) -> Any:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from segzero_core.runtime.checkpoint_metadata import synthetic_only
 from segzero_core.runtime.checkpoints import (
     check_checkpoint,
     choose_device,
@@ -84,6 +85,7 @@ class Sam2Segmenter:
         self.device = choose_device(device)
         folder = find_checkpoint(model)
         check_checkpoint(folder, MODEL_TYPES)
+        self.synthetic_only = synthetic_only(folder)
         self._model: Any = load_weights(
             transformers.AutoModelForMaskGeneration, folder, self.device, dtype=torch.float32
         )

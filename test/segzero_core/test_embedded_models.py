@@ -14,10 +14,12 @@ pytest.importorskip('transformers', reason='needs transformers: see requirements
 
 from safetensors import safe_open
 
+from segzero_core import SegZero
 from segzero_core.answers.parse import parse_answer
 from segzero_core.geometry import box_iou, largest_inscribed_circles, mask_to_box, rescale_box
 from segzero_core.reasoners import load_reasoner
 from segzero_core.reasoners.base import Reasoner
+from segzero_core.runtime.checkpoint_metadata import synthetic_only
 from segzero_core.runtime.checkpoints import EMBEDDED, find_checkpoint
 from segzero_core.segmenters import load_segmenter
 from segzero_core.synthetic import Scene, make_scene
@@ -94,3 +96,14 @@ def test_the_segmenter_cuts_out_what_a_box_and_points_are_on(scenes: list[Scene]
             overlaps.append((found & truth).sum() / (found | truth).sum())
     segmenter.close()
     assert np.mean(overlaps) > 0.8
+
+
+def test_embedded_models_say_that_they_know_synthetic_scenes_only(
+    reasoner: Reasoner, scenes: list[Scene]
+) -> None:
+    segmenter = load_segmenter('sam2', model='tiny_sam2', device='cpu')
+    found = SegZero(reasoner, segmenter)(scenes[0].image, scenes[0].queries()[0].text)
+    segmenter.close()
+    (warning,) = (each for each in found.warnings if each.kind == 'synthetic_only')
+    assert 'the reasoner and the segmenter in use know' in warning.message
+    assert synthetic_only(find_checkpoint('tiny_base'))

@@ -96,6 +96,8 @@ def test_real_engines_find_what_the_sentence_asks_for():
     assert iou > 0.5
     assert found.reasoning
     assert found.reasoning in found.text
+    assert [warning.kind for warning in found.warnings] == ['synthetic_only']
+    assert 'the reasoner in use knows' in found.warnings[0].message
     assert set(found.timings) == {'reason', 'first_text', 'embed', 'decode', 'total'}
     assert found.timings['total'] >= found.timings['reason'] >= 0
     assert 0 <= found.timings['first_text'] <= found.timings['total']
@@ -108,6 +110,7 @@ def test_coordinates_reach_the_segmenter_in_original_pixels():
     assert family.answer_size(Size(80, 60)) == (840, 840)
     with SegZero(Scripted(lambda: text), segmenter) as segzero:
         found = segzero(IMAGE, 'it')
+    assert found.warnings == ()
     ((box, points),) = segmenter.prompts
     assert box == pytest.approx((8, 10, 40, 50))
     assert points[0] == pytest.approx((20, 20))

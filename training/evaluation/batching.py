@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segzero_core.errors import SegZeroError, ServerError
+from segzero_core.errors import AnswerError, SegZeroError, ServerError
 from segzero_core.reasoners import BatchReasoner, Reasoner
 from segzero_core.runtime.memory import OutOfMemoryError, free_memory, is_out_of_memory
 from segzero_core.types import Image
@@ -21,8 +21,10 @@ class BatchSplitter:
         # As many as there are, until that was too many.
         self._most = None if isinstance(reasoner, BatchReasoner) else 1
 
-    def ask(self, images: Sequence[Image], queries: Sequence[str]) -> list[str | ServerError]:
-        """Return what is written to each sentence, or why a server did not answer that one.
+    def ask(
+        self, images: Sequence[Image], queries: Sequence[str]
+    ) -> list[str | AnswerError | ServerError]:
+        """Return what is written to each sentence, or why that one was not answered.
 
         Args:
             images: One for each sentence.
@@ -33,7 +35,7 @@ class BatchSplitter:
             SegZeroError: The memory is too small even for one sentence.
         """
         size = self._most or max(len(queries), 1)
-        found: list[str | ServerError] = []
+        found: list[str | AnswerError | ServerError] = []
         for start in range(0, len(queries), size):
             found += self._part(images[start : start + size], queries[start : start + size])
         errors = [text for text in found if isinstance(text, ServerError)]
@@ -41,7 +43,9 @@ class BatchSplitter:
             raise errors[0]
         return found
 
-    def _part(self, images: Sequence[Image], queries: Sequence[str]) -> list[str | ServerError]:
+    def _part(
+        self, images: Sequence[Image], queries: Sequence[str]
+    ) -> list[str | AnswerError | ServerError]:
         count = len(queries)
         try:
             if isinstance(self._reasoner, BatchReasoner) and count > 1:
@@ -52,6 +56,10 @@ class BatchSplitter:
                 raise
             if count == 1:
                 return [error]
+        except AnswerError as error:  # ``rules`` refuses sentences with words it does not know
+            if count > 1:
+                raise
+            return [error]
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

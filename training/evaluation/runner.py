@@ -79,7 +79,7 @@ class EvaluationRunner:
         self,
         batch: Sequence[Loaded],
         written: dict[int, str],
-        refused: dict[int, ServerError],
+        refused: dict[int, AnswerError | ServerError],
         embeddings: dict[str, Future[Any]],
         seconds: float,
     ) -> list[dict[str, Any]]:
@@ -115,8 +115,10 @@ class EvaluationRunner:
         """End the second thread; the engines stay."""
         self._second.shutdown(wait=True, cancel_futures=True)
 
-    def _ask(self, batch: Sequence[Loaded]) -> tuple[dict[int, str], dict[int, ServerError]]:
-        """Return the text for each row, and for the others why a server gave none."""
+    def _ask(
+        self, batch: Sequence[Loaded]
+    ) -> tuple[dict[int, str], dict[int, AnswerError | ServerError]]:
+        """Return the text for each row, and for the others why there is none."""
         images = [loaded.image for loaded in batch if loaded.image is not None]
         queries = [loaded.sample.query for loaded in batch if loaded.sample is not None]
         texts = self._asker.ask(images, queries)
@@ -252,8 +254,8 @@ def _unread(sample: Sample, error: SegmenterPrompt | AnswerError) -> dict[str, A
     }
 
 
-def _unusable(loaded: Loaded, refused: ServerError | None) -> dict[str, Any]:
-    """What a row ends as whose data cannot be used, or which a server refuses: a miss."""
+def _unusable(loaded: Loaded, refused: AnswerError | ServerError | None) -> dict[str, Any]:
+    """What a row ends as whose data cannot be used, or which an engine refuses: a miss."""
     kind = refused.kind if refused else 'bad_data'
     row: dict[str, Any] = {
         'status': 'error',

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a plain English sentence about one thing on a table.
+"""Parse a plain English sentence about one thing on a table.
 
-The sentence is cut into words and fixed phrases, split at the first relation ("left of"), and each
-side is read as a bag of attributes, with negations, superlatives and everyday purposes.
+The sentence is split into words and fixed phrases, then at the first relation ("left of"). Each
+side is a bag of attributes with negations, superlatives and everyday purposes. Every word that
+could change which thing is meant, and is not in the tables of this module, ends up in
+``Request.unknown``: dropping "second" from "the second largest" would give the largest.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 _NOUNS = {
@@ -36,13 +39,25 @@ _COLOURS = {
     'yellow': 'yellow golden',
 }
 _SIZES = {'small': 'small little tiny mini', 'large': 'large big huge giant'}
-_THINGS = 'thing things object objects item one something anything stuff what toy piece which'
+_THINGS = """thing things object objects item items one ones something anything everything stuff
+what toy toys piece pieces which"""
+# Words that do not change which thing is meant: articles, pronouns, verbs, manners.
 _IDLE = """a an the this that these those is are am be was of in on at to for with and or it its
-i you we me my your us they he she robot please find show pick grab get give bring take up out
+i you we me my your us they he she robot find show pick grab get give bring take up out
 fetch where who point select segment locate want need would could should can may might will do does
-there here table image picture scene only same just very most more color colour colored coloured
-shape shaped size sized which has have looks look like single whole hand over see from by if
-so sits stands lying sitting standing placed located side any some now then i'd let go all"""
+there here table tabletop image picture photo scene view only just very color colour colored
+coloured shape shaped size sized has have look looks looking like single hand see from if
+so sits stands lying sitting standing placed located side any some now then let go
+please kindly thanks thank hello hi hey ok okay robot's gripper arm
+choose grasp lift pass reach detect identify highlight spot search tell touch seek
+d s ll re ve m ca wo"""  # the second halves of "I'd", "what's", ...; the first of "can't", "won't"
+# What purposes are about ("pour hot coffee into"): without a purpose these words are unknown.
+_PURPOSE_IDLE = """into under away off serve served pushed push sold party birthday dog hot cold
+warm iced fresh milk lemonade cola soda water smoothie whisky whiskey rum vodka champagne cider
+present presents sugar honey jam oil sauce pasta rice nuts candy sweets dessert pudding yoghurt
+yogurt curry breakfast lunch dinner children child kids baby cat pet puppy
+books bricks clothes flowers keys coins pens sand"""
+_OUTER = ('in', 'on', 'inside', 'onto', 'into', 'at', 'with', 'under')  # no relation among these
 
 _VIEWER = r'(?:the )?(?:camera|robot|viewer|observer|me|us|you|front)'
 # Phrases that count as one word, the longer first. @ relations, ^ superlatives, ! negations.
@@ -68,6 +83,7 @@ _PHRASES: tuple[tuple[str, str], ...] = (
     (r'apart from|other than|except for|except|excluding|(?:any|every)thing but|but not', '!'),
     (r'neither|nor|not|without|never', '!'),
     (r'non', '!next'),
+    (r'but (?:one|two)', '?but'),  # "the largest but one"
     (r'but|instead', '.'),
 )
 
@@ -112,6 +128,18 @@ _PURPOSES: tuple[tuple[str, str, Mapping[str, float]], ...] = (
     (r'\bround\b|spherical|circular', 'round', {'ball': 1, 'ring': 0.5}),
 )
 
+# Every word of the patterns above, and its other forms.
+_PURPOSE_WORD = re.compile(
+    r'preserv\w*|tinned|canned|beans|tuna|fizzy|beer|pour\w*|lids?|caps?|screw\w*|corks?|refill\w*|'
+    r'wine|juice|drink\w*|drunk|sip|sipp\w*|thirst\w*|coffee|tea|cocoa|beverages?|handles?|soups?|'
+    r'salads?|cereals?|fruits?|porridge|noodles?|stews?|snacks?|eat|eats|eating|eaten|food|'
+    r'throw\w*|thrown|catch\w*|play\w*|bounc\w*|kick\w*|juggl\w*|roll\w*|pegs?|hang\w*|holes?|'
+    r'thread\w*|through|wear\w*|fingers?|bracelets?|roads?|traffic|marks?|marking|marker|hats?|'
+    r'pointy|pointed|conical|wizards?|gifts?|pack\w*|ship|ships|shipping|stack\w*|build\w*|towers?|'
+    r'square|rectang\w*|corners|liquids?|containers?|stor(?:e|es|ed|ing)|hold|holds|holding|'
+    r'keep\w*|put|puts|putting|round|spherical|circular'
+)
+
 _WORDS: dict[str, tuple[str, str]] = {
     word: (kind, name)
     for kind, table in (('shape', _NOUNS), ('colour', _COLOURS), ('size', _SIZES))
@@ -120,6 +148,12 @@ _WORDS: dict[str, tuple[str, str]] = {
 }
 _GENERIC = frozenset(_THINGS.split())
 _STOP = frozenset(_IDLE.split()) | _GENERIC
+_COMPANIONS = frozenset(_PURPOSE_IDLE.split())
+KNOWN = (
+    f'colours ({", ".join(sorted(_COLOURS))}), shapes ({", ".join(sorted(_NOUNS))}), small and '
+    'large, leftmost, rightmost, nearest, farthest, tallest, shortest, largest, smallest, left '
+    'of, right of, in front of, behind, next to, not, and everyday purposes such as "to drink from"'
+)
 # "can" is a tin after one of these, and a verb everywhere else.
 _BEFORE_NOUN = frozenset(('a', 'an', 'the', 'this', 'that', 'any', 'soda', 'tin', 'beer', 'food'))
 
@@ -148,7 +182,7 @@ class Request:
         relation: ``left``, ``right``, ``front``, ``behind``, ``near``, ``away`` or ``''``.
         opposite: Whether the relation must not hold.
         anchor: What the relation refers to.
-        unknown: Words nobody here knows.
+        unknown: Words that no table has.
         generic: Whether a general noun ("thing") was said.
     """
 
@@ -174,12 +208,29 @@ class Request:
             return False
         return bool(self.shapes or self.purpose or described or self.relation)
 
+    def unknown_words(self) -> Iterator[str]:
+        """Yield the unknown words of the request and of what it is compared with."""
+        yield from self.unknown
+        if self.anchor is not None:
+            yield from self.anchor.unknown_words()
+
 
 def parse(sentence: str) -> Request:
-    """Read any sentence; what is not understood is listed in ``unknown``."""
+    """Parse any sentence.
+
+    Args:
+        sentence: In any script and of any length.
+
+    Returns:
+        What it asks for. Words that are in no table are listed in ``unknown``, in the order of
+        the sentence, and pictographs too.
+    """
     text = re.sub(r"n['\u2019]t\b", ' not', sentence.lower())
-    text = ' '.join(re.findall(r"[a-z']+|[.,;:!?]", text.replace('-', ' ')))
-    return _read(_tokens(text), text)
+    words = re.findall(r'[^\W_]+|[.,;:!?]', text)
+    text = ' '.join(words)
+    request = _read(_tokens(text), text)
+    request.unknown += [sign for sign in sentence if unicodedata.category(sign) == 'So']
+    return request
 
 
 def _tokens(text: str) -> list[str]:
@@ -200,6 +251,7 @@ def _read(tokens: list[str], text: str) -> Request:
 
 def _attributes(tokens: list[str], text: str) -> Request:
     request = Request()
+    companions: list[str] = []
     group: dict[str, set[str]] | None = None  # the exclusion being collected
     once = False
     for place, token in enumerate(tokens):
@@ -223,14 +275,33 @@ def _attributes(tokens: list[str], text: str) -> Request:
             request.shapes.add(name)
         elif kind == 'size':
             request.size = name
+        elif _PURPOSE_WORD.fullmatch(token):
+            if group is not None or not text:  # "not for drinking"
+                request.unknown.append(token)
+        elif token in _OUTER and _leads_to_shape(tokens, place):
+            request.unknown.append(token)
         elif token in _GENERIC:
             request.generic = True
-        elif token.isalpha() and token not in _STOP:
-            request.unknown.append(token)
+        elif token in _COMPANIONS:
+            companions.append(token)
+        elif token not in _STOP and not token.startswith(('.', '!')):
+            request.unknown.append(token.lstrip('?'))
     _close(request, group)
     if not request.shapes:
         _purpose(request, text)
+    if not request.purpose:
+        request.unknown += companions
     return request
+
+
+def _leads_to_shape(tokens: list[str], place: int) -> bool:
+    """Return whether a preposition is followed by a thing: "in the red bowl", not "in red"."""
+    for token in tokens[place + 1 :]:
+        if token in _OUTER or token[0] in '@^!.?':
+            return False
+        if _WORDS.get(token, ('', ''))[0] == 'shape' and token != 'can':
+            return True
+    return False
 
 
 def _meaning(tokens: list[str], place: int) -> tuple[str, str]:

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable
 
 from segzero_core.answers.parse import Answer, format_answer
-from segzero_core.errors import CancelledError
+from segzero_core.errors import AnswerError, CancelledError
 from segzero_core.geometry import largest_inscribed_circles, rescale_point
 from segzero_core.prompts import get_family
-from segzero_core.reasoners.rules.grammar import Request, parse
+from segzero_core.reasoners.rules.grammar import KNOWN, Request, parse
 from segzero_core.reasoners.rules.match import Decision, DetectedObject, decide, describe
 from segzero_core.reasoners.rules.vision import Detections, look
 from segzero_core.types import Box, Image, Point, Size, image_size
@@ -33,6 +33,7 @@ _EXTREMES = {
     'large': 'largest',
     'small': 'smallest',
 }
+_MOST_NAMED, _MOST_LETTERS = 5, 40  # unknown words in an error message, letters of each
 
 
 class RulesReasoner:
@@ -46,6 +47,8 @@ class RulesReasoner:
     size, place and purpose. It is not a vision-language model: in a cluttered room, or asked
     about anything else, it says that nothing matches, or is wrong.
     """
+
+    synthetic_only = True  # its thresholds were tuned on synthetic tabletops
 
     def __init__(self, family: str = 'json') -> None:
         """Choose the family whose coordinate space answers are written in.
@@ -62,13 +65,19 @@ class RulesReasoner:
         on_text: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> str:
-        """See ``Reasoner``."""
+        """Write the answer to ``query`` about ``image``; see ``Reasoner.reason``.
+
+        Raises:
+            AnswerError: Kind ``unknown_word``: the sentence has words that are in no table, or
+                none that says which thing is meant.
+            CancelledError: ``cancel`` was set.
+        """
         writer = _TextStream(on_text, cancel)
         writer.check()
+        request = read_request(query)
         view = look(image)
         writer.check()
         things = [describe(view.image, region) for region in view.regions]
-        request = parse(query)
         decision = decide(request, things)
         thoughts = ' '.join([_seen(things), _asked(request), *decision.steps])
         text = self._answer(image_size(image), view, things, decision, thoughts)
@@ -102,6 +111,34 @@ class RulesReasoner:
 
     def close(self) -> None:
         """See ``Reasoner``; there is nothing to free."""
+
+
+def read_request(query: str) -> Request:
+    """Parse a sentence all of whose words are known.
+
+    Raises:
+        AnswerError: Kind ``unknown_word``; the message names the words and what is known.
+    """
+    request = parse(query)
+    unknown = list(dict.fromkeys(request.unknown_words()))
+    if unknown:
+        named = ', '.join(repr(_short(word)) for word in unknown[:_MOST_NAMED])
+        more = f' and {len(unknown) - _MOST_NAMED} more' if unknown[_MOST_NAMED:] else ''
+        problem = f'does not know the word{"s" if unknown[1:] else ""} {named}{more}'
+    elif not (request.understood or request.generic):
+        problem = f'finds no word in {_short(query)!r} that says which thing is meant'
+    else:
+        return request
+    raise AnswerError(
+        'unknown_word',
+        f"the engine 'rules' {problem}. It knows {KNOWN}. Other sentences need a language model",
+        '',
+    )
+
+
+def _short(words: str) -> str:
+    words = ' '.join(words.split())
+    return words if len(words) <= _MOST_LETTERS else words[: _MOST_LETTERS - 3] + '...'
 
 
 class _TextStream:
