@@ -137,3 +137,24 @@ class AnswerError(SegZeroError):
         super().__init__(message)
         self.kind = kind
         self.text = text
+
+
+def first_line(error: object, most: int = 300) -> str:
+    """Return the first line of a message, for quoting it inside another one.
+
+    Args:
+        error: An exception, or any object with a text. An exception without a message is named
+            by its type.
+        most: Characters to keep. A longer line ends in ``...``.
+    """
+    lines = str(error).strip().splitlines()
+    line = next((line.strip() for line in lines if line.strip()), type(error).__name__)
+    return line if len(line) <= most else line[: most - 3] + '...'
+
+
+def quoted(value: object, most: int = 80) -> str:
+    """Return ``repr(value)`` on one line of at most ``most`` characters, for messages."""
+    # A value can hold a whole image: its representation is made of the beginning alone.
+    short = value[: most + 1] if isinstance(value, (str, bytes)) else value
+    text = ' '.join(repr(short).split())
+    return text if len(text) <= most else text[: most - 3] + '...'

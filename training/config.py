@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import yaml
 
-from segzero_core.errors import ConfigError
+from segzero_core.errors import ConfigError, first_line
 from segzero_core.rewards.hardened import Recipe
+from segzero_core.runtime.text_files import read_text
 from segzero_core.task import Task
 from training.files import write_whole
 
@@ -224,7 +225,7 @@ def _read_file(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise ConfigError(f'{path.name} inherits from itself: {" -> ".join(p.name for p in seen)}')
     try:
-        text = path.read_text(encoding='utf-8')
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         near = difflib.get_close_matches(path.stem, _presets(path.parent), n=1)
         hint = f' Did you mean {near[0]}.yaml?' if near else ''
@@ -252,7 +253,7 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise ConfigError(f'{where} is no YAML: {str(error).splitlines()[0]}') from error
+        raise ConfigError(f'{where} is no YAML: {first_line(error)}') from error
 
 
 def _check_key(key: Any, where: str) -> None:

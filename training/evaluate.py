@@ -21,7 +21,7 @@ if __name__ == '__main__':  # run as a file: the project's root is not on the pa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from segzero_core.data import Samples, read_samples
-from segzero_core.errors import SegZeroError
+from segzero_core.errors import SegZeroError, first_line
 from segzero_core.runtime.memory import is_out_of_memory
 from training.evaluation.engines import Engines
 from training.evaluation.fingerprint import run_settings
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not is_out_of_memory(error):
             raise
         print(
-            f'evaluate.py: the memory of the device is too small ({str(error).splitlines()[0]}): '
+            f'evaluate.py: the memory of the device is too small ({first_line(error)}): '
             'use a smaller --segmenter-model or --device cpu; finished rows are kept',
             file=sys.stderr,
         )

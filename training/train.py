@@ -24,6 +24,7 @@ if __name__ == '__main__':  # run as a file: the project's root is not on the pa
 
 from segzero_core.data import Dataset, Record, Skipped, read_dataset
 from segzero_core.errors import ConfigError, DataError, ModelLoadError, SegZeroError
+from segzero_core.runtime.text_files import read_text
 from training.changed import changed
 from training.config import TrainConfig, describe, load_config, save_config
 from training.files import claimed, refused
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 def is_from_scratch(file: Path) -> bool:
     """Return whether a file asks for ``warm_up`` or ``masks``, which have their own settings."""
     try:
-        values = yaml.safe_load(file.read_text(encoding='utf-8'))
+        values = yaml.safe_load(read_text(file))
     except (OSError, ValueError, yaml.YAMLError):
         return False  # load_config says what is wrong
     return isinstance(values, dict) and values.get('method') in ('warm_up', 'masks')

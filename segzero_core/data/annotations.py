@@ -8,7 +8,8 @@ import pickle
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from segzero_core.errors import DataError
+from segzero_core.errors import DataError, first_line
+from segzero_core.runtime.text_files import decode_text
 
 _BROKEN_PICKLE = (
     pickle.UnpicklingError,
@@ -34,12 +35,12 @@ def load_json(path: Path) -> Any:
         raise DataError(f'cannot read {path} ({error.strerror})') from error
     try:
         try:
-            return json.loads(content.decode('utf-8-sig'))
+            return json.loads(decode_text(content))
         except UnicodeDecodeError:
             return json.loads(content.decode('cp1252', 'replace'))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of 5000 digits, too
         raise DataError(
-            f'{path} is not complete JSON ({error}): restore it or download it again'
+            f'{path} is not complete JSON ({first_line(error)}): restore it or download it again'
         ) from error
 
 

@@ -21,9 +21,10 @@ from typing import Any
 from segzero_core.data.image_io import check_image_file, load_mask, load_rgb
 from segzero_core.data.records import Annotation, Record, Skipped
 from segzero_core.data.solutions import make_target, parse_solution
-from segzero_core.errors import DataError, EmptyMaskError, ImageError, QueryError
+from segzero_core.errors import DataError, EmptyMaskError, ImageError, QueryError, first_line
 from segzero_core.geometry import largest_inscribed_circles, mask_to_box
 from segzero_core.prompts import check_query
+from segzero_core.runtime.text_files import decode_text, text_encoding
 from segzero_core.types import Size, image_size
 
 FILE = 'records.jsonl'
@@ -35,28 +36,42 @@ def read_folder(folder: Path) -> Iterator[Record | Skipped]:
     Raises:
         DataError: ``records.jsonl`` cannot be read.
     """
-    try:
-        # Not splitlines: what Unicode also counts as the end of a line may stand in a sentence.
-        lines = (folder / FILE).read_text(encoding='utf-8').split('\n')
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f'cannot read {folder / FILE}: {error}') from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_lines(folder / FILE), start=1):
         if line.strip():
             yield _read_line(folder, line, f'{FILE}:{number}')
 
 
-def _read_line(folder: Path, line: str, place: str) -> Record | Skipped:
+def _lines(file: Path) -> list[bytes]:
+    """Return the lines in UTF-8, without a byte order mark."""
+    try:
+        content = file.read_bytes()
+        if text_encoding(content) != 'utf-8':
+            content = decode_text(content).encode()
+    except OSError as error:
+        raise DataError(f'cannot read {file} ({error.strerror})') from error
+    except UnicodeError as error:
+        raise DataError(
+            f'{file} is not the text that its byte order mark announces ({first_line(error)}): '
+            'save it as UTF-8'
+        ) from error
+    # Not splitlines: a sentence may hold other characters that end a line in Unicode.
+    return content.split(b'\n')
+
+
+def _read_line(folder: Path, line: bytes, place: str) -> Record | Skipped:
     name = place
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode())
         if not isinstance(row, dict):
             raise DataError('the line is no JSON object')
         name = str(row.get('id', place))
         return _record(folder, row, name)
     except (DataError, ImageError, EmptyMaskError, QueryError) as error:
         return Skipped(name, str(error))
-    except ValueError as error:
-        return Skipped(name, f'the line is no JSON ({error})')
+    except UnicodeDecodeError as error:
+        return Skipped(name, f'the line is not UTF-8 text ({first_line(error)})')
+    except (ValueError, RecursionError) as error:
+        return Skipped(name, f'the line is no JSON ({first_line(error)})')
 
 
 def _record(folder: Path, row: dict[str, Any], name: str) -> Record:

@@ -17,7 +17,7 @@ from segzero_core.data.annotations import text_of
 from segzero_core.data.image_io import check_image_file, load_rgb
 from segzero_core.data.records import Record, Skipped
 from segzero_core.data.solutions import parse_solution
-from segzero_core.errors import DataError, QueryError
+from segzero_core.errors import DataError, QueryError, first_line
 from segzero_core.prompts import check_query
 
 COLUMNS = ('id', 'problem', 'solution', 'image')
@@ -65,7 +65,7 @@ def load_table(source: str, split: str) -> Any:
             loaded = datasets.load_dataset(source)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f'cannot load the dataset {source!r} ({str(error).splitlines()[0]}): give a folder '
+            f'cannot load the dataset {source!r} ({first_line(error)}): give a folder '
             'with records.jsonl, a folder of parquet or arrow files, a hub id such as '
             "'Ricky06662/refCOCOg_9k_840', or 'synthetic:train'"
         ) from error

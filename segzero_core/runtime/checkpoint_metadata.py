@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segzero_core.errors import ModelLoadError, UnknownNameError
+from segzero_core.errors import ModelLoadError, UnknownNameError, first_line
 from segzero_core.prompts import FAMILIES, PromptFamily, get_family
+from segzero_core.runtime.text_files import read_text
 from segzero_core.task import Task
 
 # The family of a checkpoint that does not say it itself. Qwen2-VL and Qwen3-VL name positions in
@@ -28,9 +29,9 @@ def read_json(file: Path) -> dict[str, Any]:
         ModelLoadError: The file is missing or holds no JSON object.
     """
     try:
-        content = json.loads(file.read_text(encoding='utf-8'))
+        content = json.loads(read_text(file))
     except (OSError, ValueError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip('.')
+        line = first_line(error).rstrip('.')
         raise ModelLoadError(
             f'cannot read {file} ({line}): is {file.parent} a whole checkpoint '
             'folder, as save_pretrained writes it? Copy or download it again'

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segzero_core.errors import ConfigError, UnknownNameError
+from segzero_core.errors import ConfigError, UnknownNameError, first_line
 from segzero_core.prompts import FAMILIES
 from segzero_core.reasoners import REASONERS
 from segzero_core.registry import look_up
+from segzero_core.runtime.text_files import read_text
 from segzero_core.segmenters import SEGMENTERS
 from segzero_core.task import Task
 from training.config import parse_yaml
@@ -149,11 +150,11 @@ def _run_name(config: EvalConfig, reasoner: str) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = parse_yaml(file.read_text(encoding='utf-8'), file.name)
+        values = parse_yaml(read_text(file), file.name)
     except (OSError, UnicodeDecodeError) as error:
         there = ', '.join(sorted(path.name for path in file.parent.glob('*.yaml')))
         raise ConfigError(
-            f'cannot read the preset {file} ({str(error).splitlines()[0]}); beside it there are: '
+            f'cannot read the preset {file} ({first_line(error)}); beside it there are: '
             f'{there or "none"}'
         ) from error
     if not isinstance(values, dict):

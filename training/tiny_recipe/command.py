@@ -14,6 +14,7 @@ import yaml
 
 from segzero_core.errors import ConfigError, UnknownNameError
 from segzero_core.registry import look_up
+from segzero_core.runtime.text_files import read_text
 from segzero_core.synthetic import KINDS
 from training.changed import changed
 from training.config import parse_yaml
@@ -78,7 +79,7 @@ def read_settings(file: Path, overrides: Sequence[str]) -> WarmUpSettings | Segm
     Raises:
         ConfigError: A key does not exist or a value does not fit.
     """
-    values = yaml.safe_load(file.read_text(encoding='utf-8'))
+    values = yaml.safe_load(read_text(file))
     kind = {'warm_up': WarmUpSettings, 'masks': SegmenterSettings}[values.pop('method')]
     values.setdefault('output', f'runs/{file.stem}')
     for override in overrides:
