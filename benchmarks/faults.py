@@ -12,6 +12,7 @@ from typing import Any
 from harness import InstantReasoner, InstantSegmenter
 
 from segzero_core.errors import CancelledError
+from segzero_core.reasoners import Reply
 
 # What may happen with a sentence: how often, and the statuses it may end in on a good frame.
 KINDS = {
@@ -39,7 +40,7 @@ class FaultyReasoner(InstantReasoner):
         query: str,
         on_text: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
-    ) -> str:
+    ) -> Reply:
         """Answer, or fail as planned."""
         assert on_text is not None
         assert cancel is not None
@@ -48,9 +49,9 @@ class FaultyReasoner(InstantReasoner):
         if kind == 'raise':
             raise RuntimeError('as planned')
         if kind == 'babble':
-            return 'I would rather talk about something else.'
+            return Reply('I would rather talk about something else.', 'stop')
         if kind == 'nothing':
-            return '<think>There is none.</think><answer>{}</answer>'
+            return Reply('<think>There is none.</think><answer>{}</answer>', 'stop')
         if kind in ('cancel', 'replace', 'deactivate', 'clean up'):
             on_text(f'waiting {number}')
             cancel.wait()

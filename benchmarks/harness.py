@@ -28,9 +28,10 @@ from std_msgs.msg import Header
 
 from segzero_core.answers.parse import Answer, format_answer
 from segzero_core.prompts import get_family
-from segzero_core.reasoners import REASONERS
+from segzero_core.reasoners import REASONERS, Reply
 from segzero_core.registry import EngineEntry
 from segzero_core.segmenters import SEGMENTERS, MaskResult
+from segzero_core.task import Task
 from segzero_core.types import Box, Point
 from segzero_ros.images import array_to_image
 
@@ -46,7 +47,7 @@ class InstantReasoner:
     """Answers at once, or after the seconds that stand in the sentence: ``take 0.5 s``."""
 
     def __init__(self) -> None:
-        self.family = get_family('json')
+        self.task = Task(family=get_family('json'))
 
     def reason(
         self,
@@ -54,13 +55,14 @@ class InstantReasoner:
         query: str,
         on_text: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
-    ) -> str:
+    ) -> Reply:
         """Answer with the time it was asked; always the same box and points."""
         asked = time.time()
         if query.startswith('take '):
             time.sleep(float(query.split()[1]))
         points = (Point(420, 420), Point(315, 420))
-        return format_answer(Answer(Box(210, 210, 630, 630), points, f'{asked:.6f}', ()))
+        found = Answer(Box(210, 210, 630, 630), points, f'{asked:.6f}', ())
+        return Reply(format_answer(found), 'stop')
 
     def close(self) -> None:
         """Nothing to free."""

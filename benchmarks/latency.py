@@ -108,7 +108,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         'device': str(reasoner.device),
         'threads': torch.get_num_threads(),
         'tokens': options.tokens,
-        'side': reasoner.family.answer_size((640, 480)).width,
+        'side': reasoner.task.answer_size((640, 480)).width,
         'drafts': options.drafts,
         'passes after the prompt': float(np.mean(passes)),
         'same masks': f'{sum(same)} of {len(same)}',
@@ -144,7 +144,7 @@ def noise(reasoner: Any, tokens: int, replies: dict[str, list[int]]) -> Iterator
     Each sentence's reply is put there: so many tokens, no two alike.
     """
     tokenizer = reasoner._processor.tokenizer
-    side = reasoner.family.answer_size((640, 480)).width
+    side = reasoner.task.answer_size((640, 480)).width
     words = [t for text, t in tokenizer.get_vocab().items() if text.strip('\u0120').isalpha()]
     rng = np.random.default_rng(0)
     choose, reason = reasoner._writer._choose, reasoner.reason
@@ -225,7 +225,7 @@ class Original:
         from segzero_core.runtime.checkpoints import transformers
         from segzero_core.types import image_size
 
-        size = self._reasoner.family.input_size(image_size(image))
+        size = self._reasoner.task.input_size(image_size(image))
         picture = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
         pixels = self._images(images=[picture], return_tensors='pt')
         tokenizer, mark = self._reasoner._processor.tokenizer, '<|image_pad|>'
@@ -261,7 +261,7 @@ class Original:
         from segzero_core.types import image_size
 
         size = image_size(image)
-        space = self._reasoner.family.answer_size(size)
+        space = self._reasoner.task.answer_size(size)
         answer = parse_answer(text, space)
         box = rescale_box(answer.box, space, size)
         points = [rescale_point(point, space, size) for point in answer.points]

@@ -6,8 +6,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from segzero_core.errors import TargetError
 from segzero_core.grasping.roi import Depth
-from segzero_core.grasping.target import GraspTarget, TargetError, find_target
+from segzero_core.grasping.target import GraspTarget, find_target
 from segzero_core.synthetic import Scene
 from segzero_core.types import Mask, Point
 

@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 def describe(found: Segmentation) -> dict[str, Any]:
     """Return everything but the mask's pixels as plain data for JSON; pixels and seconds."""
     return {
-        'box': list(found.box),
+        'box': list(found.box) if found.box else None,
         'points': [list(point) for point in found.points],
         'score': found.score,
         'mask_pixels': int(found.mask.sum()),
@@ -129,7 +129,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(describe(found)))
         return
-    box = ', '.join(f'{value:.0f}' for value in found.box)
+    box = ', '.join(f'{value:.0f}' for value in found.box or ()) or 'none'
     points = '  '.join(f'({point.x:.0f}, {point.y:.0f})' for point in found.points)
     print(found.reasoning)
     print(f'box {box}   points {points}   mask {int(found.mask.sum())} pixels')

@@ -82,6 +82,12 @@ class ServerError(SegZeroError):
         self.kind = kind
 
 
+class OutOfMemoryError(SegZeroError):
+    """The device has not enough memory for this model and image."""
+
+    kind = 'out_of_memory'
+
+
 class CancelledError(SegZeroError):
     """The query was cancelled before it was answered."""
 
@@ -104,6 +110,48 @@ class TrainingError(SegZeroError):
     """Training cannot go on. The message says at which step and which checkpoint is good."""
 
     kind = 'training'
+
+
+class SceneError(SegZeroError):
+    """A scene that cannot be made from these arguments."""
+
+    kind = 'bad_scene'
+
+
+class CalibrationError(SegZeroError):
+    """The calibration cannot be used. The message names the values at fault."""
+
+    kind = 'bad_intrinsics'
+
+
+class TargetError(SegZeroError):
+    """There is no metric target.
+
+    Attributes:
+        kind: One of ``TargetError.KINDS``.
+    """
+
+    KINDS = (
+        'no_depth',  # no depth image belongs to the frame
+        'no_camera_info',  # no calibration has come
+        'size_mismatch',  # depth and mask differ in size: the depth is not registered
+        'empty_mask',  # nothing was segmented
+        'no_valid_depth',  # the sensor measured nothing in range on the object
+        'too_few_pixels',  # the object is too small, or too little of it was measured
+        'sparse_depth',  # too small a share of it was measured
+        'no_transform',  # tf does not know the frame that targets are wanted in
+    )
+
+    def __init__(self, kind: str, message: str) -> None:
+        """Remember ``kind``.
+
+        Raises:
+            ValueError: ``kind`` is not in ``KINDS``.
+        """
+        if kind not in self.KINDS:
+            raise ValueError(f'unknown TargetError kind {kind!r}; one of {", ".join(self.KINDS)}')
+        super().__init__(message)
+        self.kind = kind
 
 
 class AnswerError(SegZeroError):

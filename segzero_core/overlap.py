@@ -7,18 +7,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from segzero_core.runtime.cpu_threads import SharedCores
 from segzero_core.segmenters.base import MaskResult
-from segzero_core.types import Box, Point
-
-
-class MaskPrompt(NamedTuple):
-    """What the segmenter is told, in pixels of the original image."""
-
-    box: Box
-    points: tuple[Point, Point]
+from segzero_core.types import MaskPrompt
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,9 @@ def draw_overlay(image: Image, segmentation: Segmentation, query: str) -> Image:
     )
     cv2.drawContours(canvas, contours, -1, (255, 255, 255), unit + 3, cv2.LINE_AA)
     cv2.drawContours(canvas, contours, -1, ACCENT, unit, cv2.LINE_AA)
-    x1, y1, x2, y2 = (round(value) for value in segmentation.box)
-    cv2.rectangle(canvas, (x1, y1), (x2, y2), (255, 255, 255), unit, cv2.LINE_AA)
+    if segmentation.box is not None:
+        x1, y1, x2, y2 = (round(value) for value in segmentation.box)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), (255, 255, 255), unit, cv2.LINE_AA)
     for point in segmentation.points:
         centre = (round(point.x), round(point.y))
         cv2.circle(canvas, centre, 4 * unit, (255, 255, 255), -1, cv2.LINE_AA)

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from segzero_core.answers.parse import Answer, parse_answer
+from segzero_core.answers.parse import Answer
 from segzero_core.errors import AnswerError, CancelledError
-from segzero_core.geometry import rescale_box, rescale_point
-from segzero_core.overlap import EarlyMask, EmbeddingOverlap, MaskPrompt, StreamWatcher
+from segzero_core.overlap import EarlyMask, EmbeddingOverlap, StreamWatcher
 from segzero_core.prompts import check_query
-from segzero_core.reasoners.base import BatchReasoner, Reasoner
+from segzero_core.reasoners.base import BatchReasoner, Reasoner, Reply
 from segzero_core.reasoners.image_input import LastImage
 from segzero_core.reasoners.streaming import answer_end
 from segzero_core.runtime.cpu_threads import count_cores, half_the_cores, take_more_than_half
@@ -27,6 +26,7 @@ from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
 from segzero_core.types import (
     Box,
     Image,
+    MaskPrompt,
     Point,
     ResultWarning,
     Segmentation,
@@ -90,14 +90,14 @@ class SegZero:
         listener = StreamWatcher(on_text, beside, lambda text: self._decode_early(image, text))
         try:
             with beside:
-                text, reason_s = _timed(self.reasoner.reason, image, query, listener, cancel)
+                reply, reason_s = _timed(self.reasoner.reason, image, query, listener, cancel)
             first = listener.first or time.perf_counter()
             self._writing_s = time.perf_counter() - first
-            answer = parse_answer(text, self._space(image))
+            answer = self._read(image, reply.text)
             _, embed_s = beside.begin().result()
             if cancel is not None and cancel.is_set():
                 raise CancelledError('cancelled before the mask was made')
-            prompt = self._prompt(image, answer)
+            prompt = self.reasoner.task.mask_prompt(answer, image_size(image))
             (found,), decode_s = listener.decoded(prompt) or _timed(self._decode, [prompt])
         finally:
             beside.stop()
@@ -109,7 +109,7 @@ class SegZero:
             'decode': decode_s,
             'total': time.perf_counter() - start,
         }
-        return _segmentation(found, prompt, answer, text, timings, self._engine_warnings())
+        return _segmentation(found, prompt, answer, reply.text, timings, self._engine_warnings())
 
     def answer_all(self, image: Image, queries: Sequence[str]) -> list[Segmentation | AnswerError]:
         """Find what each of several sentences asks for in one image.
@@ -134,15 +134,13 @@ class SegZero:
         check_image(image)
         embedding = self._begin_embedding(image)
         try:
-            texts, reason_s = _timed(self._reason_all, image, queries)
-            answers = [
-                text if isinstance(text, AnswerError) else self._read(image, text)
-                for text in texts
-            ]
+            replies, reason_s = _timed(self._reason_all, image, queries)
+            answers = [self._try_read(image, reply) for reply in replies]
             _, embed_s = embedding.result()
         finally:
             embedding.cancel()
-        prompts = [self._prompt(image, each) for each in answers if isinstance(each, Answer)]
+        task, size = self.reasoner.task, image_size(image)
+        prompts = [task.mask_prompt(each, size) for each in answers if isinstance(each, Answer)]
         masks, decode_s = _timed(self._decode, prompts)
         timings = {
             'reason': reason_s,
@@ -152,10 +150,10 @@ class SegZero:
         }
         found = zip(masks, prompts, strict=True)
         return [
-            _segmentation(*next(found), answer, str(text), dict(timings), self._engine_warnings())
+            _segmentation(*next(found), answer, reply.text, dict(timings), self._engine_warnings())
             if isinstance(answer, Answer)
             else answer
-            for answer, text in zip(answers, texts, strict=True)
+            for answer, reply in zip(answers, replies, strict=True)
         ]
 
     def warm_up(self, size: Size = _VGA) -> float:
@@ -219,26 +217,22 @@ class SegZero:
         )
         return (ResultWarning('synthetic_only', message),)
 
-    def _space(self, image: Image) -> Size:
-        return self.reasoner.family.answer_size(image_size(image))
+    def _read(self, image: Image, text: str) -> Answer:
+        task = self.reasoner.task
+        return task.read(text, task.answer_size(image_size(image)))
 
-    def _read(self, image: Image, text: str) -> Answer | AnswerError:
+    def _try_read(self, image: Image, reply: Reply | AnswerError) -> Answer | AnswerError:
         try:
-            return parse_answer(text, self._space(image))
+            return reply if isinstance(reply, AnswerError) else self._read(image, reply.text)
         except AnswerError as error:
             return error
 
-    def _prompt(self, image: Image, answer: Answer) -> MaskPrompt:
-        space, size = self._space(image), image_size(image)
-        first, second = (rescale_point(point, space, size) for point in answer.points)
-        return MaskPrompt(rescale_box(answer.box, space, size), (first, second))
-
-    def _reason_all(self, image: Image, queries: list[str]) -> Sequence[str | AnswerError]:
+    def _reason_all(self, image: Image, queries: list[str]) -> Sequence[Reply | AnswerError]:
         if isinstance(self.reasoner, BatchReasoner):
             return self.reasoner.reason_batch([image] * len(queries), queries)
         return [self._reason_one(image, query) for query in queries]
 
-    def _reason_one(self, image: Image, query: str) -> str | AnswerError:
+    def _reason_one(self, image: Image, query: str) -> Reply | AnswerError:
         try:
             return self.reasoner.reason(image, query)
         except AnswerError as error:
@@ -281,10 +275,10 @@ class SegZero:
         """Begin with the mask if ``text`` says all that is needed, though it has no end yet."""
         if answer_end(text + '</answer>') < 0 or '<answer>' not in text:
             return None
-        answer = self._read(image, text + '</answer>')
+        answer = self._try_read(image, Reply(text + '</answer>'))
         if not isinstance(answer, Answer):
             return None
-        prompt = self._prompt(image, answer)
+        prompt = self.reasoner.task.mask_prompt(answer, image_size(image))
         # Behind the embedding, in the same thread.
         return EarlyMask(prompt, self._second.submit(_timed, self._decode, [prompt]))
 
@@ -297,8 +291,9 @@ def check_found(found: Segmentation) -> Segmentation:
     """
     if found.mask.any():
         return found
-    box = ', '.join(f'{value:.0f}' for value in found.box)
-    message = f'the segmenter finds nothing at the box {box} that the reasoner names'
+    box = ', '.join(f'{value:.0f}' for value in found.box or ())
+    place = f'the box {box}' if found.box else 'the points'
+    message = f'the segmenter finds nothing at {place} that the reasoner names'
     raise AnswerError('nothing_found', message, found.text)
 
 

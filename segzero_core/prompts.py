@@ -90,7 +90,9 @@ class PromptFamily:
         clean: Applied to the sentence before it is put into the template.
         step: Where the image is left as it is, its sides are rounded to multiples of this, which
             is what the image processor of a checkpoint that answers in pixels would do next.
-        tagged: Whether answers are asked for in tags; JSON alone where not.
+        asks: Which answers its words ask for. ``task``: those of the checkpoint's ``Task``,
+            between tags. ``box``: a box alone, as plain JSON without tags. ``words``: a word or
+            a phrase, which only the evaluation of questions can read.
     """
 
     name: str
@@ -100,7 +102,12 @@ class PromptFamily:
     system: str = ''
     clean: Callable[[str], str] = _as_written
     step: int = 0
-    tagged: bool = True
+    asks: Literal['task', 'box', 'words'] = 'task'
+
+    @property
+    def tagged(self) -> bool:
+        """Whether answers are asked for between ``<answer>`` tags."""
+        return self.asks == 'task'
 
     def input_size(self, image: Size) -> Size:
         """Return the size the model sees an image of size ``image`` at."""
@@ -208,13 +215,13 @@ FAMILIES = {
         ),
         # How Qwen's base models are asked for a box themselves, at the image's own resolution: the
         # baseline. Qwen2.5-VL answers in pixels, Qwen2-VL and Qwen3-VL in thousandths.
-        PromptFamily('grounding', _GROUNDING, image_size=None, step=28, tagged=False),
+        PromptFamily('grounding', _GROUNDING, image_size=None, step=28, asks='box'),
         PromptFamily(
             'grounding_thousandths',
             _GROUNDING,
             image_size=None,
             space='thousandths',
-            tagged=False,
+            asks='box',
         ),
         # A question to be answered in words.
         PromptFamily(
@@ -222,7 +229,7 @@ FAMILIES = {
             '{question}\nAnswer the question using a single word or phrase.',
             image_size=None,
             clean=str.strip,
-            tagged=False,
+            asks='words',
         ),
         # The embedded model knows nothing but this one request: the sentence says it all.
         PromptFamily('tiny', '{question}', image_size=128, clean=_lower_case),

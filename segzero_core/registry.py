@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from segzero_core.errors import EngineOptionError, ModelLoadError, UnknownNameError
+from segzero_core.renamed import new_name
 
 
 class EngineEntry(NamedTuple):
@@ -63,7 +64,8 @@ def create_engine(
 
     Raises:
         UnknownNameError: No such engine.
-        EngineOptionError: The engine does not take one of the options.
+        EngineOptionError: The engine does not take one of the options; for an old name the
+            message says the new one.
         ModelLoadError: A library the engine needs is not installed, or its model cannot be loaded.
     """
     entry = registry[look_up(kind, name, registry)]
@@ -79,8 +81,9 @@ def create_engine(
     taken = list(inspect.signature(engine).parameters)
     for key, value in given.items():
         if key not in taken:
+            renamed = f' It is called {new_name(key)!r} now.' if new_name(key) in taken else ''
             raise EngineOptionError(
-                f'{kind} {name!r} has no option {key!r} (given {value!r}). '
+                f'{kind} {name!r} has no option {key!r} (given {value!r}).{renamed} '
                 f'It takes: {", ".join(taken) or "no options"}'
             )
     return engine(**given)

@@ -7,17 +7,20 @@ together (Seg-Zero, arXiv 2503.06520, Tables 1 and 2).
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from segzero_core.answers.parse import Targets, parse_targets
+from segzero_core.answers.parse import Answer, parse_answer
 from segzero_core.data.records import Annotation
-from segzero_core.prompts import PromptFamily
+from segzero_core.errors import EngineOptionError
+from segzero_core.geometry import rescale_box, rescale_point
+from segzero_core.prompts import FAMILIES, PromptFamily
 from segzero_core.registry import look_up
 from segzero_core.rewards.hardened import Recipe
-from segzero_core.types import Size
+from segzero_core.types import MaskPrompt, Size
 
 Answers = Literal['box_points', 'box', 'points']
 KEYS = ('bbox', 'points_1', 'points_2')
@@ -26,6 +29,8 @@ _RECIPE_TARGETS: dict[str, Literal['both', 'box', 'points']] = {
     'box': 'box',
     'points': 'points',
 }
+# The key that base models use by themselves; they were not asked for another one.
+_NATIVE_KEY = "the key 'bbox_2d' was read as 'bbox'"
 
 _THINKING = (
     # (with thinking, without), in the words of each family; longest first.
@@ -75,23 +80,32 @@ _POINTS_ONLY = (
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked for.
+    """Everything that says what a checkpoint is asked and how it answers.
+
+    Every reasoner has one as ``task``. The prompt, the parser, structured output, the prompt of
+    the segmenter, rewards and evaluation all follow it.
 
     Attributes:
         answer: ``box_points``, ``box`` or ``points``.
-        think: Whether the model is to think before it answers.
+        think: Whether the model thinks before it answers.
+        family: Wording, image size and coordinate space. A family whose words ask for a box alone
+            (``PromptFamily.asks``) makes ``answer`` ``box`` and ``think`` false.
     """
 
     answer: Answers = 'box_points'
     think: bool = True
+    family: PromptFamily = FAMILIES['seg_zero']
 
     def __post_init__(self) -> None:
         """Check ``answer``.
 
         Raises:
-            UnknownNameError: It is none of the three.
+            UnknownNameError: ``answer`` is none of the three.
         """
         look_up('answer', self.answer, _RECIPE_TARGETS)
+        if not self.family.tagged:
+            object.__setattr__(self, 'answer', 'box')
+            object.__setattr__(self, 'think', False)
 
     @property
     def box(self) -> bool:
@@ -103,25 +117,93 @@ class Task:
         """Whether points are asked for."""
         return self.answer != 'box'
 
-    def family(self, family: PromptFamily) -> PromptFamily:
-        """Return ``family`` with its request reduced to what is asked for."""
+    @functools.cached_property
+    def prompt(self) -> PromptFamily:
+        """The family, its words reduced to what is asked for."""
         changes = [
             *(_THINKING if not self.think else ()),
             *(_BOX_ONLY if not self.points else ()),
             *(_POINTS_ONLY if not self.box else ()),
         ]
-        template = family.template
+        template = self.family.template
         for old, new in changes:
             template = template.replace(old, new)
-        return replace(family, template=template)
+        return replace(self.family, template=template)
+
+    def reworked(self, answer: str = '', think: bool | None = None) -> Task:
+        """Return this task with what the user wants otherwise.
+
+        Args:
+            answer: '' = as it is.
+            think: ``None`` = as it is.
+
+        Raises:
+            UnknownNameError: ``answer`` is none of the three.
+            EngineOptionError: The words of the family ask for something else.
+        """
+        if not self.family.tagged and (answer not in ('', 'box') or think):
+            wanted = f'answer={answer!r}' if answer not in ('', 'box') else 'think'
+            raise EngineOptionError(
+                f'family {self.family.name!r} asks for a box alone, without thoughts: '
+                f'choose another family, or leave out {wanted}'
+            )
+        return replace(
+            self,
+            answer=answer or self.answer,  # type: ignore[arg-type]  # checked when it is made
+            think=self.think if think is None else think,
+        )
+
+    def with_family(self, family: PromptFamily) -> Task:
+        """Return the same task asked in the words, image size and space of ``family``."""
+        return replace(self, family=family)
+
+    def smaller(self) -> Task:
+        """Return the same task with smaller images; see ``PromptFamily.smaller``."""
+        return self.with_family(self.family.smaller())
+
+    def conversation(self, query: str) -> list[dict[str, Any]]:
+        """Return the messages for a chat template; see ``PromptFamily.conversation``."""
+        return self.prompt.conversation(query)
+
+    def input_size(self, image: Size) -> Size:
+        """Return the size at which the model sees an image of size ``image``."""
+        return self.family.input_size(image)
+
+    def answer_size(self, image: Size) -> Size:
+        """Return the size of the space that answers about an image of size ``image`` are in."""
+        return self.family.answer_size(image)
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """Return ``recipe`` with the rewards of what is asked for."""
         return replace(recipe, thinking=self.think, targets=_RECIPE_TARGETS[self.answer])
 
-    def read(self, text: str, size: Size) -> Targets:
-        """Read an answer; raises ``AnswerError`` as ``parse_targets`` does."""
-        return parse_targets(text, size, self.box, self.points)
+    def read(self, text: str, space: Size) -> Answer:
+        """Read a reply.
+
+        Args:
+            text: Everything the reasoner wrote.
+            space: ``answer_size`` of the image it is about.
+
+        Returns:
+            The answer, in the space of the reply.
+
+        Raises:
+            AnswerError: There is no usable answer; ``kind`` says why.
+        """
+        if self.family.tagged:
+            return parse_answer(text, space, self.box, self.points)
+        plain = text.strip().removeprefix('```json').removesuffix('```')
+        found = parse_answer(f'<answer>{plain}</answer>', space, self.box, self.points)
+        repairs = tuple(repair for repair in found.repairs if repair != _NATIVE_KEY)
+        return replace(found, repairs=repairs)
+
+    def mask_prompt(self, answer: Answer, image: Size) -> MaskPrompt:
+        """Return ``answer`` as the segmenter's prompt, in pixels of an image of size ``image``."""
+        space = self.answer_size(image)
+        box = rescale_box(answer.box, space, image) if answer.box else None
+        return MaskPrompt(
+            box, tuple(rescale_point(point, space, image) for point in answer.points)
+        )
 
     def write(self, target: Annotation, reasoning: str, keys: Sequence[str] = KEYS) -> str:
         """Return the answer a perfect model gives; coordinates become whole numbers.

@@ -52,6 +52,18 @@ class Intrinsics(NamedTuple):
     cy: float
 
 
+class MaskPrompt(NamedTuple):
+    """The prompt of the segmenter, in pixels of the original image; one of the two may be absent.
+
+    Attributes:
+        box: ``None`` where the checkpoint answers with points alone.
+        points: On the object; empty where the checkpoint answers with a box alone.
+    """
+
+    box: Box | None
+    points: tuple[Point, ...]
+
+
 WARNING_KINDS = {
     'stale_frame': 'the frame is older than it should be',
     'clock_offset': "the frame's stamp is far from the node's clock",
@@ -85,8 +97,10 @@ class Segmentation:
     Attributes:
         mask: (H, W) bool, at the resolution of the image that was asked about.
         score: The segmenter's own estimate of the mask's quality, 0 to 1.
-        box: Box the reasoner named, in pixels of the original image.
-        points: The two points the reasoner named, in pixels of the original image.
+        box: Box the reasoner named, in pixels of the original image; ``None`` where the
+            checkpoint answers with points alone.
+        points: The two points the reasoner named, in pixels of the original image; empty where
+            the checkpoint answers with a box alone.
         reasoning: The chain of thought, without its tags.
         text: Everything the reasoner wrote, unchanged.
         repairs: What had to be repaired to read the answer; empty for a clean one.
@@ -97,8 +111,8 @@ class Segmentation:
 
     mask: Mask
     score: float
-    box: Box
-    points: tuple[Point, Point]
+    box: Box | None
+    points: tuple[Point, ...]
     reasoning: str
     text: str
     repairs: tuple[str, ...] = ()

@@ -25,9 +25,9 @@ from geometry_msgs.msg import (
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 
-from segzero_core.errors import AnswerError, SegZeroError
+from segzero_core.errors import AnswerError, SegZeroError, TargetError
 from segzero_core.grasping.camera_model import Distortion
-from segzero_core.grasping.target import GraspTarget, Metres, TargetError
+from segzero_core.grasping.target import GraspTarget, Metres
 from segzero_core.types import Image as RgbImage
 from segzero_core.types import Intrinsics, Mask, Point, Segmentation, Size
 
@@ -139,7 +139,7 @@ def answer_document(answer: PerceptionResult, query: str, repeat: int = 0) -> di
     found = answer.segmentation
     return {
         **_document(answer.header, query, 'ok', repeat),
-        'box': list(found.box),
+        'box': list(found.box) if found.box else None,
         'points': [list(point) for point in found.points],
         'score': _number(found.score),
         'reasoning': found.reasoning,

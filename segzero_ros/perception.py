@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from std_msgs.msg import Header
 
 from segzero_core import SegZero, load_reasoner, load_segmenter
-from segzero_core.errors import SegZeroError
-from segzero_core.grasping.target import GraspTarget, TargetError, find_target
+from segzero_core.errors import OutOfMemoryError, SegZeroError, TargetError
+from segzero_core.grasping.target import GraspTarget, find_target
 from segzero_core.pipeline import check_found
-from segzero_core.runtime.memory import OutOfMemoryError, free_memory, is_out_of_memory
+from segzero_core.runtime.memory import free_memory, is_out_of_memory
 from segzero_core.types import Image, Segmentation, Size
 from segzero_ros.frames import Frame, FrameBuffer
 from segzero_ros.images import load_codec
@@ -143,8 +143,8 @@ class Answerer:
         """Try again with all memory there is, and the reasoner's image at half its size."""
         free_memory()
         reasoner = self._segzero.reasoner
-        family = reasoner.family
-        reasoner.family = family.smaller()
+        task = reasoner.task
+        reasoner.task = task.smaller()
         try:
             return self._segzero(image, query, on_text, cancel)
         except Exception as error:
@@ -153,7 +153,7 @@ class Answerer:
             message = f'no memory for even a smaller image: {_MEMORY_REMEDY} ({error})'
             raise OutOfMemoryError(message) from None
         finally:
-            reasoner.family = family
+            reasoner.task = task
 
     def close(self) -> None:
         """Free the models."""

@@ -14,8 +14,9 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
-from segzero_core.grasping.camera_model import CalibrationError, Floats
-from segzero_core.grasping.target import GraspTarget, Metres, TargetError
+from segzero_core.errors import CalibrationError, TargetError
+from segzero_core.grasping.camera_model import Floats
+from segzero_core.grasping.target import GraspTarget, Metres
 
 LATE_S = 0.2  # for the transform of an image's stamp, which may come after the image
 ROUNDING = 1e-3  # of a matrix that is printed with a few digits

@@ -64,7 +64,7 @@ def load_trainee(config: TrainConfig) -> Trainee:
     model = load_model(folder, dtype)
     if config.freeze_vision:
         model.model.visual.requires_grad_(False)
-    return Trainee(model, processor, config.task.family(family), _adapters(config))
+    return Trainee(model, processor, config.task.with_family(family).prompt, _adapters(config))
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> Any:

@@ -63,14 +63,14 @@ class Answer:
     """What the reasoner answered, in the space it answers in (see ``prompts.PromptFamily``).
 
     Attributes:
-        box: With an area, and inside the space.
-        points: The two points, inside the space.
+        box: With an area, and inside the space; ``None`` where no box was asked for.
+        points: The two points, inside the space; empty where no points were asked for.
         reasoning: The chain of thought, without its tags and surrounding white space.
         repairs: What had to be repaired, in words; empty for a clean answer.
     """
 
-    box: Box
-    points: tuple[Point, Point]
+    box: Box | None
+    points: tuple[Point, ...]
     reasoning: str = ''
     repairs: tuple[str, ...] = ()
 
@@ -86,59 +86,27 @@ def format_answer(answer: Answer) -> str:
     """
     if any(tag.search(answer.reasoning) for tag in _TAGS.values()):
         raise ValueError(f'the reasoning must not contain tags: {answer.reasoning!r}')
-    content = {
-        'bbox': [_shortest(value) for value in answer.box],
-        'points_1': [_shortest(value) for value in answer.points[0]],
-        'points_2': [_shortest(value) for value in answer.points[1]],
-    }
+    content = {'bbox': [_shortest(value) for value in answer.box]} if answer.box else {}
+    for key, point in zip(('points_1', 'points_2'), answer.points, strict=False):
+        content[key] = [_shortest(value) for value in point]
     found = json.dumps(content, allow_nan=False)
     return f'<think>{answer.reasoning}</think><answer>{found}</answer>'
 
 
-def parse_answer(text: str, size: Size) -> Answer:
-    """Read what a reasoner wrote.
+def parse_answer(text: str, size: Size, box: bool = True, points: bool = True) -> Answer:
+    """Read the reply of a reasoner that was asked for a box, for two points, or for both.
 
-    Takes time linear in the length of the text.
+    Takes time linear in the length of the text. Whatever was not asked for is ignored.
 
     Args:
         text: Everything the reasoner wrote.
         size: The space its coordinates are in. Its far edges (``width``, ``height``) belong to
             it, because rounding in training data puts objects at the image border there.
+        box: Whether a box was asked for.
+        points: Whether two points were asked for.
 
     Raises:
         AnswerError: There is no usable answer in it; ``kind`` says why.
-    """
-    found = parse_targets(text, size)
-    assert found.box is not None  # it was asked for
-    return Answer(found.box, (found.points[0], found.points[1]), found.reasoning, found.repairs)
-
-
-class Targets(NamedTuple):
-    """What the reasoner answered where it was not asked for both box and points.
-
-    Attributes:
-        box: With an area, and inside the space; ``None`` where none was asked for.
-        points: The two points, inside the space; none where none were asked for.
-        reasoning: The chain of thought, without its tags and surrounding white space.
-        repairs: What had to be repaired, in words.
-    """
-
-    box: Box | None
-    points: tuple[Point, ...]
-    reasoning: str
-    repairs: tuple[str, ...]
-
-
-def parse_targets(text: str, size: Size, box: bool = True, points: bool = True) -> Targets:
-    """Read what a reasoner wrote that was asked for a box, for points or for both.
-
-    Reads and raises as ``parse_answer`` does; what was not asked for is passed over.
-
-    Args:
-        text: Everything the reasoner wrote.
-        size: The space its coordinates are in.
-        box: Whether a box was asked for.
-        points: Whether two points were asked for.
     """
     if not text.strip():
         raise AnswerError('empty_text', 'the reasoner wrote nothing', text)
@@ -162,7 +130,7 @@ def parse_targets(text: str, size: Size, box: bool = True, points: bool = True) 
         except AnswerError as error:
             errors.append(error)
         else:
-            return Targets(target, spots, thinking.strip(), tuple(dict.fromkeys(found)))
+            return Answer(target, spots, thinking, tuple(dict.fromkeys(found)))
     raise errors[0]
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segzero_core.errors import SegZeroError
+from segzero_core.errors import CalibrationError
 from segzero_core.types import Intrinsics
 
 Floats = npt.NDArray[np.float64]
@@ -20,12 +20,6 @@ POLYNOMIAL_LENGTHS = (4, 5, 8, 12, 14)  # numbers of coefficients that OpenCV kn
 MAX_ERROR = 0.1  # pixels; a ray that lands farther from where it came from was not found
 # The defaults stop too early for wide lenses.
 CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-10)
-
-
-class CalibrationError(SegZeroError):
-    """The calibration cannot be used. The message names the values at fault."""
-
-    kind = 'bad_intrinsics'
 
 
 class Distortion(NamedTuple):

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segzero_core.errors import SegZeroError
+from segzero_core.errors import TargetError
 from segzero_core.grasping.camera_model import Distortion, check_lens, rays
 from segzero_core.grasping.gripper_width import Pixel, narrowest, principal_axis
 from segzero_core.grasping.roi import Depth, RegionOfInterest, look_at
@@ -28,36 +28,6 @@ WINDOW = 3  # a depth is fitted to up to 7 x 7 pixels; a single one is too noisy
 MAD_TO_SIGMA = 1.4826  # for a normal distribution
 MIN_SPREAD = 0.01  # metres; below this, depth steps are the sensor's, not another object's
 MIN_JUMP = 0.03  # share of the depth; a step this large between neighbours parts two surfaces
-
-
-class TargetError(SegZeroError):
-    """There is no metric target.
-
-    Attributes:
-        kind: One of ``TargetError.KINDS``.
-    """
-
-    KINDS = (
-        'no_depth',  # no depth image belongs to the frame
-        'no_camera_info',  # no calibration has come
-        'size_mismatch',  # depth and mask differ in size: the depth is not registered
-        'empty_mask',  # nothing was segmented
-        'no_valid_depth',  # the sensor measured nothing in range on the object
-        'too_few_pixels',  # the object is too small, or too little of it was measured
-        'sparse_depth',  # too small a share of it was measured
-        'no_transform',  # tf does not know the frame that targets are wanted in
-    )
-
-    def __init__(self, kind: str, message: str) -> None:
-        """Remember ``kind``.
-
-        Raises:
-            ValueError: ``kind`` is not in ``KINDS``.
-        """
-        if kind not in self.KINDS:
-            raise ValueError(f'unknown TargetError kind {kind!r}; one of {", ".join(self.KINDS)}')
-        super().__init__(message)
-        self.kind = kind
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from segzero_core.reasoners.base import BatchReasoner, Reasoner
+from segzero_core.reasoners.base import BatchReasoner, Reasoner, Reply
 from segzero_core.registry import EngineEntry, create_engine
 
 REASONERS = {
@@ -23,4 +23,4 @@ def load_reasoner(engine: str, **options: Any) -> Reasoner:
     return cast(Reasoner, create_engine('reasoner', REASONERS, engine, options))
 
 
-__all__ = ['REASONERS', 'BatchReasoner', 'Reasoner', 'load_reasoner']
+__all__ = ['REASONERS', 'BatchReasoner', 'Reasoner', 'Reply', 'load_reasoner']

@@ -1,27 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a reasoner is: something that looks at an image and writes the answer text."""
+"""The role of a reasoner: it looks at an image and writes the answer text."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
-from segzero_core.prompts import PromptFamily
 from segzero_core.types import Image
+
+if TYPE_CHECKING:
+    from segzero_core.task import Task
+
+FinishReason = Literal['stop', 'length', '']
+
+
+class Reply(NamedTuple):
+    """The text of a reasoner, and why it ended.
+
+    Attributes:
+        text: The whole reply, tags included. Thoughts stand between ``<think>`` and ``</think>``,
+            also where the chat template opened them or a server sent them separately.
+        finish_reason: ``'stop'``: the answer is complete, or the model ended it. ``'length'``:
+            the limit of tokens was reached. ``''``: unknown.
+        tokens: Number of tokens written; 0 where the engine does not count them.
+    """
+
+    text: str
+    finish_reason: FinishReason = ''
+    tokens: int = 0
 
 
 class Reasoner(Protocol):
     """Turns an image and a sentence into ``<think>..</think><answer>..</answer>`` text.
 
     Attributes:
-        family: Prompt, image size and coordinate space its answers are written in.
+        task: What the model is asked and how it answers: prompt family, coordinate space, image
+            size, box or points, thinking or not.
 
     An engine or checkpoint that knows this project's synthetic scenes only says so with an
     attribute ``synthetic_only = True``; results then carry a warning of that kind.
     """
 
-    family: PromptFamily
+    task: Task
 
     def reason(
         self,
@@ -29,20 +50,20 @@ class Reasoner(Protocol):
         query: str,
         on_text: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
-    ) -> str:
+    ) -> Reply:
         """Write the answer to ``query`` about ``image``.
 
         Called from one thread at a time.
 
         Args:
-            image: (H, W, 3) uint8 RGB, at its original size; the engine resizes it as its
-                family says.
+            image: (H, W, 3) uint8 RGB, at its original size; the engine resizes it to
+                ``task.input_size``.
             query: The sentence, already checked by ``prompts.check_query``.
             on_text: Called with each new piece of text as it is written.
-            cancel: Looked at between steps; once set, the engine stops.
+            cancel: Checked between steps; once set, the engine stops.
 
         Returns:
-            The whole text, tags included. Coordinates are in ``family``'s space.
+            The reply; its coordinates are in the space ``task.answer_size``.
 
         Raises:
             CancelledError: ``cancel`` was set.
@@ -56,16 +77,16 @@ class Reasoner(Protocol):
 
 @runtime_checkable
 class BatchReasoner(Reasoner, Protocol):
-    """A reasoner that answers several sentences in less time than one after the other."""
+    """A reasoner that answers several sentences faster than one after the other."""
 
-    def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
-        """Write the answer to each query about the image beside it.
+    def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[Reply]:
+        """Write the answer to each query about the image with the same index.
 
         Args:
             images: (H, W, 3) uint8 RGB each, at their original sizes.
             queries: As many sentences, already checked by ``prompts.check_query``.
 
         Returns:
-            What ``reason`` would have written for each.
+            For each sentence the reply that ``reason`` would have returned.
         """
         ...

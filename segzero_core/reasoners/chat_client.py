@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from segzero_core.errors import CancelledError, EngineOptionError, ServerError
+from segzero_core.reasoners.base import Reply
 
 _POLL_S = 0.01  # how late a cancellation is noticed at most
 _CONNECT_S = 5.0
@@ -93,7 +94,7 @@ class ModelServer:
 
     def chat(
         self, body: dict[str, Any], cancel: threading.Event | None = None
-    ) -> Generator[str, None, None]:
+    ) -> Generator[Reply, None, None]:
         """Yield the pieces of a streamed chat completion as they come.
 
         Closing the iterator early closes the connection, on which the server stops writing.
@@ -116,15 +117,15 @@ class ModelServer:
             if event == b'data: [DONE]':
                 return
             if event and not event.startswith(b':'):
-                piece, ended = self._piece(event)
-                finished = finished or ended
-                if piece:
+                piece = self._piece(event)
+                if piece is not None:
+                    finished = finished or bool(piece.finish_reason)
                     yield piece
         if not finished:
             raise self._error('server_broken', 'the connection ended in the middle of an answer')
 
-    def _piece(self, event: bytes) -> tuple[str, bool]:
-        """Return the text in one line of the stream, and whether it says that it was the last."""
+    def _piece(self, event: bytes) -> Reply | None:
+        """Return the text in one line of the stream; its ``finish_reason`` marks the last one."""
         try:
             if not event.startswith(b'data:'):
                 raise ValueError('no event')
@@ -133,11 +134,14 @@ class ModelServer:
                 raise self._error('server_refused', _summary(str(content['error'])))
             choices = content['choices']
             if not choices:  # the last event of some servers only counts tokens
-                return '', False
+                return None
             text = choices[0]['delta'].get('content') or ''
             if not isinstance(text, str):
                 raise TypeError('content is no text')
-            return text, choices[0].get('finish_reason') is not None
+            reason = choices[0].get('finish_reason')
+            if reason is None:
+                return Reply(text, '', int(bool(text)))
+            return Reply(text, 'length' if reason == 'length' else 'stop', int(bool(text)))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             shown = _summary(event.decode(errors='replace'))
             raise self._error('server_broken', f'it sent {shown!r}') from error

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from segzero_core.errors import EngineOptionError, ModelLoadError, ServerError
-from segzero_core.prompts import PromptFamily, get_family
+from segzero_core.prompts import get_family
 from segzero_core.reasoners.answer_regex import pattern_after
+from segzero_core.reasoners.base import Reply
 from segzero_core.reasoners.chat_client import ModelServer
 from segzero_core.reasoners.image_input import ImageFormat, data_url, frame_key, model_picture
 from segzero_core.reasoners.streaming import StreamedReply
@@ -23,10 +24,10 @@ from segzero_core.registry import look_up
 from segzero_core.runtime.checkpoint_metadata import (
     FAMILY_OF_MODEL_TYPE,
     checkpoint_task,
-    choose_family,
     read_json,
     synthetic_only,
 )
+from segzero_core.task import Task
 from segzero_core.types import Image, image_size
 
 _LONGEST_TOKEN = 64  # characters; a server that sends more than so many per token is out of order
@@ -48,7 +49,7 @@ class OpenAIReasoner:
     Several threads may ask at the same time.
 
     Attributes:
-        family: Prompt, image size and coordinate space of the model.
+        task: What the model is asked and how it answers.
         model: What the server calls the model.
     """
 
@@ -57,6 +58,8 @@ class OpenAIReasoner:
         model: str = '',
         url: str = 'http://127.0.0.1:8000/v1',
         family: str = '',
+        answer: str = '',
+        think: bool | None = None,
         max_new_tokens: int = 1024,
         timeout: float = 60.0,
         startup_timeout: float = 5.0,
@@ -74,6 +77,10 @@ class OpenAIReasoner:
             url: Of the server, up to and with ``/v1``.
             family: Prompt family; '' = by the folder the server loaded, if it is on this machine,
                 else by the model's name.
+            answer: ``box_points``, ``box`` or ``points``; '' = by the folder the server loaded,
+                if it is on this machine, else ``box_points``.
+            think: Whether the model thinks before it answers; ``None`` = by that folder, else
+                it does.
             max_new_tokens: Longest reply.
             timeout: Seconds for one sentence, repetitions included.
             startup_timeout: Seconds to wait for a server that is not there yet.
@@ -104,7 +111,7 @@ class OpenAIReasoner:
         except ServerError as error:
             raise ModelLoadError(str(error)) from error
         self.model: str = served['id']
-        self.family = _family_of(served, family)
+        self.task = _task_of(served, family, answer, think)
         folder = _folder_of(served)
         self.synthetic_only = folder is not None and synthetic_only(folder)
         self._encoded: tuple[bytes, str] = (b'', '')  # key of the newest frame, its data URL
@@ -115,7 +122,7 @@ class OpenAIReasoner:
         query: str,
         on_text: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
-    ) -> str:
+    ) -> Reply:
         """Write the answer to ``query`` about ``image``; see ``Reasoner.reason``.
 
         Raises:
@@ -126,13 +133,13 @@ class OpenAIReasoner:
         reply.check_cancel()
         messages = self._messages(image, query)
 
-        def ask(written: str, tokens: int) -> Iterator[str]:
+        def ask(written: str, tokens: int) -> Iterator[Reply]:
             return self._pieces(self._request(messages, written, tokens), tokens, cancel)
 
         self._thinking.write(reply, ask, self._max_new_tokens)
-        return reply.text
+        return reply.result()
 
-    def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
+    def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[Reply]:
         """Ask several sentences at a time: the server answers them side by side.
 
         Raises:
@@ -146,13 +153,13 @@ class OpenAIReasoner:
 
     def _pieces(
         self, request: dict[str, Any], tokens: int, cancel: threading.Event | None
-    ) -> Iterator[str]:
+    ) -> Iterator[Reply]:
         """Yield what the server writes; closing the iterator closes the connection."""
         room = _LONGEST_TOKEN * tokens
         with contextlib.closing(self._server.chat(request, cancel)) as pieces:
             for piece in pieces:
                 yield piece
-                room -= len(piece)
+                room -= len(piece.text)
                 if room < 0:
                     raise ServerError(
                         'server_broken',
@@ -162,7 +169,7 @@ class OpenAIReasoner:
 
     def _messages(self, image: Image, query: str) -> list[dict[str, Any]]:
         messages = []
-        for message in self.family.conversation(query):
+        for message in self.task.conversation(query):
             parts = [
                 {'type': 'image_url', 'image_url': {'url': self._image_url(image)}}
                 if part['type'] == 'image'
@@ -193,7 +200,7 @@ class OpenAIReasoner:
         return request
 
     def _image_url(self, image: Image) -> str:
-        size = self.family.input_size(image_size(image))
+        size = self.task.input_size(image_size(image))
         key = frame_key(image, size)
         known, url = self._encoded
         if key != known:
@@ -220,19 +227,22 @@ def _folder_of(served: dict[str, Any]) -> Path | None:
     return folder if folder.is_absolute() and (folder / 'config.json').is_file() else None
 
 
-def _family_of(served: dict[str, Any], asked: str) -> PromptFamily:
+def _task_of(served: dict[str, Any], family: str, answer: str, think: bool | None) -> Task:
     root = str(served.get('root') or served['id'])
     folder = _folder_of(served)
     if folder is not None:
         model_type = str(read_json(folder / 'config.json').get('model_type'))
         if model_type in FAMILY_OF_MODEL_TYPE:
-            return checkpoint_task(folder).family(choose_family(folder, model_type, asked))
-    if asked:
-        return get_family(asked)
+            return checkpoint_task(folder, model_type, family, answer, think)
+    found = get_family(family or _family_by_name(served, root))
+    return Task(family=found).reworked(answer, think)
+
+
+def _family_by_name(served: dict[str, Any], root: str) -> str:
     for name in (root, served['id']):
         for pattern, model_type in _TYPE_IN_NAME:
             if pattern.search(name):
-                return get_family(FAMILY_OF_MODEL_TYPE[model_type])
+                return FAMILY_OF_MODEL_TYPE[model_type]
     raise EngineOptionError(
         f'cannot tell from the name {served["id"]!r} how this model is to be asked: give option '
         "family, for instance 'seg_zero' for pixels or 'thousandths'"

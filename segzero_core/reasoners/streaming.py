@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from segzero_core.errors import CancelledError
+from segzero_core.reasoners.base import FinishReason, Reply
 
 
 def answer_end(text: str) -> int:
@@ -24,6 +25,8 @@ class StreamedReply:
 
     Attributes:
         text: Everything so far; never goes beyond ``</answer>``.
+        finish_reason: Why the engine stopped; '' while it writes.
+        tokens: Number of tokens written so far.
     """
 
     def __init__(
@@ -33,6 +36,8 @@ class StreamedReply:
         self._on_text = on_text
         self._cancel = cancel
         self.text = ''
+        self.finish_reason: FinishReason = ''
+        self.tokens = 0
 
     @property
     def complete(self) -> bool:
@@ -44,13 +49,20 @@ class StreamedReply:
         if self._cancel is not None and self._cancel.is_set():
             raise CancelledError('cancelled while the reasoner was writing')
 
-    def add(self, piece: str) -> bool:
+    def add(self, piece: str, finish_reason: FinishReason = '', tokens: int = 0) -> bool:
         """Take the next piece of whole characters; return whether the reply is complete.
+
+        Args:
+            piece: May be empty.
+            finish_reason: Why the engine stopped after it; '' = it goes on.
+            tokens: Number of tokens that the model wrote for it.
 
         Raises:
             CancelledError: ``cancel`` was set.
         """
         self.check_cancel()
+        self.finish_reason = finish_reason
+        self.tokens += tokens
         text = self.text + piece
         end = answer_end(text)
         text = text if end < 0 else text[:end]
@@ -58,3 +70,7 @@ class StreamedReply:
         if fresh and self._on_text is not None:
             self._on_text(fresh)
         return end >= 0
+
+    def result(self) -> Reply:
+        """Return what was written."""
+        return Reply(self.text, 'stop' if self.complete else self.finish_reason, self.tokens)

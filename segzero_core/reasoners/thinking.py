@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from segzero_core.errors import EngineOptionError
+from segzero_core.reasoners.base import Reply
 from segzero_core.reasoners.streaming import StreamedReply
 from segzero_core.registry import look_up
 
@@ -48,7 +49,7 @@ class Thinking:
         return _STARTS[self.mode]
 
     def write(
-        self, reply: StreamedReply, ask: Callable[[str, int], Iterable[str]], max_new_tokens: int
+        self, reply: StreamedReply, ask: Callable[[str, int], Iterable[Reply]], max_new_tokens: int
     ) -> None:
         """Let a model write ``reply``.
 
@@ -68,7 +69,7 @@ class Thinking:
     def write_all(
         self,
         replies: Sequence[StreamedReply],
-        ask: Callable[[list[StreamedReply], int], Sequence[str]],
+        ask: Callable[[list[StreamedReply], int], Sequence[Reply]],
         max_new_tokens: int,
     ) -> None:
         """Let a model write several replies side by side.
@@ -100,17 +101,17 @@ def _end_thoughts(reply: StreamedReply) -> None:
         reply.add(_END[written:])
 
 
-def _read(reply: StreamedReply, pieces: Iterable[str]) -> bool:
+def _read(reply: StreamedReply, pieces: Iterable[Reply]) -> bool:
     """Add pieces until the reply is complete; return whether it is."""
-    return any(reply.add(piece) for piece in pieces)
+    return any(reply.add(*piece) for piece in pieces)
 
 
 def _add_all(
     replies: Sequence[StreamedReply],
-    ask: Callable[[list[StreamedReply], int], Sequence[str]],
+    ask: Callable[[list[StreamedReply], int], Sequence[Reply]],
     tokens: int,
 ) -> None:
     """Add to each of ``replies``, if there are any, what the model writes next."""
     if replies:
-        for reply, text in zip(replies, ask(list(replies), tokens), strict=True):
-            reply.add(text)
+        for reply, written in zip(replies, ask(list(replies), tokens), strict=True):
+            reply.add(*written)

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from segzero_core.errors import EngineOptionError, ModelLoadError
 from segzero_core.prompts import PromptFamily
+from segzero_core.reasoners.base import Reply
 from segzero_core.reasoners.decode.engine import DecodeEngine, EncodedPrompt
 from segzero_core.reasoners.image_input import frame_key, model_picture
 from segzero_core.reasoners.qwen_processor import QwenProcessor
@@ -25,7 +26,6 @@ from segzero_core.registry import look_up
 from segzero_core.runtime.checkpoint_metadata import (
     FAMILY_OF_MODEL_TYPE,
     checkpoint_task,
-    choose_family,
     synthetic_only,
 )
 from segzero_core.runtime.checkpoints import (
@@ -49,8 +49,7 @@ class TransformersReasoner:
     its own words only, see ``DecodeEngine``.
 
     Attributes:
-        family: Prompt, image size and coordinate space of the checkpoint.
-        task: What the checkpoint was trained to answer.
+        task: What the checkpoint is asked and how it answers.
         device: Where the model is.
     """
 
@@ -61,6 +60,8 @@ class TransformersReasoner:
         model: str = 'Ricky06662/Seg-Zero-7B',
         device: str = '',
         family: str = '',
+        answer: str = '',
+        think: bool | None = None,
         max_new_tokens: int = 1024,
         thinking: str = 'free',
         max_think_tokens: int = 0,
@@ -76,6 +77,8 @@ class TransformersReasoner:
             device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ...; '' = CUDA when there is one.
             family: Prompt family; '' = what the checkpoint's ``segzero.json`` says, else the one
                 of its model type.
+            answer: ``box_points``, ``box`` or ``points``; '' = what ``segzero.json`` says.
+            think: Whether the model thinks first; ``None`` = what ``segzero.json`` says.
             max_new_tokens: Longest reply; the paper's models write about 150 tokens.
             thinking: See ``Thinking.mode``.
             max_think_tokens: See ``Thinking.limit``.
@@ -100,14 +103,14 @@ class TransformersReasoner:
         self.device = choose_device(device)
         folder = find_checkpoint(model)
         model_type = check_checkpoint(folder, FAMILY_OF_MODEL_TYPE)
-        self.task = checkpoint_task(folder)
+        self.task = checkpoint_task(folder, model_type, family, answer, think)
         self.synthetic_only = synthetic_only(folder)
-        self.family = self.task.family(choose_family(folder, model_type, family))
         if image_side:
-            self.family = dataclasses.replace(self.family, image_size=image_side)
+            side = dataclasses.replace(self.task.family, image_size=image_side)
+            self.task = self.task.with_family(side)
         with explained(folder):
             self._processor = QwenProcessor.from_pretrained(folder)
-        check_image_size(self.family, self._processor, folder)
+        check_image_size(self.task.family, self._processor, folder)
         self._model: Any = load_weights(
             transformers.AutoModelForImageTextToText,
             folder,
@@ -134,7 +137,7 @@ class TransformersReasoner:
         query: str,
         on_text: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
-    ) -> str:
+    ) -> Reply:
         """Write the answer to ``query`` about ``image``; see ``Reasoner.reason``.
 
         ``cancel`` is looked at after every token.
@@ -143,13 +146,13 @@ class TransformersReasoner:
         reply.check_cancel()
         begin = self._prompter(image, self._frame(image), query)
 
-        def ask(written: str, tokens: int) -> Iterator[str]:
+        def ask(written: str, tokens: int) -> Iterator[Reply]:
             return self._writer.write(begin(written), tokens)
 
         self._thinking.write(reply, ask, self._generation.max_new_tokens)
-        return reply.text
+        return reply.result()
 
-    def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
+    def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[Reply]:
         """Write several answers side by side; see ``BatchReasoner.reason_batch``."""
         # Several sentences may be about one image: its pixels are compared only once.
         frames = {key: self._frame(image) for key, image in {id(i): i for i in images}.items()}
@@ -159,12 +162,12 @@ class TransformersReasoner:
             for reply, image, query in zip(replies, images, queries, strict=True)
         }
 
-        def ask(some: list[StreamedReply], tokens: int) -> list[str]:
+        def ask(some: list[StreamedReply], tokens: int) -> list[Reply]:
             prompts = [begin[id(reply)](reply.text) for reply in some]
             return self._writer.write_all(prompts, tokens)
 
         self._thinking.write_all(replies, ask, self._generation.max_new_tokens)
-        return [reply.text for reply in replies]
+        return [reply.result() for reply in replies]
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -175,11 +178,11 @@ class TransformersReasoner:
 
     def _prompt(self, query: str) -> str:
         return self._processor.apply_chat_template(
-            self.family.conversation(query), add_generation_prompt=True
+            self.task.conversation(query), add_generation_prompt=True
         )
 
     def _frame(self, image: Image) -> bytes:
-        return frame_key(image, self.family.input_size(image_size(image)))
+        return frame_key(image, self.task.input_size(image_size(image)))
 
     def _prompter(self, image: Image, frame: bytes, query: str) -> Callable[[str], EncodedPrompt]:
         """Return what makes the prompt for ``image`` and ``query`` out of a reply's beginning."""
@@ -195,7 +198,7 @@ class TransformersReasoner:
 
     def _encode(self, image: Image, prompt: str) -> Any:
         """Return image and prompt as the model's input, on the CPU."""
-        picture = model_picture(image, self.family.input_size(image_size(image)))
+        picture = model_picture(image, self.task.input_size(image_size(image)))
         return self._processor.encode_still(prompt, picture)
 
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from PIL import Image as PilImage
@@ -21,6 +21,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from segzero_core.errors import EngineOptionError, ModelLoadError, ServerError
 from segzero_core.reasoners.answer_regex import pattern_after
+from segzero_core.reasoners.base import FinishReason, Reply
 from segzero_core.reasoners.image_input import frame_key, model_picture
 from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.reasoners.streaming import StreamedReply, answer_end
@@ -30,7 +31,6 @@ from segzero_core.reasoners.vllm_drafts import speculation
 from segzero_core.runtime.checkpoint_metadata import (
     FAMILY_OF_MODEL_TYPE,
     checkpoint_task,
-    choose_family,
     synthetic_only,
 )
 from segzero_core.runtime.checkpoints import check_checkpoint, explained, find_checkpoint
@@ -50,8 +50,7 @@ class VllmReasoner:
     CUDA graphs on a GPU; in float32 on the CPU, with vLLM's CPU build.
 
     Attributes:
-        family: Prompt, image size and coordinate space of the checkpoint.
-        task: What the checkpoint was trained to answer.
+        task: What the checkpoint is asked and how it answers.
     """
 
     needs_warm_up = True
@@ -61,6 +60,8 @@ class VllmReasoner:
         model: str = 'Ricky06662/Seg-Zero-7B',
         device: str = '',
         family: str = '',
+        answer: str = '',
+        think: bool | None = None,
         max_new_tokens: int = 1024,
         thinking: str = 'free',
         max_think_tokens: int = 0,
@@ -75,6 +76,8 @@ class VllmReasoner:
             model: A folder, or a hub id.
             device: ``'cuda'``, ``'cpu'``, or '' = what this vLLM was built for.
             family: Prompt family; '' = the checkpoint's own.
+            answer: ``box_points``, ``box`` or ``points``; '' = the checkpoint's own.
+            think: Whether the model thinks first; ``None`` = the checkpoint's own choice.
             max_new_tokens: Longest reply.
             thinking: See ``Thinking.mode``.
             max_think_tokens: See ``Thinking.limit``.
@@ -95,12 +98,11 @@ class VllmReasoner:
         self._max_new_tokens, self._structured_output = max_new_tokens, structured_output
         folder = find_checkpoint(model)
         model_type = check_checkpoint(folder, FAMILY_OF_MODEL_TYPE)
-        self.task = checkpoint_task(folder)
+        self.task = checkpoint_task(folder, model_type, family, answer, think)
         self.synthetic_only = synthetic_only(folder)
-        self.family = self.task.family(choose_family(folder, model_type, family))
         with explained(folder):
             self._processor = QwenProcessor.from_pretrained(folder)
-        check_image_size(self.family, self._processor, folder)
+        check_image_size(self.task.family, self._processor, folder)
         self._showing = threading.Lock()
         self._shown: tuple[bytes, PilImage.Image | None] = (b'', None)  # key of the newest frame
         self._numbers = itertools.count()
@@ -112,7 +114,7 @@ class VllmReasoner:
             gpu_memory_utilization=gpu_memory_utilization,
             enforce_eager=eager,
             speculative_config=speculation(num_draft_tokens),
-            **_room(self.family.input_size(Size(1, 1)), max_new_tokens),
+            **_room(self.task.input_size(Size(1, 1)), max_new_tokens),
         )
 
     def reason(
@@ -121,7 +123,7 @@ class VllmReasoner:
         query: str,
         on_text: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
-    ) -> str:
+    ) -> Reply:
         """Write the answer to ``query`` about ``image``; see ``Reasoner.reason``.
 
         ``cancel`` ends the request in the engine within a token.
@@ -133,14 +135,14 @@ class VllmReasoner:
         reply = StreamedReply(on_text, cancel)
         reply.check_cancel()
 
-        def ask(written: str, tokens: int) -> Iterator[str]:
+        def ask(written: str, tokens: int) -> Iterator[Reply]:
             inputs = self._inputs(image, query, written)
             return self._pieces(inputs, self._sampling(written, tokens), reply)
 
         self._thinking.write(reply, ask, self._max_new_tokens)
-        return reply.text
+        return reply.result()
 
-    def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
+    def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[Reply]:
         """Write several answers side by side; see ``BatchReasoner.reason_batch``.
 
         Raises:
@@ -152,7 +154,7 @@ class VllmReasoner:
             for reply, image, query in zip(replies, images, queries, strict=True)
         }
 
-        def ask(some: list[StreamedReply], tokens: int) -> list[str]:
+        def ask(some: list[StreamedReply], tokens: int) -> list[Reply]:
             # Nobody waits for single tokens: the engine's thread puts whole texts together. It
             # begins with the first ones while the next one's picture is prepared.
             texts = []
@@ -167,7 +169,7 @@ class VllmReasoner:
                     text.cancel()
 
         self._thinking.write_all(replies, ask, self._max_new_tokens)
-        return [reply.text for reply in replies]
+        return [reply.result() for reply in replies]
 
     def close(self) -> None:
         """End the engine's process and free its memory."""
@@ -202,12 +204,12 @@ class VllmReasoner:
     def _inputs(self, image: Image, query: str, written: str) -> dict[str, Any]:
         """Return what vLLM is to go on with after ``written``, the beginning of a reply."""
         prompt = self._processor.apply_chat_template(
-            self.family.conversation(query), add_generation_prompt=True
+            self.task.conversation(query), add_generation_prompt=True
         )
         return {'prompt': prompt + written, 'multi_modal_data': {'image': self._picture(image)}}
 
     def _picture(self, image: Image) -> PilImage.Image:
-        size = self.family.input_size(image_size(image))
+        size = self.task.input_size(image_size(image))
         key = frame_key(image, size)
         # Sentences about one frame that come at the same time wait for the first one's.
         with self._showing:
@@ -234,9 +236,9 @@ class VllmReasoner:
 
     def _pieces(
         self, inputs: dict[str, Any], sampling: SamplingParams, reply: StreamedReply
-    ) -> Iterator[str]:
+    ) -> Iterator[Reply]:
         """Yield what the engine writes; closing the iterator ends the request."""
-        received: queue.SimpleQueue[str | ServerError | None] = queue.SimpleQueue()
+        received: queue.SimpleQueue[Reply | ServerError | None] = queue.SimpleQueue()
         task = self._begin(self._hand_over(inputs, sampling, received))
         try:
             while True:
@@ -255,7 +257,7 @@ class VllmReasoner:
         self,
         inputs: dict[str, Any],
         sampling: SamplingParams,
-        received: queue.SimpleQueue[str | ServerError | None],
+        received: queue.SimpleQueue[Reply | ServerError | None],
     ) -> None:
         """Put each piece, and then the error or ``None``, where another thread waits for it."""
         try:
@@ -265,19 +267,20 @@ class VllmReasoner:
         except ServerError as error:
             received.put(error)
 
-    async def _rest(self, written: str, inputs: dict[str, Any], sampling: SamplingParams) -> str:
+    async def _rest(self, written: str, inputs: dict[str, Any], sampling: SamplingParams) -> Reply:
         """Return what follows on ``written``, up to the end of the answer."""
-        text = written
+        text, reason, tokens = written, '', 0
         async with contextlib.aclosing(self._write(inputs, sampling)) as pieces:
             async for piece in pieces:
-                text += piece
+                text += piece.text
+                reason, tokens = piece.finish_reason, tokens + piece.tokens
                 if answer_end(text) >= 0:
                     break
-        return text[len(written) :]
+        return Reply(text[len(written) :], cast('FinishReason', reason), tokens)
 
     async def _write(
         self, inputs: dict[str, Any], sampling: SamplingParams
-    ) -> AsyncGenerator[str, None]:
+    ) -> AsyncGenerator[Reply, None]:
         """Yield what the engine writes, in its thread.
 
         Being cancelled or closed takes the request out of the engine.
@@ -291,8 +294,13 @@ class VllmReasoner:
                 self._engine.generate(inputs, sampling, name)
             ) as outputs:
                 async for output in outputs:
-                    if text := output.outputs[0].text:
-                        yield text
+                    written = output.outputs[0]
+                    reason = written.finish_reason or ''
+                    yield Reply(
+                        written.text,
+                        'length' if reason == 'length' else 'stop' if reason == 'stop' else '',
+                        len(written.token_ids),
+                    )
         except Exception as error:
             raise ServerError(
                 'server_broken',

@@ -69,23 +69,37 @@ def choose_family(folder: Path, model_type: str, asked: str = '') -> PromptFamil
     return family if side is None else dataclasses.replace(family, image_size=side)
 
 
-def checkpoint_task(folder: Path) -> Task:
-    """Return what the checkpoint in ``folder`` was trained to answer, by its ``segzero.json``.
+def checkpoint_task(
+    folder: Path, model_type: str, family: str = '', answer: str = '', think: bool | None = None
+) -> Task:
+    """Return what the checkpoint in ``folder`` is asked and answers.
 
-    ``answer`` and ``think`` there are those of ``Task``; without them it is the whole of it.
+    ``segzero.json`` there may say ``answer`` and ``think`` (those of ``Task``) besides what
+    ``choose_family`` reads. What it does not say is the default of ``Task``.
+
+    Args:
+        folder: A checkpoint folder.
+        model_type: From its config.json.
+        family: The prompt family the user wants; '' = the checkpoint's own.
+        answer: The answer the user wants; '' = the checkpoint's own.
+        think: Whether the user wants thoughts; ``None`` = the checkpoint's own choice.
 
     Raises:
-        ModelLoadError: They are none a task can have.
+        UnknownNameError: There is no such family or answer.
+        EngineOptionError: ``family`` cannot be asked for this answer.
+        ModelLoadError: ``segzero.json`` says something a task cannot have.
     """
+    chosen = choose_family(folder, model_type, family)
     file = folder / 'segzero.json'
     says = read_json(file) if file.is_file() else {}
-    answer, think = says.get('answer', Task().answer), says.get('think', True)
+    own_answer, own_think = says.get('answer', Task().answer), says.get('think', True)
     try:
-        if not isinstance(think, bool):
-            raise UnknownNameError(f'think must be true or false, got {think!r}')
-        return Task(answer, think)
+        if not isinstance(own_think, bool):
+            raise UnknownNameError(f'think must be true or false, got {own_think!r}')
+        own = Task(own_answer, own_think, chosen)
     except UnknownNameError as error:
         raise ModelLoadError(f'{file}: {error}') from error
+    return own.reworked(answer, think)
 
 
 def synthetic_only(folder: Path) -> bool:

@@ -8,14 +8,6 @@ import gc
 import sys
 from typing import Any
 
-from segzero_core.errors import SegZeroError
-
-
-class OutOfMemoryError(SegZeroError):
-    """The device has not enough memory for this model and image."""
-
-    kind = 'out_of_memory'
-
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether a device ran out of memory: torch's error, or one of a CUDA library."""

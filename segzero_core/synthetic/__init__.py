@@ -10,7 +10,6 @@ from segzero_core.synthetic.queries import KINDS, Kind, Query
 from segzero_core.synthetic.scene import (
     VERSION,
     Scene,
-    SceneError,
     SceneObject,
     make_scene,
     noisy_depth,
@@ -28,7 +27,6 @@ __all__ = [
     'Kind',
     'Query',
     'Scene',
-    'SceneError',
     'SceneObject',
     'make_scene',
     'noisy_depth',

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from segzero_core.errors import SegZeroError
+from segzero_core.errors import SceneError
 from segzero_core.registry import look_up
 from segzero_core.synthetic.camera import Camera
 from segzero_core.synthetic.layout import (
@@ -42,12 +42,6 @@ VERSION = 2  # raised when the same seed gives another scene or other sentences 
 _CROWDING = 0.4  # about 17 % of the objects are partly hidden, 6 % by more than a tenth
 _MIN_VISIBLE = 0.55  # objects hidden more than this are taken off the table
 _MOST = 255  # objects: instance ids are bytes
-
-
-class SceneError(SegZeroError):
-    """A scene that cannot be made from these arguments."""
-
-    kind = 'bad_scene'
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,8 @@ def test_the_reasoner_finds_most_of_what_is_asked_for(
     overlaps = []
     for scene in scenes:
         query = next(query for query in scene.queries() if query.kind == 'attribute')
-        text = reasoner.reason(scene.image, query.text)
-        space = reasoner.family.answer_size(image_size(scene.image))
+        text = reasoner.reason(scene.image, query.text).text
+        space = reasoner.task.answer_size(image_size(scene.image))
         answer = parse_answer(text, space)
         assert answer.repairs == ()
         assert answer.reasoning.startswith('The ')

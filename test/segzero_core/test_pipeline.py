@@ -16,9 +16,11 @@ from segzero_core.answers.parse import Answer, format_answer
 from segzero_core.errors import AnswerError, CancelledError, ImageError, QueryError
 from segzero_core.overlap import EmbeddingOverlap
 from segzero_core.prompts import get_family
+from segzero_core.reasoners.base import Reply
 from segzero_core.runtime.cpu_threads import half_the_cores
 from segzero_core.segmenters import MaskResult
 from segzero_core.synthetic import make_scene
+from segzero_core.task import Task
 from segzero_core.types import Box, Point, Size
 
 IMAGE = np.full((60, 80, 3), 90, np.uint8)
@@ -28,12 +30,12 @@ class Scripted:
     """A reasoner that runs a function; the family is real."""
 
     def __init__(self, write, family='json'):
-        self.family = get_family(family)
+        self.task = Task(family=get_family(family))
         self.write = write
         self.closed = False
 
     def reason(self, image, query, on_text=None, cancel=None):
-        return self.write()
+        return Reply(self.write())
 
     def close(self):
         self.closed = True
@@ -53,7 +55,7 @@ class Streaming(Scripted):
             self.before(written)
             written += piece
             on_text(piece)
-        return written
+        return Reply(written)
 
 
 class BoxFiller:
@@ -391,7 +393,7 @@ def test_several_sentences_about_one_image_are_answered_like_one_by_one():
 
     class Known(Scripted):
         def reason(self, image, query, on_text=None, cancel=None):
-            return texts[query]
+            return Reply(texts[query])
 
     segmenter = BoxFiller()
     with SegZero(Known(None), segmenter) as segzero:

@@ -32,7 +32,7 @@ def test_option_the_engine_does_not_take_names_those_it_takes():
 
 def test_empty_options_are_left_to_the_engine():
     reasoner = load_reasoner('rules', model='', device=None, family='')
-    assert reasoner.family.name
+    assert reasoner.task.family.name
 
 
 @pytest.mark.parametrize('name', [*REASONERS, *SEGMENTERS])

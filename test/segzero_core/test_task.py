@@ -23,7 +23,7 @@ TASKS = [
 @pytest.mark.parametrize('family', WORDY, ids=lambda family: family.name)
 @pytest.mark.parametrize('task', TASKS, ids=lambda task: f'{task.answer}-{task.think}')
 def test_prompt_asks_for_what_is_wanted_and_nothing_else(task: Task, family) -> None:  # type: ignore[no-untyped-def]
-    template = task.family(family).template
+    template = task.with_family(family).prompt.template
     assert ('bbox' in template) == task.box
     assert ('circles' in template) == task.points
     assert ('points' in template) == task.points
@@ -34,7 +34,7 @@ def test_prompt_asks_for_what_is_wanted_and_nothing_else(task: Task, family) -> 
 
 def test_default_changes_nothing() -> None:
     for family in FAMILIES.values():
-        assert Task().family(family) == family
+        assert Task(family=family).prompt == family
 
 
 @pytest.mark.parametrize('mode', ['hardened', 'released'])

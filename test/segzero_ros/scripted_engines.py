@@ -15,8 +15,10 @@ from segzero_core.answers.parse import Answer, format_answer
 from segzero_core.errors import CancelledError
 from segzero_core.prompts import get_family
 from segzero_core.reasoners import REASONERS
+from segzero_core.reasoners.base import Reply
 from segzero_core.registry import EngineEntry
 from segzero_core.segmenters import SEGMENTERS, MaskResult
+from segzero_core.task import Task
 from segzero_core.types import Box, Point
 
 LONG = 60.0  # seconds; only a broken node takes so long
@@ -53,7 +55,7 @@ class ScriptedReasoner:
             print('scripted loads', flush=True)
             self.started.set()
             self.release.wait(LONG)
-        self.family = get_family('json')
+        self.task = Task(family=get_family('json'))
         type(self).loaded += 1
 
     def reason(self, image, query, on_text=None, cancel=None):
@@ -61,10 +63,12 @@ class ScriptedReasoner:
         if query == 'raise':
             raise RuntimeError('the model broke')
         if query == 'babble':
-            return 'no answer at all'
+            return Reply('no answer at all', 'stop')
         if query == 'nothing' or (query == 'something bright' and image.mean() < 50):
-            return '<think>There is none.</think><answer>{}</answer>'
-        if query == 'no memory' or (query == 'little memory' and self.family.image_size > 420):
+            return Reply('<think>There is none.</think><answer>{}</answer>', 'stop')
+        if query == 'no memory' or (
+            query == 'little memory' and self.task.family.image_size > 420
+        ):
             raise out_of_memory()
         if query in ('wait', 'ignore'):
             on_text('I start. ')
@@ -77,7 +81,7 @@ class ScriptedReasoner:
         if query == 'ignore':
             self.started.set()
             self.release.wait(LONG)
-        scale = self.family.image_size / 840
+        scale = self.task.family.image_size / 840
         box = Box(*(scale * value for value in BOX))
         points = tuple(Point(scale * x, scale * y) for x, y in POINTS)
         text = format_answer(Answer(box, points, f'I see {query}.', ()))
@@ -85,7 +89,7 @@ class ScriptedReasoner:
             text = text.removesuffix('</answer>')
         for letter in text:
             on_text(letter)
-        return text
+        return Reply(text, 'stop')
 
     def close(self):
         type(self).loaded -= 1

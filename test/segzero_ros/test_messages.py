@@ -9,9 +9,9 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import RegionOfInterest
 from std_msgs.msg import Header
 
-from segzero_core.errors import AnswerError, QueryError
+from segzero_core.errors import AnswerError, QueryError, TargetError
 from segzero_core.grasping.camera_model import Distortion
-from segzero_core.grasping.target import GraspTarget, TargetError
+from segzero_core.grasping.target import GraspTarget
 from segzero_core.types import Box, Intrinsics, Point, Segmentation, Size
 from segzero_ros.images import image_to_array
 from segzero_ros.messages import (

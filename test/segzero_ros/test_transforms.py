@@ -10,7 +10,7 @@ from geometry_msgs.msg import Quaternion, Vector3
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
-from segzero_core.grasping.camera_model import CalibrationError
+from segzero_core.errors import CalibrationError
 from segzero_core.grasping.target import GraspTarget
 from segzero_core.types import Point
 from segzero_ros.messages import target_header

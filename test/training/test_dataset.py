@@ -58,7 +58,7 @@ def test_labels_are_the_answer_and_its_end(
     processor = QwenProcessor.from_pretrained(tiny_reasoner_dir, padding_side='left')
     records = read_dataset('synthetic:train?size=64&count=3').records
     task = Task(think=think)
-    examples = ReasonerDataset(records, task.family(get_family('tiny')), task)
+    examples = ReasonerDataset(records, task.with_family(get_family('tiny')).prompt, task)
     batch = Collator(examples, processor)([{'index': i} for i in (2, 0)])
     assert batch['rows'] == ['train/2', 'train/0']
     for row, index in enumerate((2, 0)):

@@ -112,9 +112,9 @@ def test_model_is_asked_as_it_was_trained(run: Path) -> None:
 
     reasoner = TransformersReasoner(str(run / 'model'), device='cpu', max_new_tokens=4)
     (record,) = read_dataset('synthetic:val?size=56&count=1').records
-    assert reasoner.family.image_size == 56
-    assert 'think' not in reasoner.family.template
-    assert reasoner.reason(record.load_image(), record.query)
+    assert reasoner.task.family.image_size == 56
+    assert 'think' not in reasoner.task.prompt.template
+    assert reasoner.reason(record.load_image(), record.query).text
     assert not list((run / 'model').glob('*.bin'))
     reasoner.close()
 
@@ -135,10 +135,10 @@ def test_evaluation_judges_what_the_reasoner_would_answer(
     processor = QwenProcessor.from_pretrained(overfit_reasoner_dir, padding_side='left')
     model = load_model(overfit_reasoner_dir, torch.float32)
     found = answer_records(
-        model, processor, records, reasoner.family, Task(), Recipe(), max_tokens=200, batch=2
+        model, processor, records, reasoner.task.prompt, Task(), Recipe(), max_tokens=200, batch=2
     )
     for answer, record in zip(found, records, strict=True):
-        assert answer.text.startswith(reasoner.reason(record.load_image(), record.query))
+        assert answer.text.startswith(reasoner.reason(record.load_image(), record.query).text)
         assert answer.values['parsed'] == 1
         assert answer.values['think_format'] == 0  # it goes on writing after the answer
         assert answer.values['answer_format'] == 1

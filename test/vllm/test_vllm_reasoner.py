@@ -61,10 +61,10 @@ def prompt_tokens(engine, image, query):
 def test_it_writes_what_the_transformers_engine_writes(engine, overfit_reasoner_dir):
     other = load_reasoner('transformers', model=str(overfit_reasoner_dir), device='cpu')
     pieces = []
-    assert engine.reason(picture(), 'the red mug', pieces.append) == ANSWER
+    assert engine.reason(picture(), 'the red mug', pieces.append).text == ANSWER
     assert ''.join(pieces) == ANSWER
     assert len(pieces) > 20
-    assert other.reason(picture(), 'the red mug') == ANSWER
+    assert other.reason(picture(), 'the red mug').text == ANSWER
 
 
 def test_the_answer_becomes_a_mask(engine):
@@ -81,11 +81,13 @@ def test_sentences_of_several_threads_are_written_together(engine):
     running = []
 
     def ask(image, sentence):
-        return engine.reason(image, sentence, lambda _: running.append(unfinished(engine)))
+        return engine.reason(image, sentence, lambda _: running.append(unfinished(engine))).text
 
     with ThreadPoolExecutor(6) as threads:
         texts = list(threads.map(ask, images, sentences))
-    assert texts == engine.reason_batch(images, sentences) == [ANSWER] * 6
+    assert (
+        texts == [reply.text for reply in engine.reason_batch(images, sentences)] == [ANSWER] * 6
+    )
     assert max(running) > 1
 
 
@@ -112,7 +114,7 @@ def test_cancelling_stops_at_the_next_piece_and_in_the_engine(engine):
     assert len(pieces) == 3
     while unfinished(engine):  # the test's time limit ends this
         pass
-    assert engine.reason(picture(), 'the red mug') == ANSWER
+    assert engine.reason(picture(), 'the red mug').text == ANSWER
 
 
 def test_what_cannot_be_answered_is_an_error_and_ends_the_others_of_its_batch(engine):
@@ -124,22 +126,24 @@ def test_what_cannot_be_answered_is_an_error_and_ends_the_others_of_its_batch(en
         engine.reason(picture(), too_long)
     while unfinished(engine):  # the test's time limit ends this
         pass
-    assert engine.reason_batch([], []) == []
-    assert engine.reason_batch([picture()], ['the red mug']) == [ANSWER]
+    assert [reply.text for reply in engine.reason_batch([], [])] == []
+    assert [reply.text for reply in engine.reason_batch([picture()], ['the red mug'])] == [ANSWER]
 
 
 def test_thinking_can_be_left_out_and_cut_short(engine):
     try:
         engine._thinking = Thinking('none')
-        text = engine.reason(picture(), 'the red mug')
+        text = engine.reason(picture(), 'the red mug').text
         assert text.startswith('<think></think><answer>')
         engine._thinking = Thinking('prefilled', limit=4)
-        text = engine.reason(picture(), 'the red mug')
+        text = engine.reason(picture(), 'the red mug').text
         thoughts = re.fullmatch(r'<think>(.*?)</think><answer>.*', text, re.DOTALL)
         assert thoughts is not None
         assert ANSWER.startswith(f'<think>{thoughts[1]}')
         assert 0 < len(thoughts[1]) < len('The red mug ☕ stands left of the box.')
-        assert engine.reason_batch([picture()] * 3, ['the red mug'] * 3) == [text] * 3
+        assert [
+            reply.text for reply in engine.reason_batch([picture()] * 3, ['the red mug'] * 3)
+        ] == [text] * 3
     finally:
         engine._thinking = Thinking()
 
@@ -147,10 +151,10 @@ def test_thinking_can_be_left_out_and_cut_short(engine):
 def test_guided_it_can_write_nothing_but_the_format(engine):
     try:
         engine._thinking, engine._structured_output = Thinking('none'), True
-        text = engine.reason(picture(), 'the red mug')
+        text = engine.reason(picture(), 'the red mug').text
         assert re.fullmatch('<think></think><answer>' + ANSWER_PATTERN, text)
         engine._thinking = Thinking()
-        assert engine.reason(picture(), 'the red mug') == ANSWER
+        assert engine.reason(picture(), 'the red mug').text == ANSWER
     finally:
         engine._thinking, engine._structured_output = Thinking(), False
 
@@ -162,20 +166,22 @@ def test_drafts_change_no_reply_but_how_many_steps_it_takes(overfit_reasoner_dir
     monkeypatch.setattr(vllm, 'AsyncEngineArgs', counting)
     engine = load_reasoner('vllm', model=str(overfit_reasoner_dir), eager=True, num_draft_tokens=8)
     try:
-        assert engine.reason(picture(), 'the red mug') == ANSWER
+        assert engine.reason(picture(), 'the red mug').text == ANSWER
         written, guessed = tokens_of_a_reply(engine, picture(1), 'another sentence')
         # The first reply is what the second one was guessed from.
         assert guessed > written / 2
         images = [picture(seed) for seed in range(6)]
-        assert engine.reason_batch(images, ['the red mug'] * 6) == [ANSWER] * 6
+        assert [reply.text for reply in engine.reason_batch(images, ['the red mug'] * 6)] == [
+            ANSWER
+        ] * 6
         engine._thinking = Thinking('prefilled', limit=4)
         thoughts = re.match(
-            '<think>(.*?)</think><answer>', engine.reason(images[0], 'the red mug')
+            '<think>(.*?)</think><answer>', engine.reason(images[0], 'the red mug').text
         )
         assert thoughts is not None
         assert 0 < len(thoughts[1]) < len('The red mug ☕ stands left of the box.')
         engine._thinking, engine._structured_output = Thinking('none'), True
-        text = engine.reason(images[0], 'the red mug')
+        text = engine.reason(images[0], 'the red mug').text
         assert re.fullmatch('<think></think><answer>' + ANSWER_PATTERN, text)
     finally:
         engine.close()

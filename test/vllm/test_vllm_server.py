@@ -59,16 +59,18 @@ def reasoner(server):
 
 
 def test_it_knows_the_family_by_the_folder_and_gets_the_answer(reasoner):
-    assert (reasoner.family.name, reasoner.family.image_size) == ('seg_zero', 112)
+    assert (reasoner.task.family.name, reasoner.task.family.image_size) == ('seg_zero', 112)
     pieces = []
-    assert reasoner.reason(picture(), 'the red mug', pieces.append) == ANSWER
+    assert reasoner.reason(picture(), 'the red mug', pieces.append).text == ANSWER
     assert ''.join(pieces) == ANSWER
     assert len(pieces) > 20
 
 
 def test_several_sentences_at_once(reasoner):
     images = [picture(seed) for seed in range(6)]
-    assert reasoner.reason_batch(images, ['the red mug'] * 6) == [ANSWER] * 6
+    assert [reply.text for reply in reasoner.reason_batch(images, ['the red mug'] * 6)] == [
+        ANSWER
+    ] * 6
 
 
 def test_cancelling_stops_at_the_next_piece(reasoner):
@@ -81,18 +83,20 @@ def test_cancelling_stops_at_the_next_piece(reasoner):
     with pytest.raises(CancelledError):
         reasoner.reason(picture(), 'the red mug', on_text, cancel)
     assert len(pieces) == 1
-    assert reasoner.reason(picture(), 'the red mug') == ANSWER
+    assert reasoner.reason(picture(), 'the red mug').text == ANSWER
 
 
 def test_thinking_and_format_can_be_ruled(server, reasoner):
     url = server[0]
     short = load_reasoner('openai', url=url, thinking='prefilled', max_think_tokens=4)
-    thoughts = re.match(r'<think>(.*?)</think><answer>', short.reason(picture(), 'the red mug'))
+    thoughts = re.match(
+        r'<think>(.*?)</think><answer>', short.reason(picture(), 'the red mug').text
+    )
     assert thoughts is not None
     assert ANSWER.startswith(f'<think>{thoughts[1]}')
     assert 0 < len(thoughts[1]) < len('The red mug ☕ stands left of the box.')
     guided = load_reasoner('openai', url=url, thinking='none', structured_output=True)
-    text = guided.reason(picture(), 'the red mug')
+    text = guided.reason(picture(), 'the red mug').text
     assert re.fullmatch('<think></think><answer>' + ANSWER_PATTERN, text)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segzero_core.errors import AnswerError, SegZeroError, ServerError
-from segzero_core.reasoners import BatchReasoner, Reasoner
-from segzero_core.runtime.memory import OutOfMemoryError, free_memory, is_out_of_memory
+from segzero_core.errors import AnswerError, OutOfMemoryError, SegZeroError, ServerError
+from segzero_core.reasoners import BatchReasoner, Reasoner, Reply
+from segzero_core.runtime.memory import free_memory, is_out_of_memory
 from segzero_core.types import Image
 
 _OF_ONE_SENTENCE = ('server_refused', 'server_broken')  # the others are the server's own
@@ -23,7 +23,7 @@ class BatchSplitter:
 
     def ask(
         self, images: Sequence[Image], queries: Sequence[str]
-    ) -> list[str | AnswerError | ServerError]:
+    ) -> list[Reply | AnswerError | ServerError]:
         """Return what is written to each sentence, or why that one was not answered.
 
         Args:
@@ -35,7 +35,7 @@ class BatchSplitter:
             SegZeroError: The memory is too small even for one sentence.
         """
         size = self._most or max(len(queries), 1)
-        found: list[str | AnswerError | ServerError] = []
+        found: list[Reply | AnswerError | ServerError] = []
         for start in range(0, len(queries), size):
             found += self._part(images[start : start + size], queries[start : start + size])
         errors = [text for text in found if isinstance(text, ServerError)]
@@ -45,7 +45,7 @@ class BatchSplitter:
 
     def _part(
         self, images: Sequence[Image], queries: Sequence[str]
-    ) -> list[str | AnswerError | ServerError]:
+    ) -> list[Reply | AnswerError | ServerError]:
         count = len(queries)
         try:
             if isinstance(self._reasoner, BatchReasoner) and count > 1:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from types import TracebackType
 from typing import Any, Literal, cast
@@ -14,7 +13,6 @@ from segzero_core.errors import ConfigError
 from segzero_core.reasoners import REASONERS, load_reasoner
 from segzero_core.registry import device_option
 from segzero_core.segmenters import SEGMENTERS, Segmenter, load_segmenter
-from segzero_core.task import Task
 from training.evaluation.options import EvalConfig
 from training.evaluation.prompts import AnswerReader
 from training.evaluation.runner import EvaluationRunner
@@ -47,15 +45,11 @@ class Engines:
         _take_gpu(place)
         self._reasoner = load_reasoner(config.reasoner, **reasoner_options(config, bool(words)))
         self._segmenter = _segmenter(config, bool(words))
-        own: Task = getattr(self._reasoner, 'task', Task())  # not every engine has checkpoints
-        task = config.task or own
         if config.task:
-            self._reasoner.family = task.family(self._reasoner.family)
-        if not self._reasoner.family.tagged and not words:
-            task = dataclasses.replace(task, answer='box', think=False)
+            self._reasoner.task = config.task.with_family(self._reasoner.task.family)
+        task = self._reasoner.task
         reader = AnswerReader(
             task,
-            self._reasoner.family,
             cast('Any', config.prompt or task.answer),
             cast("Literal['standard', 'released']", config.protocol),
         )

@@ -5,14 +5,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from segzero_core.answers.parse import Targets
 from segzero_core.answers.released import parse_released
-from segzero_core.geometry import rescale_box, rescale_point
-from segzero_core.prompts import PromptFamily
 from segzero_core.task import Task
 from segzero_core.types import Box, Point, Size
-
-_NATIVE_KEY = "the key 'bbox_2d' was read as 'bbox'"  # what a base model was not asked otherwise
 
 
 class SegmenterPrompt(NamedTuple):
@@ -35,8 +30,7 @@ class AnswerReader:
     """Reads the answers of one kind of model.
 
     Args:
-        task: What was asked for.
-        family: How it was asked.
+        task: What was asked for, and how.
         use: What of it the segmenter gets: ``box_points``, ``box`` or ``points``.
         protocol: ``released`` reads as the released evaluation does, faults included; the own
             words of a base model, which that cannot read, as ever.
@@ -45,12 +39,11 @@ class AnswerReader:
     def __init__(
         self,
         task: Task,
-        family: PromptFamily,
         use: Literal['box_points', 'box', 'points'],
         protocol: Literal['standard', 'released'],
     ) -> None:
-        self._task, self._family, self._use = task, family, use
-        self._released = protocol == 'released' and family.tagged
+        self._task, self._use = task, use
+        self._released = protocol == 'released' and task.family.tagged
 
     def read(self, text: str, image: Size) -> SegmenterPrompt:
         """Return the prompt in ``text``.
@@ -62,22 +55,13 @@ class AnswerReader:
         Raises:
             AnswerError: There is none; ``kind`` says why.
         """
-        space = self._family.answer_size(image)
+        space = self._task.answer_size(image)
         if self._released:
             answer = parse_released(text, space, image)
             return self._used(SegmenterPrompt(answer.box, answer.points, answer.reasoning, ()))
-        found = self._targets(text, space)
-        box = rescale_box(found.box, space, image) if found.box else None
-        points = tuple(rescale_point(point, space, image) for point in found.points)
-        return self._used(SegmenterPrompt(box, points, found.reasoning, found.repairs))
-
-    def _targets(self, text: str, space: Size) -> Targets:
-        if self._family.tagged:
-            return self._task.read(text, space)
-        plain = text.strip().removeprefix('```json').removesuffix('```')
-        found = self._task.read(f'<answer>{plain}</answer>', space)
-        repairs = tuple(repair for repair in found.repairs if repair != _NATIVE_KEY)
-        return found._replace(repairs=repairs)
+        found = self._task.read(text, space)
+        prompt = self._task.mask_prompt(found, image)
+        return self._used(SegmenterPrompt(*prompt, found.reasoning, found.repairs))
 
     def _used(self, prompt: SegmenterPrompt) -> SegmenterPrompt:
         if self._use == 'box':

@@ -15,7 +15,7 @@ from segzero_core.errors import AnswerError, MetricError, SegZeroError, ServerEr
 from segzero_core.geometry import box_iou
 from segzero_core.metrics.masks import Overlap, overlap_rle, points_on_mask
 from segzero_core.metrics.vqa import consensus_accuracy, relaxed_accuracy, written_answer
-from segzero_core.reasoners import Reasoner
+from segzero_core.reasoners import Reasoner, Reply
 from segzero_core.runtime.cpu_threads import half_the_cores
 from segzero_core.segmenters import BatchSegmenter, MaskResult, Segmenter
 from segzero_core.types import Box, Image, Point
@@ -39,7 +39,7 @@ class EvaluationRunner:
         """Join what is measured.
 
         Args:
-            reasoner: Its family and task are those it is asked with.
+            reasoner: Its task is the one it is asked with.
             segmenter: Prompted with the answers.
             reader: Reads them.
             words: Name of the dataset if its questions are answered in words, else ''.
@@ -121,10 +121,10 @@ class EvaluationRunner:
         """Return the text for each row, and for the others why there is none."""
         images = [loaded.image for loaded in batch if loaded.image is not None]
         queries = [loaded.sample.query for loaded in batch if loaded.sample is not None]
-        texts = self._asker.ask(images, queries)
-        found = list(zip((loaded.row for loaded in batch), texts, strict=True))
-        written = {row: text for row, text in found if isinstance(text, str)}
-        return written, {row: text for row, text in found if not isinstance(text, str)}
+        replies = self._asker.ask(images, queries)
+        found = list(zip((loaded.row for loaded in batch), replies, strict=True))
+        written = {row: reply.text for row, reply in found if isinstance(reply, Reply)}
+        return written, {row: reply for row, reply in found if isinstance(reply, ServerError)}
 
     def _embed(self, batch: Sequence[Loaded]) -> dict[str, Future[Any]]:
         """Start embedding each image of the batch but the one that the last batch ended with."""

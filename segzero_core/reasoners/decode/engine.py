@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from segzero_core.answers.parse import Answer, format_answer
+from segzero_core.reasoners.base import Reply
 from segzero_core.reasoners.decode.prefix_cache import PrefixCache
 from segzero_core.reasoners.decode.prompt_lookup import PromptLookup
 from segzero_core.reasoners.decode.sequence import GeneratedSequence, choose
@@ -107,7 +108,7 @@ class DecodeEngine:
         self._tokens: list[int] = []  # of the last prompt and what was written after it
         self._image_end = 0  # tokens up to the end of the image
 
-    def write(self, prompt: EncodedPrompt, count: int) -> Iterator[str]:
+    def write(self, prompt: EncodedPrompt, count: int) -> Iterator[Reply]:
         """Yield what comes after ``prompt``, piece by piece, at most ``count`` tokens."""
         most = self._drafts.most
         if same := self._reuse(prompt):
@@ -119,7 +120,7 @@ class DecodeEngine:
             reply = self._begin(self._drafts, count)
             logits = self._decoder.start(inputs, count, reply.look_ahead(most))
             self._frame = prompt.frame
-        text = TokenText(self._piece)
+        text, unsaid = TokenText(self._piece), 0
         while True:
             written = reply.take(*self._choose(logits, [reply]))
             # First, for whoever reads the pieces may stop at any of them. The last token is not
@@ -127,16 +128,17 @@ class DecodeEngine:
             self._tokens += written
             self._decoder.cut(len(self._tokens) - 1)
             for token in written:
+                unsaid += 1
                 if piece := text.add(token):
-                    yield piece
+                    yield Reply(piece, '', unsaid)
+                    unsaid = 0
             if reply.ended:
                 break
             ahead = reply.look_ahead(most)
             logits = self._decoder.go_on(ahead, len(ahead))
-        if piece := text.rest():
-            yield piece
+        yield Reply(text.rest(), reply.finish_reason, unsaid)
 
-    def write_all(self, prompts: Sequence[EncodedPrompt], count: int) -> list[str]:
+    def write_all(self, prompts: Sequence[EncodedPrompt], count: int) -> list[Reply]:
         """Return what comes after each of several prompts, written side by side.
 
         Args:
@@ -173,7 +175,11 @@ class DecodeEngine:
         if most:
             for reply in replies.values():
                 self._drafts.add(reply.tokens)
-        return [self._decode(replies[index].tokens) for index in range(len(prompts))]
+        found_replies = [replies[index] for index in range(len(prompts))]
+        return [
+            Reply(self._decode(reply.tokens), reply.finish_reason, len(reply.tokens))
+            for reply in found_replies
+        ]
 
     def _branch_off(
         self, branches: TreeBatch, prompt: EncodedPrompt, count: int
@@ -230,8 +236,9 @@ class DecodeEngine:
     def _take(self, reply: GeneratedSequence, tokens: list[int], before: str) -> None:
         """Take what comes next in a reply that begins with the text ``before``."""
         written = reply.take(tokens)
-        if not self._closing.isdisjoint(written):
-            reply.ended |= answer_end(before + self._decode(reply.tokens)) >= 0
+        closing = not self._closing.isdisjoint(written)
+        if closing and answer_end(before + self._decode(reply.tokens)) >= 0:
+            reply.ended, reply.finish_reason = True, 'stop'
 
     def _by_frame(self, prompts: Sequence[EncodedPrompt]) -> list[int]:
         """Return the order in which each image is read only once, the one that is there first."""

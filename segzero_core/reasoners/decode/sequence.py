@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 
+from segzero_core.reasoners.base import FinishReason
 from segzero_core.reasoners.decode.prompt_lookup import PromptLookup
 
 
@@ -17,6 +18,7 @@ class GeneratedSequence:
         tokens: Written so far.
         guess: What may come next, see ``look_ahead``.
         ended: Whether nothing is to be written any more.
+        finish_reason: ``'stop'`` after an end token, ``'length'`` after the last token allowed.
         seen: (vocabulary,) bool, which tokens occur in prompt and reply; ``None`` if it does not
             matter.
     """
@@ -34,6 +36,7 @@ class GeneratedSequence:
         self.tokens: list[int] = []
         self.guess: list[int] = []
         self.ended = False
+        self.finish_reason: FinishReason = ''
         self.seen: torch.Tensor | None = None
 
     def look_ahead(self, most: int) -> list[int]:
@@ -53,6 +56,8 @@ class GeneratedSequence:
             self.seen[written] = True
         self._left -= len(agreed)
         self.ended = end is not None or self._left <= 0
+        if self.ended:
+            self.finish_reason = 'length' if end is None else 'stop'
         # Where little of the last guess was right, a long one will hardly be.
         self._promising = len(agreed) + 1
         return written

@@ -10,9 +10,11 @@ from segzero_core.answers.parse import Answer, format_answer
 from segzero_core.errors import AnswerError, CancelledError
 from segzero_core.geometry import largest_inscribed_circles, rescale_point
 from segzero_core.prompts import get_family
+from segzero_core.reasoners.base import Reply
 from segzero_core.reasoners.rules.grammar import KNOWN, Request, parse
 from segzero_core.reasoners.rules.match import Decision, DetectedObject, decide, describe
 from segzero_core.reasoners.rules.vision import Detections, look
+from segzero_core.task import Task
 from segzero_core.types import Box, Image, Point, Size, image_size
 
 _RELATIONS = {
@@ -56,7 +58,7 @@ class RulesReasoner:
         Raises:
             UnknownNameError: There is no such family.
         """
-        self.family = get_family(family)
+        self.task = Task(family=get_family(family))
 
     def reason(
         self,
@@ -64,7 +66,7 @@ class RulesReasoner:
         query: str,
         on_text: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
-    ) -> str:
+    ) -> Reply:
         """Write the answer to ``query`` about ``image``; see ``Reasoner.reason``.
 
         Raises:
@@ -82,7 +84,7 @@ class RulesReasoner:
         thoughts = ' '.join([_seen(things), _asked(request), *decision.steps])
         text = self._answer(image_size(image), view, things, decision, thoughts)
         writer.write(text)
-        return text
+        return Reply(text, 'stop')
 
     def _answer(
         self,
@@ -95,7 +97,7 @@ class RulesReasoner:
         if decision.chosen is None:
             return f'<think>{thoughts} So nothing matches.</think><answer>{{}}</answer>'
         thing = things[decision.chosen]
-        space = self.family.answer_size(size)
+        space = self.task.answer_size(size)
 
         def point(x: float, y: float) -> Point:
             sx, sy = view.scale

@@ -5,7 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from segzero_core.grasping.camera_model import CalibrationError, Distortion, rays
+from segzero_core.errors import CalibrationError
+from segzero_core.grasping.camera_model import Distortion, rays
 from segzero_core.types import Intrinsics
 
 CAMERA = Intrinsics(600.0, 610.0, 320.5, 238.5)

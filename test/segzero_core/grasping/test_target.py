@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from segzero_core.grasping.camera_model import CalibrationError, Distortion, rays
-from segzero_core.grasping.target import TargetError, find_target
+from segzero_core.errors import CalibrationError, TargetError
+from segzero_core.grasping.camera_model import Distortion, rays
+from segzero_core.grasping.target import find_target
 from segzero_core.synthetic import make_scene, noisy_depth
 from segzero_core.types import Intrinsics, Point
 

@@ -88,7 +88,7 @@ def image_in(entry):
 
 def test_the_answer_comes_in_pieces_and_ends_at_its_tag(reasoner):
     pieces = []
-    assert reasoner.reason(picture(), 'answer', pieces.append) == ANSWER
+    assert reasoner.reason(picture(), 'answer', pieces.append).text == ANSWER
     assert ''.join(pieces) == ANSWER
     assert len(pieces) > 20
 
@@ -130,8 +130,8 @@ def test_each_frame_is_sent_as_it_is_also_when_sentences_take_turns(server, reas
 def test_a_batch_is_answered_in_its_order(server, reasoner):
     frames = [picture(), 255 - picture(), picture(80, 60)]
     queries = [f'answer batch {number}' for number in range(3)]
-    assert reasoner.reason_batch(frames, queries) == [ANSWER] * 3
-    assert reasoner.reason_batch([], []) == []
+    assert [reply.text for reply in reasoner.reason_batch(frames, queries)] == [ANSWER] * 3
+    assert [reply.text for reply in reasoner.reason_batch([], [])] == []
     for frame, query in zip(frames, queries, strict=True):
         wanted = Image.fromarray(frame).resize((840, 840), Image.Resampling.BILINEAR)
         (entry,) = asked(server, query)
@@ -159,7 +159,7 @@ def test_the_key_comes_from_the_environment(server, monkeypatch):
 
 
 def test_a_reply_that_ends_early_is_returned_as_it_is(reasoner):
-    assert reasoner.reason(picture(), 'cut') == ANSWER[:40]
+    assert reasoner.reason(picture(), 'cut').text == ANSWER[:40]
 
 
 def test_sentences_of_several_threads_do_not_wait_for_each_other(server, reasoner):
@@ -172,7 +172,7 @@ def test_sentences_of_several_threads_do_not_wait_for_each_other(server, reasone
     thread = threading.Thread(target=ask_slowly)
     thread.start()
     assert started.wait(30)
-    assert reasoner.reason(picture(), 'answer') == ANSWER
+    assert reasoner.reason(picture(), 'answer').text == ANSWER
     cancel.set()
     thread.join(30)
     assert not thread.is_alive()
@@ -242,7 +242,7 @@ def test_cancelling_ends_the_wait_between_repetitions(server):
 @pytest.mark.parametrize('wish', ['status 503 1', 'status 429 2', 'drop 1'])
 def test_what_fails_before_any_text_is_repeated(server, reasoner, wish):
     pieces = []
-    assert reasoner.reason(picture(), wish, pieces.append) == ANSWER == ''.join(pieces)
+    assert reasoner.reason(picture(), wish, pieces.append).text == ANSWER == ''.join(pieces)
     assert len(asked(server, wish)) == int(wish[-1]) + 1
 
 
@@ -319,7 +319,7 @@ def test_a_server_that_dies_is_an_error_and_one_that_comes_back_is_used_again():
             reasoner.reason(picture(), 'answer')
         assert caught.value.kind == 'server_unreachable'
     with running(MODEL, port=address.rsplit(':')[-1]):
-        assert reasoner.reason(picture(), 'answer') == ANSWER
+        assert reasoner.reason(picture(), 'answer').text == ANSWER
 
 
 # --- what it starts with ----------------------------------------------------------------------
@@ -369,7 +369,7 @@ def test_servers_without_a_model_to_choose(models, error, message):
 )
 def test_the_family_goes_by_the_name(model, family):
     with running(model, 'other') as (address, _):
-        assert load_reasoner('openai', url=f'{address}/v1', model=model).family.name == family
+        assert load_reasoner('openai', url=f'{address}/v1', model=model).task.family.name == family
 
 
 def test_nobody_there():

@@ -4,6 +4,7 @@
 import pytest
 
 from segzero_core.errors import EngineOptionError, UnknownNameError
+from segzero_core.reasoners.base import Reply
 from segzero_core.reasoners.streaming import StreamedReply
 from segzero_core.reasoners.thinking import Thinking
 
@@ -21,7 +22,7 @@ def write(thinking, max_new_tokens=100, text=THOUGHTS + ANSWER):
         rest = text[len(written) :] if text.startswith(written) else ANSWER + ' and more'
         if written.endswith('<answer>'):
             rest = '{}</answer> and more'
-        return list(rest[:tokens])
+        return [Reply(letter, '', 1) for letter in rest[:tokens]]
 
     reply = StreamedReply(None, None)
     thinking.write(reply, ask, max_new_tokens)

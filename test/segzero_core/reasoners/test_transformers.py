@@ -79,23 +79,23 @@ def test_all_three_generations_load_and_write(model_type, family, tmp_path):
     build_tiny_reasoner(tmp_path, model_type=model_type)
     engine = TransformersReasoner(str(tmp_path), device='cpu', max_new_tokens=5)
     assert type(engine._model).config_class.model_type == model_type
-    assert engine.family.name == family
-    text = engine.reason(picture(), 'the red mug')
+    assert engine.task.family.name == family
+    text = engine.reason(picture(), 'the red mug').text
     assert text
-    assert engine.reason(picture(), 'the red mug') == text
+    assert engine.reason(picture(), 'the red mug').text == text
     with pytest.raises(AnswerError):
-        parse_answer(text, engine.family.answer_size(Size(128, 96)))
+        parse_answer(text, engine.task.answer_size(Size(128, 96)))
 
 
 def test_stops_right_after_the_answer_although_the_model_would_go_on(overfit):
-    assert overfit.reason(picture(), 'the red mug') == OVERFIT_ANSWER
+    assert overfit.reason(picture(), 'the red mug').text == OVERFIT_ANSWER
     text = written_by_generate(overfit, picture(), 'the red mug')
     assert text == OVERFIT_ANSWER + ' That is all there is to say.'
 
 
 def test_streamed_pieces_are_whole_characters_and_add_up_to_the_text(overfit):
     pieces = []
-    text = overfit.reason(picture(), 'the red mug', on_text=pieces.append)
+    text = overfit.reason(picture(), 'the red mug', on_text=pieces.append).text
     assert ''.join(pieces) == text
     assert len(pieces) > 20
     assert '' not in pieces
@@ -117,7 +117,7 @@ def test_the_answer_becomes_a_mask(overfit_reasoner_dir, tiny_segmenter_dir):
 
 def test_replies_end_at_max_new_tokens(overfit_reasoner_dir):
     engine = TransformersReasoner(str(overfit_reasoner_dir), device='cpu', max_new_tokens=7)
-    text = engine.reason(picture(), 'the red mug')
+    text = engine.reason(picture(), 'the red mug').text
     assert OVERFIT_ANSWER.startswith(text)
     assert len(engine._processor.tokenizer(text).input_ids) == 7
 
@@ -125,7 +125,7 @@ def test_replies_end_at_max_new_tokens(overfit_reasoner_dir):
 def test_a_batch_is_answered_as_one_by_one(overfit):
     images = [picture(), picture(60, 40), picture(30, 90)]
     queries = ['the red mug', 'a', 'the thing I could drink from, left of the green box']
-    assert overfit.reason_batch(images, queries) == [OVERFIT_ANSWER] * 3
+    assert [reply.text for reply in overfit.reason_batch(images, queries)] == [OVERFIT_ANSWER] * 3
 
 
 def test_sentences_written_side_by_side_are_what_generate_writes_for_each(monkeypatch):
@@ -136,9 +136,9 @@ def test_sentences_written_side_by_side_are_what_generate_writes_for_each(monkey
     assert len(set(wanted)) > 1
     assert len({len(text) for text in wanted}) > 1  # some end before others
     counted = Counted(engine, monkeypatch)
-    assert engine.reason_batch(*zip(*asked, strict=True)) == wanted
+    assert [reply.text for reply in engine.reason_batch(*zip(*asked, strict=True))] == wanted
     assert counted.images == 2  # each is read once
-    assert [engine.reason(*each) for each in asked[:2]] == wanted[:2]
+    assert [engine.reason(*each).text for each in asked[:2]] == wanted[:2]
 
 
 def test_a_penalty_holds_side_by_side_too(tiny_reasoner_dir):
@@ -146,7 +146,7 @@ def test_a_penalty_holds_side_by_side_too(tiny_reasoner_dir):
     asked = [(picture(), 'the red mug'), (255 - picture(), 'something else')]
     wanted = [written_by_generate(engine, *each) for each in asked]
     assert len(set(wanted[0])) > 1  # without it, this model repeats itself
-    assert engine.reason_batch(*zip(*asked, strict=True)) == wanted
+    assert [reply.text for reply in engine.reason_batch(*zip(*asked, strict=True))] == wanted
 
 
 @pytest.mark.parametrize('model_type', ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl'])
@@ -207,7 +207,7 @@ def test_branches_are_computed_as_if_they_were_alone_also_when_others_have_ended
 def test_images_may_be_read_only_or_flipped_views(overfit):
     image = picture()
     image.setflags(write=False)
-    assert overfit.reason(image[:, ::-1], 'the red mug') == OVERFIT_ANSWER
+    assert overfit.reason(image[:, ::-1], 'the red mug').text == OVERFIT_ANSWER
 
 
 @pytest.fixture(scope='module')
@@ -255,7 +255,7 @@ class Counted:
 
 def generated(engine, image, query):
     """The prompt's tokens, and what transformers' own model and loop write after them."""
-    seen = model_picture(image, engine.family.input_size(image_size(image)))
+    seen = model_picture(image, engine.task.input_size(image_size(image)))
     inputs = engine._processor(text=[engine._prompt(query)], images=[seen], return_tensors='pt')
     with torch.inference_mode():
         found = engine.original.generate(**inputs, generation_config=engine._generation)[0]
@@ -289,7 +289,7 @@ def test_it_writes_what_generate_writes_however_much_is_reused(
         (picture(), 'the red mug'),
     ]
     for image, query in asked:
-        assert engine.reason(image, query) == written_by_generate(engine, image, query)
+        assert engine.reason(image, query).text == written_by_generate(engine, image, query)
     assert counted.images == 3  # the first, the other, and the first again
 
 
@@ -311,9 +311,9 @@ def test_a_second_sentence_about_a_frame_computes_only_its_own_words(
 def test_a_frame_at_another_size_is_another_frame(tiny_reasoner_dir, monkeypatch):
     engine = TransformersReasoner(str(tiny_reasoner_dir), device='cpu', max_new_tokens=2)
     counted = Counted(engine, monkeypatch)
-    engine.family = replace(engine.family, image_size=224)
+    engine.task = engine.task.with_family(replace(engine.task.family, image_size=224))
     engine.reason(picture(), 'the red mug')
-    engine.family = replace(engine.family, image_size=112)
+    engine.task = engine.task.with_family(replace(engine.task.family, image_size=112))
     engine.reason(picture(), 'the red mug')
     assert counted.images == 2
 
@@ -328,7 +328,7 @@ def test_a_cancelled_sentence_leaves_nothing_wrong_behind(overfit):
 
     with pytest.raises(CancelledError):
         overfit.reason(picture(), 'the red mug', stop_soon, cancel)
-    assert overfit.reason(picture(), 'the red mug, please') == OVERFIT_ANSWER
+    assert overfit.reason(picture(), 'the red mug, please').text == OVERFIT_ANSWER
 
 
 def test_an_image_that_cannot_be_encoded_leaves_nothing_wrong_behind(overfit, monkeypatch):
@@ -337,7 +337,7 @@ def test_an_image_that_cannot_be_encoded_leaves_nothing_wrong_behind(overfit, mo
         patch.setattr(overfit, '_encode', lambda *_: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             overfit.reason(255 - picture(), 'the red mug')
-    assert overfit.reason(picture(), 'the red mug') == OVERFIT_ANSWER
+    assert overfit.reason(picture(), 'the red mug').text == OVERFIT_ANSWER
 
 
 # --- drafts -----------------------------------------------------------------------------------
@@ -350,7 +350,10 @@ def test_guessing_changes_no_reply_and_takes_fewer_steps(monkeypatch):
     for seed in range(1_000_000, 1_000_005):
         scene = make_scene(seed)
         for query in scene.queries()[:3]:
-            assert engine.reason(scene.image, query.text) == plain.reason(scene.image, query.text)
+            assert (
+                engine.reason(scene.image, query.text).text
+                == plain.reason(scene.image, query.text).text
+            )
     assert counts[1].steps < 0.6 * counts[0].steps
 
 
@@ -371,13 +374,13 @@ def test_what_is_guessed_is_checked(penalty, right, rounds, tmp_path, monkeypatc
 
     counted = Counted(engine, monkeypatch)
     monkeypatch.setattr(engine._writer._drafts, 'next', guess)
-    assert engine.reason(picture(), 'the red mug') == wanted
+    assert engine.reason(picture(), 'the red mug').text == wanted
     assert len(engine._writer._tokens) == len(prompt) + 12
     # Reading the prompt and each step add a token, and what was guessed right.
     assert 1 + counted.steps == rounds
     # What is remembered is what was written, not what was guessed.
     monkeypatch.undo()
-    assert engine.reason(picture(), 'the red cup') == written_by_generate(
+    assert engine.reason(picture(), 'the red cup').text == written_by_generate(
         engine, picture(), 'the red cup'
     )
 
@@ -393,11 +396,11 @@ def test_stopping_within_a_guess_leaves_nothing_wrong_behind(overfit, stop):
         lambda: overfit._encode(picture(), overfit._prompt('the red mug')),
     )
     pieces = overfit._writer.write(prompt, 200)
-    begun = ''.join(next(pieces) for _ in range(stop))
+    begun = ''.join(next(pieces).text for _ in range(stop))
     pieces.close()
     assert wanted.startswith(begun)
     assert overfit._writer._decoder.length < len(overfit._writer._tokens)
-    assert overfit.reason(picture(), 'the red mug') == OVERFIT_ANSWER
+    assert overfit.reason(picture(), 'the red mug').text == OVERFIT_ANSWER
 
 
 # --- compiled --------------------------------------------------------------------------------
@@ -435,8 +438,8 @@ def test_where_nothing_can_be_compiled_it_goes_on_without(
     monkeypatch.setattr(
         torch, 'compile', lambda *_, **__: lambda *_: (_ for _ in ()).throw(RuntimeError('no g++'))
     )
-    assert engine.reason(picture(), 'the red mug') == OVERFIT_ANSWER
-    assert engine.reason(picture(), 'the red mug') == OVERFIT_ANSWER
+    assert engine.reason(picture(), 'the red mug').text == OVERFIT_ANSWER
+    assert engine.reason(picture(), 'the red mug').text == OVERFIT_ANSWER
     assert caplog.messages == ['cannot compile the reasoner, it goes on without: no g++']
 
 
@@ -450,10 +453,13 @@ def test_thinking_can_be_left_out_and_cut_short(overfit_reasoner_dir, overfit):
         ({'thinking': 'prefilled', 'max_think_tokens': 3}, '<think>The'),
     ):
         engine = TransformersReasoner(str(overfit_reasoner_dir), device='cpu', **options)
-        text = engine.reason(picture(), 'the red mug')
+        text = engine.reason(picture(), 'the red mug').text
         assert text.startswith(wanted)
-        both = [text, engine.reason(picture(), 'the mug')]
-        assert engine.reason_batch([picture()] * 2, ['the red mug', 'the mug']) == both
+        both = [text, engine.reason(picture(), 'the mug').text]
+        assert [
+            reply.text
+            for reply in engine.reason_batch([picture()] * 2, ['the red mug', 'the mug'])
+        ] == both
     thoughts = text.partition('</think>')[0].removeprefix('<think>')
     assert OVERFIT_ANSWER.startswith('<think>' + thoughts)
     assert len(engine._processor.tokenizer(thoughts).input_ids) == 3
@@ -463,7 +469,7 @@ def test_a_smaller_image_is_fewer_tokens_and_answers_are_in_its_pixels(tiny_reas
     engine = TransformersReasoner(str(tiny_reasoner_dir), device='cpu', image_side=448)
     given = engine._encode(picture(), engine._prompt('x'))
     assert given['image_grid_thw'].tolist() == [[1, 32, 32]]
-    assert engine.family.answer_size(Size(128, 96)) == (448, 448)
+    assert engine.task.answer_size(Size(128, 96)) == (448, 448)
 
 
 # --- cancel -----------------------------------------------------------------------------------
@@ -483,7 +489,7 @@ def test_cancel_from_another_thread_stops_within_a_token(overfit):
     with pytest.raises(CancelledError):
         overfit.reason(picture(), 'the red mug', on_text, cancel)
     assert len(pieces) == 3
-    assert overfit.reason(picture(), 'the red mug') == OVERFIT_ANSWER  # and can be used again
+    assert overfit.reason(picture(), 'the red mug').text == OVERFIT_ANSWER  # and can be used again
 
 
 def test_cancelled_before_it_began(overfit):
@@ -563,4 +569,4 @@ def test_cuda_runs_in_bfloat16(overfit_reasoner_dir):
         pytest.skip('no CUDA device')
     engine = TransformersReasoner(str(overfit_reasoner_dir), device='cuda')
     assert engine._model.dtype == torch.bfloat16
-    assert engine.reason(picture(), 'the red mug') == OVERFIT_ANSWER
+    assert engine.reason(picture(), 'the red mug').text == OVERFIT_ANSWER

@@ -39,11 +39,11 @@ def copied(tiny_reasoner_dir, tmp_path) -> Path:
 
 
 def test_a_checkpoint_can_say_its_family_and_image_size(copied):
-    assert TransformersReasoner(str(copied), device='cpu').family.name == 'seg_zero'
+    assert TransformersReasoner(str(copied), device='cpu').task.family.name == 'seg_zero'
     (copied / 'segzero.json').write_text('{"family": "json", "image_size": 112}')
-    family = TransformersReasoner(str(copied), device='cpu').family
+    family = TransformersReasoner(str(copied), device='cpu').task.family
     assert (family.name, family.image_size) == ('json', 112)
-    family = TransformersReasoner(str(copied), device='cpu', family='seg_zero_paper').family
+    family = TransformersReasoner(str(copied), device='cpu', family='seg_zero_paper').task.family
     assert (family.name, family.image_size) == ('seg_zero_paper', 112)
 
 
@@ -60,7 +60,7 @@ def test_a_checkpoint_of_16_bits_is_loaded_so_and_looks_in_32(tmp_path):
     assert stored_dtype(folder) == torch.bfloat16
     engine = TransformersReasoner(str(folder), device='cpu', image_side=112, max_new_tokens=3)
     assert {each.dtype for each in engine._model.model.visual.parameters()} == {torch.float32}
-    written = engine.reason(picture(), 'the red mug')
+    written = engine.reason(picture(), 'the red mug').text
     # One tensor that needs more bits is reason enough to load all of them so.
     weights = load_file(folder / 'model.safetensors')
     name = next(name for name in weights if name.endswith('q_proj.weight'))
@@ -68,7 +68,7 @@ def test_a_checkpoint_of_16_bits_is_loaded_so_and_looks_in_32(tmp_path):
     save_file(weights, folder / 'model.safetensors', {'format': 'pt'})
     assert stored_dtype(folder) == torch.float32
     engine = TransformersReasoner(str(folder), device='cpu', image_side=112, max_new_tokens=3)
-    assert engine.reason(picture(), 'the red mug') == written
+    assert engine.reason(picture(), 'the red mug').text == written
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_hub_id_downloaded_before_needs_no_network(monkeypatch, copied, tmp_path
     (repository / 'refs' / 'main').write_text('0' * 40)
     (repository / 'snapshots').mkdir()
     copied.rename(repository / 'snapshots' / ('0' * 40))
-    assert TransformersReasoner('somebody/tiny', device='cpu').family.name == 'seg_zero'
+    assert TransformersReasoner('somebody/tiny', device='cpu').task.family.name == 'seg_zero'
 
 
 def no_config(folder):

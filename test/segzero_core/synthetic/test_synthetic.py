@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segzero_core.errors import UnknownNameError
+from segzero_core.errors import SceneError, UnknownNameError
 from segzero_core.synthetic import (
     COLOURS,
     KINDS,
@@ -17,7 +17,6 @@ from segzero_core.synthetic import (
     SIZES,
     TABLES,
     VERSION,
-    SceneError,
     make_scene,
     noisy_depth,
 )

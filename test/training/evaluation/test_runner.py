@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from segzero_core.data.samples import Sample, SampleRow, Samples
-from segzero_core.errors import DataError, ImageError, ServerError
+from segzero_core.errors import DataError, ImageError, OutOfMemoryError, ServerError
 from segzero_core.prompts import get_family
-from segzero_core.runtime.memory import OutOfMemoryError
+from segzero_core.reasoners import Reply
 from segzero_core.segmenters import MaskResult
 from segzero_core.task import Task
 from segzero_core.types import Box, Image, Point, Size
@@ -39,10 +39,10 @@ class Scripted:
     """Answers each sentence with itself."""
 
     def __init__(self) -> None:
-        self.family = get_family('seg_zero')
+        self.task = Task(family=get_family('seg_zero'))
 
-    def reason(self, image: Image, query: str, *_: Any) -> str:
-        return query
+    def reason(self, image: Image, query: str, *_: Any) -> Reply:
+        return Reply(query)
 
     def close(self) -> None:
         pass
@@ -55,10 +55,10 @@ class InBatches(Scripted):
         super().__init__()
         self.sizes: list[int] = []
 
-    def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
+    def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[Reply]:
         assert all(image[0, 0, 0] == 7 for image in images)
         self.sizes.append(len(queries))
-        return list(queries)
+        return [Reply(query) for query in queries]
 
 
 class Filler:
@@ -126,7 +126,7 @@ def examined(
     size: int = 4,
     words: str = '',
 ) -> list[dict[str, Any]]:
-    reader = AnswerReader(task or Task(), get_family(family), use, protocol)
+    reader = AnswerReader((task or Task()).with_family(get_family(family)), use, protocol)
     examiner = EvaluationRunner(reasoner or Scripted(), segmenter or Filler(), reader, words)
     return examined_rows(dataset(*samples), examiner, size)
 
@@ -134,7 +134,7 @@ def examined(
 def examined_rows(
     data: Samples, examiner: EvaluationRunner | None = None, size: int = 4
 ) -> list[dict[str, Any]]:
-    reader = AnswerReader(Task(), get_family('seg_zero'), 'box_points', 'standard')
+    reader = AnswerReader(Task(), 'box_points', 'standard')
     examiner = examiner or EvaluationRunner(Scripted(), Filler(), reader)
     try:
         batches = load_batches(data, range(len(data)), size)
@@ -167,10 +167,10 @@ def test_a_batch_that_does_not_fit_is_asked_in_halves() -> None:
     class Small(InBatches):
         room = 3
 
-        def reason(self, image: Image, query: str, *_: Any) -> str:
+        def reason(self, image: Image, query: str, *_: Any) -> Reply:
             return self.reason_batch([image], [query])[0]
 
-        def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
+        def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[Reply]:
             if len(queries) > self.room:
                 raise RuntimeError('CUDA error: out of memory')
             return super().reason_batch(images, queries)
@@ -189,7 +189,7 @@ def test_masks_are_made_while_the_reasoner_answers_the_next_batch() -> None:
     asked_again = threading.Event()
 
     class Noticing(InBatches):
-        def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
+        def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[Reply]:
             if self.sizes:
                 asked_again.set()
             return super().reason_batch(images, queries)
@@ -206,13 +206,13 @@ def test_masks_are_made_while_the_reasoner_answers_the_next_batch() -> None:
 
 def test_a_batch_is_finished_although_the_next_one_fails() -> None:
     class Failing(InBatches):
-        def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[str]:
+        def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[Reply]:
             if self.sizes:
                 raise ServerError('server_unreachable', 'gone')
             return super().reason_batch(images, queries)
 
     samples = [sample(answer(), half(), str(i)) for i in range(4)]
-    reader = AnswerReader(Task(), get_family('seg_zero'), 'box_points', 'standard')
+    reader = AnswerReader(Task(), 'box_points', 'standard')
     examiner = EvaluationRunner(Failing(), Filler(), reader)
     results = examiner.examine(load_batches(dataset(*samples), range(4), 2))
     assert [row['row'] for row in next(results)] == [0, 1]

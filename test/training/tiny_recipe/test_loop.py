@@ -426,8 +426,8 @@ def test_what_comes_out_is_an_ordinary_checkpoint_that_answers(tmp_path, cache, 
     folder = warm_up(settings(tmp_path, cache))
     assert sum(file.stat().st_size for file in folder.iterdir()) < 30e6
     reasoner = TransformersReasoner(str(folder), device='cpu', max_new_tokens=5)
-    assert reasoner.family.name == 'tiny'
-    assert isinstance(reasoner.reason(scenes.images[0], 'the red mug'), str)
+    assert reasoner.task.family.name == 'tiny'
+    assert isinstance(reasoner.reason(scenes.images[0], 'the red mug').text, str)
 
 
 def test_reinforcement_goes_on_from_what_comes_out(tmp_path, cache, trl):

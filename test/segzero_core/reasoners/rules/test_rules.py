@@ -42,9 +42,9 @@ def picture(*discs, size=(480, 640)):
 
 
 def answer_of(reasoner, image, sentence):
-    text = reasoner.reason(image, sentence)
+    text = reasoner.reason(image, sentence).text
     size = image_size(image)
-    answer = parse_answer(text, reasoner.family.answer_size(size))
+    answer = parse_answer(text, reasoner.task.answer_size(size))
     assert answer.repairs == (), 'the answer was not clean'
     return answer
 
@@ -52,7 +52,7 @@ def answer_of(reasoner, image, sentence):
 def box_of(reasoner, image, sentence):
     size = image_size(image)
     answer = answer_of(reasoner, image, sentence)
-    return rescale_box(answer.box, reasoner.family.answer_size(size), size)
+    return rescale_box(answer.box, reasoner.task.answer_size(size), size)
 
 
 def centre_of(reasoner, image, sentence):
@@ -227,7 +227,7 @@ def test_in_a_batch_one_unknown_word_costs_one_answer():
 def test_the_box_and_the_points_are_those_of_the_thing(reasoner):
     image = picture((200, 240, 50, RED), (450, 240, 50, BLUE))
     answer = answer_of(reasoner, image, 'the blue thing')
-    space, size = reasoner.family.answer_size(image_size(image)), image_size(image)
+    space, size = reasoner.task.answer_size(image_size(image)), image_size(image)
     assert box_iou(rescale_box(answer.box, space, size), Box(400, 190, 500, 290)) > 0.93
     first, second = (rescale_point(point, space, size) for point in answer.points)
     assert np.hypot(first.x - 450, first.y - 240) < 6, 'the largest inscribed circle'
@@ -239,7 +239,7 @@ def test_the_box_and_the_points_are_those_of_the_thing(reasoner):
 def test_answers_are_written_in_the_space_of_the_family(family):
     image = picture((200, 240, 50, RED), size=(480, 640))
     reasoner = load_reasoner('rules', family=family)
-    assert reasoner.family is FAMILIES[family]
+    assert reasoner.task.family is FAMILIES[family]
     assert box_iou(box_of(reasoner, image, 'the red ball'), Box(150, 190, 250, 290)) > 0.93
 
 
@@ -276,7 +276,7 @@ def test_words_choose_the_right_thing(reasoner, sentence, x, y):
 )
 def test_nothing_found_is_said(reasoner, sentence):
     image = picture((200, 240, 50, RED), (450, 240, 50, BLUE))
-    text = reasoner.reason(image, sentence)
+    text = reasoner.reason(image, sentence).text
     assert text.endswith('<answer>{}</answer>')
     with pytest.raises(AnswerError) as caught:
         parse_answer(text, Size(840, 840))
@@ -285,7 +285,7 @@ def test_nothing_found_is_said(reasoner, sentence):
 
 
 def test_an_empty_table_holds_nothing(reasoner):
-    text = reasoner.reason(picture(), 'the thing')
+    text = reasoner.reason(picture(), 'the thing').text
     assert 'I see nothing' in text
     assert text.endswith('<answer>{}</answer>')
 
@@ -353,7 +353,7 @@ def test_it_tells_apart_and_names_things_that_hide_parts_of_one_another():
 
 def test_text_comes_in_pieces_that_make_up_the_whole(reasoner):
     pieces = []
-    text = reasoner.reason(picture((200, 240, 50, RED)), 'the red ball', pieces.append)
+    text = reasoner.reason(picture((200, 240, 50, RED)), 'the red ball', pieces.append).text
     assert ''.join(pieces) == text
     assert len(pieces) > 10
     assert text.startswith('<think>')
@@ -382,7 +382,7 @@ def test_cancel_stops_in_the_middle_of_the_text(reasoner):
 
 def test_the_same_question_has_the_same_answer(reasoner):
     scene = make_scene(9)
-    texts = {reasoner.reason(scene.image, 'the leftmost thing') for _ in range(3)}
+    texts = {reasoner.reason(scene.image, 'the leftmost thing').text for _ in range(3)}
     assert len(texts) == 1
 
 
@@ -428,7 +428,7 @@ def test_a_piece_of_nothing_but_small_lobes_stays_whole():
     for seed in (3, 21, 22, 33):
         rng = np.random.default_rng(seed)
         dots = np.repeat(rng.integers(0, 2, (230, 210, 1)) * 255, 3, axis=2).astype(np.uint8)
-        assert RulesReasoner().reason(dots, 'the ball')
+        assert RulesReasoner().reason(dots, 'the ball').text
 
 
 @settings(max_examples=120)
@@ -436,11 +436,11 @@ def test_a_piece_of_nothing_but_small_lobes_stays_whole():
 def test_no_image_and_no_sentence_break_it(image, sentence):
     reasoner = RulesReasoner()
     try:
-        text = reasoner.reason(image, sentence)
+        text = reasoner.reason(image, sentence).text
     except AnswerError as error:
         if error.kind != 'unknown_word':
             raise
         return
     if not text.endswith('<answer>{}</answer>'):
-        answer = parse_answer(text, reasoner.family.answer_size(image_size(image)))
+        answer = parse_answer(text, reasoner.task.answer_size(image_size(image)))
         assert answer.repairs == ()
