@@ -152,7 +152,7 @@ _COMPANIONS = frozenset(_PURPOSE_IDLE.split())
 KNOWN = (
     f'colours ({", ".join(sorted(_COLOURS))}), shapes ({", ".join(sorted(_NOUNS))}), small and '
     'large, leftmost, rightmost, nearest, farthest, tallest, shortest, largest, smallest, left '
-    'of, right of, in front of, behind, next to, not, and everyday purposes such as "to drink from"'
+    'of, right of, in front of, behind, next to, not, and purposes such as "to drink from"'
 )
 # "can" is a tin after one of these, and a verb everywhere else.
 _BEFORE_NOUN = frozenset(('a', 'an', 'the', 'this', 'that', 'any', 'soda', 'tin', 'beer', 'food'))
