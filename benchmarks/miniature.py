@@ -31,15 +31,17 @@ from segzero_core.metrics.masks import image_ious, overlap
 from segzero_core.segmenters import load_segmenter
 from segzero_core.segmenters.base import Segmenter
 from training.config import TrainConfig, load_config
-from training.held_out import Answered, answer_records
 from training.models import load_trainee
 from training.trl_rewards import Masks
+from training.validation import ScoredAnswer, answer_records
 
 ROWS = ('grpo', 'imitation', 'nocot', 'bbox', 'points', 'softacc', 'soft')
 SPLITS = ('test', 'unseen_colours', 'unseen_shapes', 'unseen_relations')
 
 
-def answers(config: TrainConfig, split: str, count: int, sampled: bool = False) -> list[Answered]:
+def answers(
+    config: TrainConfig, split: str, count: int, temperature: float = 0.0
+) -> list[ScoredAnswer]:
     """Let the model ``config.model`` answer as ``config`` asks."""
     trainee = load_trainee(config)
     torch.manual_seed(0)
@@ -52,7 +54,7 @@ def answers(config: TrainConfig, split: str, count: int, sampled: bool = False) 
         config.recipe,
         config.max_completion_tokens,
         batch=50,
-        sampled=sampled,
+        temperature=temperature,
     )
 
 
@@ -62,7 +64,7 @@ def scenes(split: str, count: int) -> Sequence[Record]:
     return read_dataset(f'synthetic:{split}?size=256x192&count={count}').records
 
 
-def mask_iou(masks: Masks, answered: Answered) -> float:
+def mask_iou(masks: Masks, answered: ScoredAnswer) -> float:
     """Return the IoU of the mask an answer leads to; 0 where it cannot be read."""
     record = answered.record
     assert record.load_mask is not None
@@ -73,7 +75,7 @@ def mask_iou(masks: Masks, answered: Answered) -> float:
     return float(image_ious([overlap(found.mask, record.load_mask())])[0])
 
 
-def mean(found: list[Answered], name: str) -> float:
+def mean(found: list[ScoredAnswer], name: str) -> float:
     """Return the mean of a value over answers."""
     return float(np.mean([answered.values[name] for answered in found]))
 
@@ -97,10 +99,10 @@ def report_table(runs: list[TrainConfig], count: int, segmenter: Segmenter) -> N
 def report_rewards(runs: list[TrainConfig], count: int) -> None:
     """Print each reward, of the likeliest answers and of sampled ones."""
     for config in runs:
-        for sampled in (False, True):
-            found = answers(config, 'test', count, sampled)
+        for temperature in (0.0, 1.0):
+            found = answers(config, 'test', count, temperature)
             values = ' '.join(f'{name} {mean(found, name):.3f}' for name in found[0].values)
-            way = 'sampled' if sampled else 'likeliest'
+            way = 'sampled' if temperature else 'likeliest'
             print(f'{Path(config.output).name}, {config.model}, {way}: {values}', flush=True)
 
 

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from segzero_core.errors import TrainingError
+from segzero_core.runtime.atomic import replace_folder
 from training.config import TrainConfig
 from training.dataset import ReasonerDataset, StepSampler
 from training.models import describe_family, load_model, save_beside
@@ -129,8 +130,7 @@ class CheckpointingTrainer:
             self._saving = False
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            shutil.rmtree(run / name, ignore_errors=True)
-            (run / PARTIAL / name).rename(run / name)
+            replace_folder(run / PARTIAL / name, run / name)
             shutil.rmtree(run / PARTIAL)
             for old in _checkpoints(run)[: -self.settings.keep_checkpoints]:
                 shutil.rmtree(old)

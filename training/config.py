@@ -18,9 +18,9 @@ import yaml
 
 from segzero_core.errors import ConfigError, first_line
 from segzero_core.rewards.hardened import Recipe
+from segzero_core.runtime.atomic import atomic_text
 from segzero_core.runtime.text_files import read_text
 from segzero_core.task import Task
-from training.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 def save_config(config: TrainConfig, path: Path) -> None:
     """Write every setting, so that ``path`` alone repeats the run."""
     values = dataclasses.asdict(config) | {'extra_rewards': list(config.extra_rewards)}
-    write_whole(path, yaml.safe_dump(values, sort_keys=False))
+    atomic_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
 def describe(config: TrainConfig) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Set
 from pathlib import Path
@@ -22,6 +21,7 @@ if __name__ == '__main__':  # run as a file: the project's root is not on the pa
 
 from segzero_core.data import Samples, read_samples
 from segzero_core.errors import SegZeroError, first_line
+from segzero_core.runtime.atomic import atomic_text
 from segzero_core.runtime.memory import is_out_of_memory
 from training.evaluation.engines import Engines
 from training.evaluation.fingerprint import run_settings
@@ -30,7 +30,7 @@ from training.evaluation.prefetch import load_batches
 from training.evaluation.progress import Progress
 from training.evaluation.shards import Place, Shard, done_elsewhere, merge, open_run
 from training.evaluation.summary import Running, summarise
-from training.files import refused
+from training.files import explain_os_error
 
 SUMMARY = 'summary.json'
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'evaluate.py: {error}', file=sys.stderr)
         return 1
     except OSError as error:
-        print(f'evaluate.py: {refused(error)}', file=sys.stderr)
+        print(f'evaluate.py: {explain_os_error(error)}', file=sys.stderr)
         return 1
     except RuntimeError as error:
         if not is_out_of_memory(error):
@@ -111,9 +111,7 @@ def evaluate(config: EvalConfig, place: Place) -> dict[str, Any] | None:
         return None
     summary = {'settings': settings | {'root': config.root}, **summarise(found)}
     text = json.dumps(summary, indent=2)
-    draft = folder / f'.{SUMMARY}.{os.getpid()}'
-    draft.write_text(text + '\n', encoding='utf-8')
-    os.replace(draft, folder / SUMMARY)
+    atomic_text(folder / SUMMARY, text + '\n', shared=True)
     _report(config, summary, folder)
     return summary
 

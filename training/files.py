@@ -1,52 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are there whole or not at all and belong to one process at a time."""
+"""The folder of a run: one process at a time, one set of settings, clear errors of the disk."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from segzero_core.errors import ConfigError
+from segzero_core.runtime.atomic import remove_drafts
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a file in one step: it is there with all its text, or as it was before.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    unfinished = file.with_suffix('.unfinished')
-    with naming(file), unfinished.open('w', encoding='utf-8') as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    unfinished.replace(file)
-
-
-@contextlib.contextmanager
-def naming(file: Path) -> Iterator[None]:
-    """Let the error of a write name ``file``: of a full disk, the system's does not."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from error
-
-
 def lock(file: Path, shared: bool = False) -> TextIO | None:
-    """Hold ``file`` until what is returned is closed; None if another process holds it.
+    """Lock ``file`` until the returned handle is closed; None if another process holds the lock.
 
-    On a file system without locks, as some of clusters are, nobody is kept out.
+    A file system without locks, as some clusters have, keeps no process out.
 
     Args:
-        file: Made if it is not there.
-        shared: Let others hold it too who say so.
+        file: The lock file; created if it does not exist.
+        shared: Other processes may hold the lock too if they also ask for a shared one.
     """
     held = file.open('w')
     try:
@@ -63,10 +40,10 @@ def lock(file: Path, shared: bool = False) -> TextIO | None:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run, made if it is not there, for this process.
+    """Reserve the folder of a run for this process; the folder is created if it does not exist.
 
     Raises:
-        ConfigError: Another process is at work there, or it cannot be written to.
+        ConfigError: Another process works in the folder, or it cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,13 +55,28 @@ def claimed(folder: Path) -> Iterator[None]:
             f'another process is at work in {folder}: wait for it, or choose another output'
         )
     with held:
+        remove_drafts(folder)
         yield
 
 
-def refused(error: OSError) -> str:
-    """Return in words what the system refuses, and what to do about it."""
+def explain_os_error(error: OSError) -> str:
+    """Return one sentence that says which file could not be read or written and what to do."""
     what = f' {error.filename}' if error.filename else ''
     return (
-        f'cannot read or write{what} ({error.strerror or error}): free some space there, or look '
-        'at who may use it, and start the same command again; what is finished is kept'
+        f'cannot read or write{what} ({error.strerror or error}): free some space there or check '
+        'its permissions, and start the same command again; finished work is kept'
     )
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a phrase for each setting that differs, with both values.
+
+    Args:
+        before: The settings a folder's work was begun with.
+        now: The settings asked for.
+    """
+    return [
+        f'{key} ({before.get(key)!r}, now {now.get(key)!r})'
+        for key in dict.fromkeys((*now, *before))
+        if before.get(key) != now.get(key)
+    ]

@@ -13,9 +13,9 @@ from trl import GRPOConfig, GRPOTrainer
 from segzero_core.errors import ConfigError, TrainingError
 from segzero_core.segmenters import Segmenter
 from training.checkpointing import CheckpointingTrainer
+from training.completions import SampledAnswer, save_samples
 from training.config import TrainConfig
 from training.dataset import ReasonerDataset
-from training.logs import SampledAnswer, save_samples
 from training.models import Trainee
 from training.prefix_sharing import PrefixSharing
 from training.trl_rewards import Masks, is_readable, reward_functions, text_of

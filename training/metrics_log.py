@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from training.files import naming, write_whole
+from segzero_core.runtime.atomic import atomic_text, naming
 
 METRICS = 'metrics.jsonl'
 
@@ -39,4 +39,4 @@ def forget_after(run: Path, step: int) -> None:
     """Drop the metrics of steps that a resumed run will do again."""
     if (run / METRICS).is_file():
         kept = [values for values in read_metrics(run) if values['step'] <= step]
-        write_whole(run / METRICS, ''.join(json.dumps(values) + '\n' for values in kept))
+        atomic_text(run / METRICS, ''.join(json.dumps(values) + '\n' for values in kept))

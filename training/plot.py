@@ -18,7 +18,7 @@ if __name__ == '__main__':  # run as a file: the project's root is not on the pa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from segzero_core.errors import DataError, SegZeroError
-from training.files import refused
+from training.files import explain_os_error
 from training.metrics_log import METRICS, read_metrics
 
 Curve = tuple[list[int], list[float]]
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'plot.py: {error}', file=sys.stderr)
         return 1
     except OSError as error:
-        print(f'plot.py: {refused(error)}', file=sys.stderr)
+        print(f'plot.py: {explain_os_error(error)}', file=sys.stderr)
         return 1
     return 0
 

@@ -25,7 +25,7 @@ from segzero_core.segmenters import SEGMENTERS, load_segmenter
 from training.dataset_builder.build_report import DROPPED, SHEET, write_report
 from training.dataset_builder.rows import RESIZES, Making
 from training.dataset_builder.work import SPLITS, BuildSettings, Note, claim, prepare
-from training.files import refused
+from training.files import explain_os_error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'prepare_data.py: {error}', file=sys.stderr)
         return 1
     except OSError as error:
-        print(f'prepare_data.py: {refused(error)}', file=sys.stderr)
+        print(f'prepare_data.py: {explain_os_error(error)}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('\nstopped; the same command goes on where it was', file=sys.stderr)

@@ -17,17 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 if __name__ == '__main__':  # run as a file: the project's root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from segzero_core.data import Dataset, Record, Skipped, read_dataset
 from segzero_core.errors import ConfigError, DataError, ModelLoadError, SegZeroError
-from segzero_core.runtime.text_files import read_text
-from training.changed import changed
 from training.config import TrainConfig, describe, load_config, save_config
-from training.files import claimed, refused
+from training.files import changed_settings, claimed, explain_os_error
 
 CONFIG = 'config.yaml'
 # What may differ between the parts of one run: nothing that changes what is learnt.
@@ -56,36 +52,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='settings to change')
     options = parser.parse_args(arguments)
     try:
-        if is_from_scratch(options.config):
-            train_from_scratch(options.config, options.overrides)
-        else:
-            train(load_config(options.config, options.overrides))
+        train(load_config(options.config, options.overrides))
     except SegZeroError as error:
         print(f'train.py: {error}', file=sys.stderr)
         return 1
     except OSError as error:
-        print(f'\ntrain.py: {refused(error)}', file=sys.stderr)
+        print(f'\ntrain.py: {explain_os_error(error)}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('\nstopped; the same command goes on from the last checkpoint', file=sys.stderr)
         return 130
     return 0
-
-
-def is_from_scratch(file: Path) -> bool:
-    """Return whether a file asks for ``warm_up`` or ``masks``, which have their own settings."""
-    try:
-        values = yaml.safe_load(read_text(file))
-    except (OSError, ValueError, yaml.YAMLError):
-        return False  # load_config says what is wrong
-    return isinstance(values, dict) and values.get('method') in ('warm_up', 'masks')
-
-
-def train_from_scratch(file: Path, overrides: list[str]) -> None:
-    """Teach a tiny model from random weights; raises like ``run_from_scratch``."""
-    from training.tiny_recipe.command import run_from_scratch  # needs torch
-
-    run_from_scratch(file, overrides)
 
 
 def train(config: TrainConfig) -> None:
@@ -156,7 +133,7 @@ def check_same_run(config: TrainConfig, run: Path) -> None:
         {key: value for key, value in dataclasses.asdict(each).items() if key not in free}
         for each in (load_config(run / CONFIG), config)
     )
-    if found := changed(before, now):
+    if found := changed_settings(before, now):
         raise ConfigError(
             f'{run} holds a run with other settings: {", ".join(found)}. Start it again with '
             'the settings it had, or choose another output=...'
@@ -251,10 +228,9 @@ def make_trainer(config: TrainConfig, data: Any, held_out: Any, steps: int) -> t
     from transformers import PrinterCallback
     from transformers.utils import logging
 
-    from training.callbacks import HeldOutCallback
+    from training.callbacks import ProgressCallback, ValidationCallback
     from training.dataset import ReasonerDataset
     from training.grpo import make_grpo_trainer
-    from training.logs import ProgressCallback
     from training.models import load_trainee
     from training.sft import make_sft_trainer
     from training.trl_rewards import Masks, make_segmenter
@@ -265,11 +241,11 @@ def make_trainer(config: TrainConfig, data: Any, held_out: Any, steps: int) -> t
     examples = ReasonerDataset(data, trainee.family, config.task, config.imitate == 'every')
     table = datasets.Dataset.from_dict({'index': range(len(data))})
     callbacks: list[Any] = [ProgressCallback(Path(config.output))]
-    examiner = None
+    validation = None
     if held_out:
         masks = Masks(config.task, segmenter) if segmenter else None
-        examiner = HeldOutCallback(config, trainee, held_out, masks)
-        callbacks.append(examiner)
+        validation = ValidationCallback(config, trainee, held_out, masks)
+        callbacks.append(validation)
     rest = {'train_dataset': table, 'callbacks': callbacks}
     arguments = common_arguments(config, steps)
     if config.method == 'grpo':
@@ -277,8 +253,8 @@ def make_trainer(config: TrainConfig, data: Any, held_out: Any, steps: int) -> t
     else:
         trainer = make_sft_trainer(config, arguments, trainee, examples, **rest)
     trainer.remove_callback(PrinterCallback)
-    if examiner:
-        examiner.trainer = trainer
+    if validation:
+        validation.trainer = trainer
     return trainer, trainee
 
 

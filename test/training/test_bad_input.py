@@ -14,12 +14,18 @@ import pytest
 from PIL import Image
 
 from training.files import claimed
+from training.tiny_recipe.train import main as tiny_recipe
 from training.train import main
 
 
-def fails(config: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
+def fails(
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    *overrides: str,
+    command: Callable[[list[str]], int] = main,
+) -> str:
     """Run the command line, which must end with one message and no traceback; return that."""
-    assert main(['--config', str(config), *overrides]) == 1
+    assert command(['--config', str(config), *overrides]) == 1
     errors = capsys.readouterr().err
     messages = [line for line in errors.splitlines() if line.startswith('train.py: ')]
     assert len(messages) == 1, errors
@@ -211,10 +217,10 @@ def test_a_run_has_one_process(
 ) -> None:
     run = tmp_path / 'run'
     scratch = tmp_path / 'scratch.yaml'
-    scratch.write_text(f'method: warm_up\ncache: {tmp_path}\n')
+    scratch.write_text(f'role: reasoner\ncache: {tmp_path}\n')
     with claimed(run):
-        for config in (short_grpo, scratch):
-            message = fails(config, capsys, f'output={run}')
+        for config, command in ((short_grpo, main), (scratch, tiny_recipe)):
+            message = fails(config, capsys, f'output={run}', command=command)
             assert f'another process is at work in {run}: wait for it' in message
     assert [path.name for path in run.iterdir()] == ['.lock']
 

@@ -12,7 +12,7 @@ import pytest
 from training import evaluate, make_synthetic_set, prepare_data, report
 from training.config import load_config
 from training.evaluation.options import make_config
-from training.train import is_from_scratch
+from training.tiny_recipe.train import read_settings
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/evaluate.txt')
 
@@ -37,7 +37,7 @@ def commands() -> list[tuple[str, list[str]]]:
             for line in block.replace('\\\n', ' ').splitlines():
                 for variable, value in VARIABLES.items():
                     line = line.replace(variable, value)
-                if parts := re.search(r'training/(\w+)\.py (.*)', line.removesuffix('; do')):
+                if parts := re.search(r'training/([\w/]+)\.py (.*)', line.removesuffix('; do')):
                     words = shlex.split(parts[2], comments=True)
                     found.append((parts[1], [word for word in words if word != '...']))
     return found
@@ -56,11 +56,12 @@ def test_commands_are_understood(
     elif program == 'train':
         file = Path(arguments[1])
         assert arguments[0] == '--config'
-        if is_from_scratch(file):
-            assert len(arguments) == 2
-        else:
-            load_config(file, arguments[2:])
+        load_config(file, arguments[2:])
+    elif program == 'tiny_recipe/train':
+        read_settings(Path(arguments[1]), arguments[2:])
 
 
 def test_there_are_commands_of_every_program() -> None:
-    assert {*PARSERS, 'train', 'plot'} <= {program for program, _ in commands()}
+    assert {*PARSERS, 'train', 'plot', 'tiny_recipe/train'} <= {
+        program for program, _ in commands()
+    }

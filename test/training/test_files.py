@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from segzero_core.errors import ConfigError
-from training.files import claimed, lock, refused, write_whole
+from segzero_core.runtime.atomic import atomic_text
+from training.files import claimed, explain_os_error, lock
 
 
 def test_one_holds_a_file_or_several_who_share_it(tmp_path: Path) -> None:
@@ -49,8 +50,8 @@ def test_what_cannot_be_written_is_named_and_left_as_it_was(
     tmp_path: Path, limited_files: Any
 ) -> None:
     file = tmp_path / 'a.json'
-    write_whole(file, 'before')
+    atomic_text(file, 'before')
     with limited_files(9), pytest.raises(OSError, match=r'a\.json') as caught:
-        write_whole(file, 'x' * 99)
+        atomic_text(file, 'x' * 99)
     assert file.read_text() == 'before'
-    assert refused(caught.value).startswith(f'cannot read or write {file} (')
+    assert explain_os_error(caught.value).startswith(f'cannot read or write {file} (')

@@ -126,8 +126,8 @@ def test_evaluation_judges_what_the_reasoner_would_answer(
     from segzero_core.reasoners.transformers import TransformersReasoner
     from segzero_core.rewards.hardened import Recipe
     from segzero_core.task import Task
-    from training.held_out import answer_records
     from training.models import load_model
+    from training.validation import answer_records
 
     torch = pytest.importorskip('torch')
     records = read_dataset('synthetic:val?size=112&count=3').records

@@ -445,7 +445,7 @@ def test_killed_and_started_again(refcoco: Path, tmp_path: Path) -> None:
     wait_until_gone(workers)  # they end by themselves
     gate.remove()
 
-    (output / 'train/part-00099.unfinished').write_bytes(b'half a row')
+    (output / 'train/.part-00099.parquet.partial').write_bytes(b'half a row')
     finished = {path: path.stat().st_mtime_ns for path in (output / 'parts').glob('*.json')}
     assert len(finished) == parts[5] < len(samples)
     third = Command(root, output)
@@ -458,4 +458,4 @@ def test_killed_and_started_again(refcoco: Path, tmp_path: Path) -> None:
         row.id for row in samples
     )
     assert all(path.stat().st_mtime_ns == when for path, when in finished.items())
-    assert not list(output.rglob('*.unfinished'))
+    assert not list(output.rglob('*.partial'))

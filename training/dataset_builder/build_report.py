@@ -16,10 +16,10 @@ from PIL import Image as PilImage
 from segzero_core.data.image_io import load_rgb
 from segzero_core.data.solutions import parse_solution
 from segzero_core.overlay import PANEL, draw_overlay
+from segzero_core.runtime.atomic import atomic_text
 from segzero_core.types import Image, Segmentation, image_size
 from training.dataset_builder.rows import KINDS
 from training.dataset_builder.work import SPLITS, Note
-from training.files import write_whole
 
 REPORT = 'report.json'
 DROPPED = 'dropped.jsonl'
@@ -39,8 +39,8 @@ def write_report(folder: Path, notes: Mapping[int, Note]) -> str:
     kinds = Counter(row.kind for row in dropped)
     total = sum(kept.values()) + len(dropped)
     content = {'annotations': total, 'rows': kept, 'dropped': dict(kinds)}
-    write_whole(folder / REPORT, json.dumps(content, indent=1))
-    write_whole(
+    atomic_text(folder / REPORT, json.dumps(content, indent=1))
+    atomic_text(
         folder / DROPPED,
         ''.join(json.dumps(row._asdict(), ensure_ascii=False) + '\n' for row in dropped),
     )

@@ -26,10 +26,10 @@ import cv2
 
 from segzero_core.data import Sample, Samples, Skipped
 from segzero_core.errors import ConfigError, DataError
+from segzero_core.runtime.atomic import atomic_file, atomic_text, remove_drafts
 from segzero_core.segmenters import Segmenter, load_segmenter
-from training.changed import changed
 from training.dataset_builder.rows import Dropped, Making, TrainingRow, make_rows
-from training.files import claimed, write_whole
+from training.files import changed_settings, claimed
 
 SPLITS = ('train', 'val')
 SETTINGS = 'settings.json'
@@ -92,7 +92,7 @@ def _check_settings(folder: Path, settings: BuildSettings) -> None:
     now = json.loads(json.dumps(asdict(settings)))
     file = folder / SETTINGS
     if file.is_file():
-        if found := changed(json.loads(file.read_text(encoding='utf-8')), now):
+        if found := changed_settings(json.loads(file.read_text(encoding='utf-8')), now):
             raise ConfigError(
                 f'{folder} holds rows made with other settings: {", ".join(found)}. Use the '
                 'settings it had, or choose another --output'
@@ -100,7 +100,7 @@ def _check_settings(folder: Path, settings: BuildSettings) -> None:
         return
     if any((folder / name).exists() for name in SPLITS):
         raise ConfigError(f'{folder} holds something else: choose another --output')
-    write_whole(file, json.dumps(now, indent=1))
+    atomic_text(file, json.dumps(now, indent=1))
 
 
 def prepare(
@@ -120,8 +120,7 @@ def prepare(
     (folder / _PARTS).mkdir(exist_ok=True)
     for split in SPLITS:
         (folder / split).mkdir(exist_ok=True)
-        for left in (folder / split).glob('*.unfinished'):
-            left.unlink()
+        remove_drafts(folder / split)
     held_out = choose_images(samples.image_ids, settings.val_share, settings.seed)
     numbers = range(-(-len(samples) // settings.part))
     open_numbers = []
@@ -221,7 +220,7 @@ def _make_part(
     for split, kept in rows.items():
         _write_rows(folder / split / f'part-{number:05}.parquet', kept)
     note = Note({split: len(kept) for split, kept in rows.items()}, dropped)
-    write_whole(_note_file(folder, number), json.dumps(note))
+    atomic_text(_note_file(folder, number), json.dumps(note))
     return note
 
 
@@ -241,12 +240,8 @@ def _write_rows(file: Path, rows: Sequence[TrainingRow]) -> None:
     features = {name: {'dtype': str(kind), '_type': 'Value'} for name, kind in kinds.items()}
     features['image'] = {'_type': 'Image'}
     notes = {'huggingface': json.dumps({'info': {'features': features}})}
-    unfinished = file.with_suffix('.unfinished')
-    with unfinished.open('wb') as out:
-        parquet.write_table(pyarrow.table(columns, pyarrow.schema(kinds, notes)), out)
-        out.flush()
-        os.fsync(out.fileno())
-    unfinished.replace(file)
+    with atomic_file(file) as draft:
+        parquet.write_table(pyarrow.table(columns, pyarrow.schema(kinds, notes)), draft)
 
 
 # Notes ---------------------------------------------------------------------------------------

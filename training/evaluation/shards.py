@@ -9,6 +9,7 @@ holds them in the order of the dataset.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from segzero_core.errors import DataError
-from training.changed import changed
-from training.files import lock
+from segzero_core.runtime.atomic import atomic_file, create_once
+from training.files import changed_settings, lock
 
 RUN = 'run.json'
 ROWS = 'rows.jsonl'
@@ -55,19 +56,11 @@ def open_run(folder: Path, settings: dict[str, Any]) -> str:
     file = folder / RUN
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Several processes start at once: the first whole file stays.
-        draft = folder / f'.{RUN}.{os.uname().nodename}.{os.getpid()}'
-        draft.write_text(text, encoding='utf-8')
-        try:
-            os.link(draft, file)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
+        create_once(file, text)  # several processes start at the same time
         before = json.loads(file.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise DataError(f'cannot use {folder} for a run ({error}): choose another') from error
-    if found := changed(before, json.loads(text)):
+    if found := changed_settings(before, json.loads(text)):
         raise DataError(
             f'{folder} holds another run: {"; ".join(found)}. Start it again as it was, or '
             'choose another --output'
@@ -106,8 +99,12 @@ class Shard:
         self._on_row = on_row
         self.done: set[int] = set()
         self._lock = _lock(self._path)
-        self._write_anew(run, place)
-        self._file = self._path.open('ab', buffering=0)
+        try:
+            self._write_anew(run, place)
+            self._file = self._path.open('ab', buffering=0)
+        except BaseException:
+            self._lock.close()
+            raise
 
     def add(self, row: dict[str, Any]) -> None:
         """Write a row, at once and whole.
@@ -142,14 +139,12 @@ class Shard:
     def _write_anew(self, run: str, place: Place) -> None:
         """Leave the head and the good rows in the file, or the file as it was if that fails."""
         head = json.dumps({'run': run, 'rank': place.rank, 'world': place.world}).encode()
-        draft = self._path.with_suffix('.partial')
-        with draft.open('wb') as file:
+        with atomic_file(self._path) as draft, draft.open('wb') as file:
             file.write(head + b'\n')
             for line in read_shard(self._path, run):
                 if line.row['status'] != 'error':
                     file.write(line.text)
                     self._note(line.row)
-        os.replace(draft, self._path)
 
 
 def _lock(path: Path, shared: bool = False) -> TextIO:
@@ -300,15 +295,14 @@ def merge(folder: Path, run: str, world: int, total: int) -> list[dict[str, Any]
 
 def _copy(target: Path, places: list[tuple[Path, int, int]]) -> None:
     """Write the lines at ``places`` to ``target``, holding one at a time."""
-    draft = target.with_name(f'.{target.name}.{os.uname().nodename}.{os.getpid()}')
-    sources = {path: path.open('rb') for path, _, _ in places}
-    with draft.open('wb') as file:
+    with contextlib.ExitStack() as opened:
+        paths = dict.fromkeys(path for path, _, _ in places)
+        sources = {path: opened.enter_context(path.open('rb')) for path in paths}
+        draft = opened.enter_context(atomic_file(target, shared=True))
+        file = opened.enter_context(draft.open('wb'))
         for path, start, length in places:
             sources[path].seek(start)
             file.write(sources[path].read(length))
-    for source in sources.values():
-        source.close()
-    os.replace(draft, target)
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,6 @@ learn to see, to read and to point at the same time. Synthetic scenes say exactl
 image token, so a dense loss there comes first, and stays while the answers are learned.
 """
 
-from training.tiny_recipe.loop import Phase, WarmUpSettings, warm_up
+from training.tiny_recipe.reasoner_loop import Phase, ReasonerSettings, train_reasoner
 
-__all__ = ['Phase', 'WarmUpSettings', 'warm_up']
+__all__ = ['Phase', 'ReasonerSettings', 'train_reasoner']

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from segzero_core.errors import TrainingError
+from segzero_core.runtime.atomic import atomic_file
 from training.metrics_log import forget_after
 
 
@@ -52,13 +53,11 @@ class ResumePoint:
         Raises:
             TrainingError: It cannot be written. The one before is kept.
         """
-        draft = self.file.with_suffix('.tmp')
         states = {name: part.state_dict() for name, part in self._parts.items()}
         try:
-            torch.save({**states, 'rng': self._rng.bit_generator.state, 'step': step}, draft)
-            draft.replace(self.file)
-        except (OSError, RuntimeError) as error:  # RuntimeError: torch's, of a disk that is full
-            draft.unlink(missing_ok=True)
+            with atomic_file(self.file) as draft:
+                torch.save({**states, 'rng': self._rng.bit_generator.state, 'step': step}, draft)
+        except (OSError, RuntimeError) as error:  # on a full disk torch raises RuntimeError
             raise TrainingError(
                 f'cannot save the state after step {step} to {self.file} ({error}): free some '
                 'space and start the same command again; it goes on from the state before'

@@ -22,6 +22,7 @@ from segzero_core.geometry import (
     rescale_box,
     rescale_point,
 )
+from segzero_core.runtime.atomic import atomic_file
 from segzero_core.synthetic import VERSION, Query, Scene, make_scene
 from segzero_core.types import Box, Point, Size, image_size
 
@@ -124,15 +125,13 @@ def _render_chunk(job: tuple[range, int, Size, Path]) -> None:
         instances.append(np.asarray(ids.resize(square, PilImage.Resampling.NEAREST)))
         items = [_describe(scene, i, square) for i in range(len(scene.objects))]
         records.append({'items': items, 'queries': scene.queries()})
-    part = file.with_suffix(f'.{os.getpid()}.tmp')
-    with part.open('wb') as out:
+    with atomic_file(file, shared=True) as draft, draft.open('wb') as out:
         np.savez(
             out,
             images=np.stack(images),
             instances=np.stack(instances),
             records=np.array(json.dumps(records)),
         )
-    part.replace(file)  # a killed run leaves no half a chunk
 
 
 def _describe(scene: Scene, i: int, square: Size) -> Item:

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from segzero_core.errors import TrainingError
+from segzero_core.runtime.atomic import atomic_folder
 from segzero_core.runtime.checkpoints import check_checkpoint, find_checkpoint, transformers
 from segzero_core.runtime.tiny_checkpoints import build_tiny_segmenter
 from segzero_core.types import Size
@@ -63,7 +64,7 @@ class SegmenterSettings:
     save_every: int = 250
 
 
-def train_masks(
+def train_segmenter(
     settings: SegmenterSettings, on_report: Callable[[dict[str, float]], None] = lambda _: None
 ) -> Path:
     """Train a tiny SAM 2 from ``settings.start``, or go on where a killed run stopped.
@@ -87,7 +88,8 @@ def train_masks(
         start = find_checkpoint(settings.start)
         check_checkpoint(start, ('sam2',))
     elif not start.is_dir():
-        build_tiny_segmenter(start.with_suffix('.part'), settings.seed).rename(start)
+        with atomic_folder(start) as draft:
+            build_tiny_segmenter(draft, settings.seed)
     side = transformers.AutoConfig.from_pretrained(start).prompt_encoder_config.image_size
     scenes = load_scenes(settings.cache, settings.first_scene, settings.scenes, side, RENDERED)
     run = _SegmenterRun(settings, start, scenes, on_report)
@@ -170,9 +172,8 @@ class _SegmenterRun:
 
     def save(self, folder: Path) -> Path:
         """Write the trained checkpoint and remove what only a resume needs."""
-        part = folder.with_suffix('.part')
-        self._model.half().save_pretrained(part)
-        part.rename(folder)
+        with atomic_folder(folder) as draft:
+            self._model.half().save_pretrained(draft)
         self._point.remove()
         return folder
 

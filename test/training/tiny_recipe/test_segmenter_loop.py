@@ -15,11 +15,11 @@ from segzero_core.runtime.checkpoints import transformers
 from segzero_core.segmenters.sam2 import Sam2Segmenter
 from segzero_core.types import Box
 from training.tiny_recipe import segmenter_loop as masks
-from training.tiny_recipe.command import read_settings
 from training.tiny_recipe.mask_batches import SceneCrop, draw, enlarged
 from training.tiny_recipe.resume import ResumePoint
 from training.tiny_recipe.scene_cache import load_scenes
-from training.tiny_recipe.segmenter_loop import SegmenterSettings, mask_losses, train_masks
+from training.tiny_recipe.segmenter_loop import SegmenterSettings, mask_losses, train_segmenter
+from training.tiny_recipe.train import read_settings
 
 PRESET = Path(__file__).parents[3] / 'config' / 'tiny_recipe' / 'tiny_segmenter.yaml'
 SIDE = 256
@@ -110,8 +110,8 @@ def test_losses_ask_for_the_right_mask_and_a_score_that_knows():
 
 
 def test_a_stopped_training_goes_on_as_if_nothing_had_happened(tmp_path, cache, scenes):
-    whole = train_masks(settings(tmp_path / 'whole', cache))
-    update, steps = masks._Run._update, []
+    whole = train_segmenter(settings(tmp_path / 'whole', cache))
+    update, steps = masks._SegmenterRun._update, []
 
     def stop_at_fourth(run):
         steps.append(run)
@@ -121,12 +121,12 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(tmp_path, cache, 
 
     halves = settings(tmp_path / 'halves', cache)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(masks._Run, '_update', stop_at_fourth)
+        patch.setattr(masks._SegmenterRun, '_update', stop_at_fourth)
         with pytest.raises(KeyboardInterrupt):
-            train_masks(halves)
-        resumed = train_masks(halves)
+            train_segmenter(halves)
+        resumed = train_segmenter(halves)
         assert len(steps) == 4 + 2  # from step 2 on
-        assert train_masks(halves) == resumed  # is done
+        assert train_segmenter(halves) == resumed  # is done
         assert len(steps) == 4 + 2
     first, second = (
         transformers.Sam2Model.from_pretrained(folder).state_dict() for folder in (whole, resumed)
@@ -143,7 +143,7 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(tmp_path, cache, 
 
 def test_training_goes_on_from_a_checkpoint(tmp_path, cache, scenes, tiny_segmenter_dir):
     given = settings(tmp_path, cache, steps=1, learning_rate=0.0, start=str(tiny_segmenter_dir))
-    trained = train_masks(given)
+    trained = train_segmenter(given)
     before, after = (
         transformers.Sam2Model.from_pretrained(folder, dtype=torch.float32).state_dict()
         for folder in (tiny_segmenter_dir, trained)
@@ -153,12 +153,12 @@ def test_training_goes_on_from_a_checkpoint(tmp_path, cache, scenes, tiny_segmen
 
 def test_a_start_that_is_no_sam_2_is_refused(tmp_path, cache, tiny_reasoner_dir):
     with pytest.raises(ModelLoadError, match='sam2'):
-        train_masks(settings(tmp_path, cache, start=str(tiny_reasoner_dir)))
+        train_segmenter(settings(tmp_path, cache, start=str(tiny_reasoner_dir)))
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path, cache):
     with pytest.raises(TrainingError, match='the loss at step 1 is nan: lower the learning rate'):
-        train_masks(settings(tmp_path, cache, learning_rate=float('nan')))
+        train_segmenter(settings(tmp_path, cache, learning_rate=float('nan')))
 
 
 def test_full_disk_keeps_the_state_before(tmp_path, limited_files):

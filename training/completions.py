@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A progress bar, a line of metrics per step, and sampled answers as pictures."""
+"""Sampled completions of a run: their text and rewards as JSON lines, and a picture of each."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image as PilImage
-from tqdm.auto import tqdm
-from transformers import TrainerCallback
 
 from segzero_core.data import Record
 from segzero_core.errors import AnswerError
@@ -19,53 +17,7 @@ from segzero_core.geometry import rescale_box, rescale_point
 from segzero_core.overlay import draw_overlay
 from segzero_core.task import Task
 from segzero_core.types import Box, Point, Segmentation, Size
-from training.metrics_log import append_metrics
 from training.trl_rewards import Masks
-
-_BAR = {  # shown beside the progress bar: name there -> name in the metrics
-    'loss': 'loss',
-    'reward': 'reward',
-    'kl': 'kl',
-    'length': 'completions/mean_length',
-    'min': 'completions/min_length',
-    'max': 'completions/max_length',
-    'accuracy': 'mean_token_accuracy',
-}
-
-
-class ProgressCallback(TrainerCallback):
-    """Writes every step's metrics and moves the progress bar."""
-
-    def __init__(self, run: Path) -> None:
-        """Report to the folder ``run``."""
-        self._run = run
-        self._bar: Any = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Show the bar, on one process."""
-        if state.is_world_process_zero:
-            self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit='step')
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Take in what the trainer reports after a step."""
-        if self._bar is None or not logs or 'loss' not in logs:
-            return
-        # Not transformers' epoch: a run is one epoch to it, however often it passes over the data.
-        values = {key: value for key, value in logs.items() if key != 'epoch'}
-        append_metrics(self._run, {'step': state.global_step, **values})
-        shown = {name: logs[key] for name, key in _BAR.items() if key in logs}
-        shown |= {
-            key.split('/')[1]: value
-            for key, value in logs.items()
-            if key.startswith('rewards/') and key.endswith('/mean')
-        }
-        self._bar.set_postfix({name: f'{value:.3g}' for name, value in shown.items()})
-        self._bar.update(state.global_step - self._bar.n)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
 
 
 class SampledAnswer(NamedTuple):

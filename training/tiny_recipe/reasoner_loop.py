@@ -16,6 +16,7 @@ import torch
 from segzero_core.errors import TrainingError
 from segzero_core.prompts import get_family
 from segzero_core.reasoners.qwen_processor import QwenProcessor
+from segzero_core.runtime.atomic import atomic_folder
 from segzero_core.runtime.checkpoints import transformers
 from segzero_core.runtime.tiny_checkpoints import ReasonerSizes, build_tiny_reasoner
 from segzero_core.synthetic import KINDS
@@ -78,7 +79,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class WarmUpSettings:
+class ReasonerSettings:
     """Everything that decides what comes out.
 
     Attributes:
@@ -107,7 +108,7 @@ class WarmUpSettings:
     save_every: int = 250
 
 
-def warm_up(settings: WarmUpSettings, on_report: Report = lambda _: None) -> Path:
+def train_reasoner(settings: ReasonerSettings, on_report: Report = lambda _: None) -> Path:
     """Train a tiny reasoner from random weights, or go on where a killed run stopped.
 
     Args:
@@ -129,7 +130,7 @@ def warm_up(settings: WarmUpSettings, on_report: Report = lambda _: None) -> Pat
     scenes = load_scenes(settings.cache, settings.first_scene, settings.scenes, side)
     if not start.is_dir():
         create(start, scenes, settings.seed)
-    run = _WarmUpRun(settings, start, scenes, on_report)
+    run = _ReasonerRun(settings, start, scenes, on_report)
     run.train()
     run.save(trained)
     return trained
@@ -137,7 +138,6 @@ def warm_up(settings: WarmUpSettings, on_report: Report = lambda _: None) -> Pat
 
 def create(folder: Path, scenes: Scenes, seed: int) -> None:
     """Write the untrained model, with its tokenizer and image processor, to a new folder."""
-    part = folder.with_suffix('.part')  # a killed run leaves nothing that looks whole
     some = slice(0, _CORPUS_SCENES)
     words = Scenes(
         scenes.images[some], scenes.instances[some], scenes.items[some], scenes.queries[some]
@@ -157,27 +157,27 @@ def create(folder: Path, scenes: Scenes, seed: int) -> None:
         max_pixels=scenes.side**2,
         whole_image=True,
     )
-    build_tiny_reasoner(
-        part,
-        seed,
-        sizes,
-        corpus=corpus(words),
-        family=FAMILY,
-        whole_tokens=whole_tokens(scenes.side),
-    )
-    model = _load(part)
-    tokenizer = QwenProcessor.from_pretrained(part).tokenizer
-    start_local(model)
-    start_ordered(model, Vocabulary.of(tokenizer, scenes.side).numbers.tolist())
-    model.save_pretrained(part)
-    part.rename(folder)
+    with atomic_folder(folder) as draft:
+        build_tiny_reasoner(
+            draft,
+            seed,
+            sizes,
+            corpus=corpus(words),
+            family=FAMILY,
+            whole_tokens=whole_tokens(scenes.side),
+        )
+        model = _load(draft)
+        tokenizer = QwenProcessor.from_pretrained(draft).tokenizer
+        start_local(model)
+        start_ordered(model, Vocabulary.of(tokenizer, scenes.side).numbers.tolist())
+        model.save_pretrained(draft)
 
 
-class _WarmUpRun:
+class _ReasonerRun:
     """What a training carries from step to step."""
 
     def __init__(
-        self, settings: WarmUpSettings, start: Path, scenes: Scenes, on_report: Report
+        self, settings: ReasonerSettings, start: Path, scenes: Scenes, on_report: Report
     ) -> None:
         torch.manual_seed(settings.seed)
         self._settings, self._start, self._on_report = settings, start, on_report
@@ -289,10 +289,9 @@ class _WarmUpRun:
 
     def save(self, folder: Path) -> None:
         """Write the trained checkpoint and remove what only a resume needs."""
-        part = folder.with_suffix('.part')
-        shutil.copytree(self._start, part, dirs_exist_ok=True)
-        self._model.save_pretrained(part)
-        part.rename(folder)
+        with atomic_folder(folder) as draft:
+            shutil.copytree(self._start, draft, dirs_exist_ok=True)
+            self._model.save_pretrained(draft)
         self._point.remove()
 
     def _report(self, rate: float, sums: dict[str, list[float]], speed: float) -> None:

@@ -22,9 +22,8 @@ from segzero_core.runtime.checkpoints import transformers
 from segzero_core.synthetic import COLOURS, KINDS, SHAPES, SIZES
 from segzero_core.types import Box, Size
 from training.metrics_log import read_metrics
-from training.tiny_recipe import Phase, WarmUpSettings, loop, warm_up
+from training.tiny_recipe import Phase, ReasonerSettings, reasoner_loop, train_reasoner
 from training.tiny_recipe.batches import NO_LABEL, Batcher, mirror_item
-from training.tiny_recipe.command import read_settings, run_from_scratch
 from training.tiny_recipe.losses import (
     DenseHeads,
     Vocabulary,
@@ -37,10 +36,13 @@ from training.tiny_recipe.losses import (
 from training.tiny_recipe.network import read, see
 from training.tiny_recipe.scene_cache import load_scenes
 from training.tiny_recipe.texts import find_named, mirror_sentence, write_reply
+from training.tiny_recipe.train import read_settings
+from training.tiny_recipe.train import train as run_command
 from training.train import main
 
 SIDE = 128
-PRESET = Path(__file__).parents[3] / 'config' / 'tiny_recipe' / 'tiny_warm_up.yaml'
+ROOT = Path(__file__).parents[3]
+PRESET = ROOT / 'config' / 'tiny_recipe' / 'tiny_reasoner.yaml'
 
 
 @pytest.fixture(scope='module')
@@ -56,7 +58,7 @@ def scenes(cache):
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory, scenes):
     folder = tmp_path_factory.mktemp('untrained') / 'start'
-    loop.create(folder, scenes, seed=1)
+    reasoner_loop.create(folder, scenes, seed=1)
     return folder
 
 
@@ -358,7 +360,7 @@ def test_recall_asks_for_the_words_of_a_text():
 
 
 def settings(folder, cache):
-    return WarmUpSettings(
+    return ReasonerSettings(
         folder,
         cache,
         scenes=6,
@@ -370,7 +372,7 @@ def settings(folder, cache):
 
 def stopped_at_fifth_step(monkeypatch):
     """Stop a warm-up at its fifth step; return the list of those that were begun."""
-    update, steps = loop._WarmUpRun._update, []
+    update, steps = reasoner_loop._ReasonerRun._update, []
 
     def stop_at_fifth(run, phase):
         steps.append(phase)
@@ -378,24 +380,24 @@ def stopped_at_fifth_step(monkeypatch):
             raise KeyboardInterrupt
         return update(run, phase)
 
-    monkeypatch.setattr(loop._WarmUpRun, '_update', stop_at_fifth)
+    monkeypatch.setattr(reasoner_loop._ReasonerRun, '_update', stop_at_fifth)
     return steps
 
 
 def test_a_stopped_warm_up_goes_on_as_if_nothing_had_happened(tmp_path, cache, monkeypatch):
-    whole = warm_up(settings(tmp_path / 'whole', cache))
+    whole = train_reasoner(settings(tmp_path / 'whole', cache))
     steps = stopped_at_fifth_step(monkeypatch)
     halves = settings(tmp_path / 'halves', cache)
     with pytest.raises(KeyboardInterrupt):
-        warm_up(halves)
-    resumed = warm_up(halves)
+        train_reasoner(halves)
+    resumed = train_reasoner(halves)
     assert len(steps) == 5 + 5  # from step 3 on
     first, second = (
         transformers.AutoModelForImageTextToText.from_pretrained(folder).state_dict()
         for folder in (whole, resumed)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert warm_up(halves) == resumed  # is done
+    assert train_reasoner(halves) == resumed  # is done
     assert len(steps) == 10
     assert [file.name for file in resumed.parent.iterdir() if file.is_file()] == []
 
@@ -403,27 +405,27 @@ def test_a_stopped_warm_up_goes_on_as_if_nothing_had_happened(tmp_path, cache, m
 def test_a_run_goes_on_with_no_other_settings_and_measures_no_step_twice(
     tmp_path, cache, monkeypatch
 ):
-    monkeypatch.setattr(loop, '_REPORT_EVERY', 1)
+    monkeypatch.setattr(reasoner_loop, '_REPORT_EVERY', 1)
     stopped_at_fifth_step(monkeypatch)
     base = settings(tmp_path / 'run', cache)
     file = tmp_path / 'short.yaml'
     values = json.loads(json.dumps(dataclasses.asdict(base), default=str))
-    file.write_text(json.dumps({'method': 'warm_up', **values}))
+    file.write_text(json.dumps({'role': 'reasoner', **values}))
     with pytest.raises(KeyboardInterrupt):
-        run_from_scratch(file, [])
+        run_command(read_settings(file, []))
     assert [line['step'] for line in read_metrics(base.output)] == [1, 2, 3, 4]
     with pytest.raises(ConfigError, match=r'other settings: seed \(0, now 1\)'):
-        run_from_scratch(file, ['seed=1', 'save_every=2'])
-    run_from_scratch(file, ['save_every=2'])
+        run_command(read_settings(file, ['seed=1', 'save_every=2']))
+    run_command(read_settings(file, ['save_every=2']))
     done = [line['step'] for line in read_metrics(base.output)]
     assert done == sorted(set(done))
     assert (base.output / 'model' / 'model.safetensors').is_file()
     with pytest.raises(ConfigError, match='dense_weight'):
-        run_from_scratch(file, ['dense_weight=0.5'])  # though it is done
+        run_command(read_settings(file, ['dense_weight=0.5']))  # though it is done
 
 
 def test_what_comes_out_is_an_ordinary_checkpoint_that_answers(tmp_path, cache, scenes):
-    folder = warm_up(settings(tmp_path, cache))
+    folder = train_reasoner(settings(tmp_path, cache))
     assert sum(file.stat().st_size for file in folder.iterdir()) < 30e6
     reasoner = TransformersReasoner(str(folder), device='cpu', max_new_tokens=5)
     assert reasoner.task.family.name == 'tiny'
@@ -431,13 +433,20 @@ def test_what_comes_out_is_an_ordinary_checkpoint_that_answers(tmp_path, cache, 
 
 
 def test_reinforcement_goes_on_from_what_comes_out(tmp_path, cache, trl):
-    model = warm_up(settings(tmp_path, cache))
+    model = train_reasoner(settings(tmp_path, cache))
     output = tmp_path / 'grpo'
     small = 'batch_size=2 num_generations=2 micro_batch=2 max_completion_tokens=4 max_steps=1'
     off = 'eval_data= segmenter= segmenter_model= sample_steps=0'
     ours = [f'model={model}', f'output={output}', 'data=synthetic:train?size=64&count=2']
     assert (
-        main(['--config', str(PRESET.with_stem('tiny_grpo')), *ours, *f'{small} {off}'.split()])
+        main(
+            [
+                '--config',
+                str(ROOT / 'config' / 'training' / 'tiny_grpo.yaml'),
+                *ours,
+                *f'{small} {off}'.split(),
+            ]
+        )
         == 0
     )
     assert (output / 'model' / 'model.safetensors').is_file()
@@ -451,7 +460,7 @@ def test_it_learns(tmp_path, cache):
         save_every=1000,
     )
     lines = []
-    warm_up(few, on_report=lines.append)
+    train_reasoner(few, on_report=lines.append)
     assert lines[1]['words'] < 0.5 * lines[0]['words']
     assert lines[1]['numbers'] < lines[0]['numbers']
     assert lines[1]['read/colour'] < lines[0]['read/colour']
@@ -459,7 +468,7 @@ def test_it_learns(tmp_path, cache):
 
 def test_the_preset_and_its_overrides_become_settings():
     preset = read_settings(PRESET, [])
-    assert preset.output == Path('runs/tiny_warm_up')
+    assert preset.output == Path('runs/tiny_reasoner')
     assert preset.phases[0].sentences == 0
     assert set(preset.phases[-1].kinds) == set(KINDS)
     changed = read_settings(PRESET, ['seed=3', 'output=elsewhere'])
