@@ -11,7 +11,6 @@ import pytest
 
 from segzero_core.errors import ConfigError
 from training.config import TrainConfig, load_config, save_config
-from training.train import is_from_scratch
 
 PRESETS = Path(__file__).parents[2] / 'config' / 'training'
 
@@ -26,10 +25,7 @@ def preset(name: str) -> TrainConfig:
     return load_config(PRESETS / f'{name}.yaml')
 
 
-OURS = [path for path in sorted(PRESETS.glob('*.yaml')) if not is_from_scratch(path)]
-
-
-@pytest.mark.parametrize('path', OURS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', sorted(PRESETS.glob('*.yaml')), ids=lambda path: path.stem)
 def test_every_preset_loads(path: Path) -> None:
     assert load_config(path).output == f'runs/{path.stem}'
 
