@@ -187,6 +187,48 @@ class AnswerError(SegZeroError):
         self.text = text
 
 
+class BusyError(SegZeroError):
+    """A sentence that is not accepted because another one is being answered."""
+
+    kind = 'busy'
+
+
+class StalledError(SegZeroError):
+    """No answer within ``query.timeout``."""
+
+    kind = 'timeout'
+
+
+class NoImageError(SegZeroError):
+    """A sentence that came before the first image of the camera."""
+
+    kind = 'no_image'
+
+
+class StaleFrameError(SegZeroError):
+    """The newest frame is older than the node may use."""
+
+    kind = 'stale_frame'
+
+
+class UnknownFrameError(SegZeroError):
+    """A sentence about the frame of a stamp that is no longer kept."""
+
+    kind = 'unknown_frame'
+
+
+class CodecError(SegZeroError):
+    """The image codec cannot be used on this machine."""
+
+    kind = 'bad_codec'
+
+
+class ParameterError(SegZeroError):
+    """ROS parameters with values that cannot be used. The message names all of them."""
+
+    kind = 'bad_parameter'
+
+
 def first_line(error: object, most: int = 300) -> str:
     """Return the first line of a message, for quoting it inside another one.
 

@@ -14,16 +14,23 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 from std_msgs.msg import Header
 
-from segzero_core.errors import AnswerError, ImageError, QueryError, SegZeroError
+from segzero_core.errors import (
+    AnswerError,
+    BusyError,
+    ImageError,
+    NoImageError,
+    QueryError,
+    SegZeroError,
+    StaleFrameError,
+)
 from segzero_core.runtime.memory import device_memory
-from segzero_ros.frames import FrameBuffer, NoImageError, StaleFrameError
-from segzero_ros.jobs import RejectedError
+from segzero_ros.frames import FrameBuffer
 from segzero_ros.messages import PerceptionResult, diagnostics_message
 from segzero_ros.publishers import RELIABLE
 
 LOADING_LOG_S = 10.0
 # The fault of the sentence, of the camera, or of an answer that is no answer: the node is well.
-MILD = (AnswerError, ImageError, NoImageError, QueryError, RejectedError, StaleFrameError)
+MILD = (AnswerError, BusyError, ImageError, NoImageError, QueryError, StaleFrameError)
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -54,7 +61,7 @@ class NodeDiagnostics:
         if what:
             self._node.get_logger().info(f'loading {what}')
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """Log an error and keep it; traceback for those nobody foresaw."""
         if self._loader == threading.get_ident():  # else another sentence's error
             self._loading = ''
@@ -69,7 +76,7 @@ class NodeDiagnostics:
         """Forget the last error."""
         self._error = '', OK
 
-    def ended(self, status: str, error: Exception | None) -> None:
+    def ended(self, status: str, error: BaseException | None) -> None:
         """Count how a sentence ended; see the ``status`` of results."""
         with self._counting:
             self._counts[status] += 1

@@ -12,23 +12,11 @@ from dataclasses import dataclass, replace
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from segzero_core.errors import CancelledError, SegZeroError
+from segzero_core.errors import CancelledError, NoImageError, StaleFrameError
 
 DEPTH_LAG_S = 0.5  # depth may come so much later than the image it belongs to
 HISTORY = 15  # images, and depth images, that wait for one another: as many as come in that time
 GRACE_S = 0.2  # for the depth of an image that has just come, on a machine that is busy
-
-
-class NoImageError(SegZeroError):
-    """There is no frame to look at."""
-
-    kind = 'no_image'
-
-
-class StaleFrameError(SegZeroError):
-    """The newest frame is too old to be looked at."""
-
-    kind = 'stale_frame'
 
 
 @dataclass(frozen=True)

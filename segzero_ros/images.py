@@ -20,7 +20,7 @@ import numpy.typing as npt
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from segzero_core.errors import ImageError, SegZeroError
+from segzero_core.errors import CodecError, ImageError
 from segzero_core.grasping.roi import Depth
 from segzero_core.types import Image as RgbImage
 from segzero_ros.compressed_depth import decode_compressed_depth
@@ -29,12 +29,6 @@ Array = npt.NDArray[Any]
 
 JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
 PROBE_S = 60.0  # importing OpenCV from a cold disk takes its time
-
-
-class CodecError(SegZeroError):
-    """The codec asked for cannot be used on this machine."""
-
-    kind = 'bad_codec'
 
 
 class Encoding(NamedTuple):

@@ -150,7 +150,7 @@ def answer_document(answer: PerceptionResult, query: str, repeat: int = 0) -> di
 
 
 def failure_document(
-    header: Header, query: str, status: str, error: Exception | None = None, repeat: int = 0
+    header: Header, query: str, status: str, error: BaseException | None = None, repeat: int = 0
 ) -> dict[str, Any]:
     """Return the JSON document of a sentence that was not answered.
 
@@ -228,7 +228,7 @@ def _target(header: Header, target: GraspTarget | SegZeroError | None) -> dict[s
     }
 
 
-def _error(error: Exception) -> dict[str, str]:
+def _error(error: BaseException) -> dict[str, str]:
     if isinstance(error, SegZeroError):
         return {'kind': error.kind, 'message': str(error)}
     return {'kind': 'internal', 'message': f'{type(error).__name__}: {error}'}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lifecycle node ``segzero``: topics and services in, sentences answered, topics out."""
+"""The lifecycle node ``segzero``: connects topics, services and parameters to the pipeline."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import rclpy
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -21,12 +22,16 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from segzero_core.runtime.memory import return_memory
-from segzero_ros.callbacks import guarded, transition
+from segzero_ros.callbacks import (
+    ExecutorThread,
+    guarded,
+    run_transitions_in_threads,
+    transition,
+)
 from segzero_ros.diagnostics import NodeDiagnostics
-from segzero_ros.executor import AsideExecutor
 from segzero_ros.frames import FrameBuffer
 from segzero_ros.parameters import declare_parameters
-from segzero_ros.perception import Answerer
+from segzero_ros.perception import Perception
 from segzero_ros.publishers import TEXTS, Publishers
 from segzero_ros.query_manager import QueryManager
 from segzero_ros.settings import PARAMETERS, NodeSettings, conflicts, read_settings
@@ -35,7 +40,7 @@ from segzero_ros.subscriptions import Cameras
 from segzero_ros.transforms import TargetFrame
 
 FIRST_FRAME_S = 5.0  # after activation: DDS may need half of it to find the camera
-STOP_S = 1.0  # for a model to notice that it was cancelled; a process ends within 2 s in all
+STOP_S = 1.0  # for a model to notice that it was cancelled; the process ends within 2 s
 DIAGNOSTICS_S = 1.0
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
@@ -44,17 +49,19 @@ SUCCESS = TransitionCallbackReturn.SUCCESS
 class SegZeroNode(LifecycleNodeMixin, Node):
     """Answers sentences about the newest camera image.
 
-    Models and outputs live from configure to cleanup, inputs from activate to deactivate.
+    Models and outputs exist from configure to cleanup, inputs from activate to deactivate.
+    Callbacks run in the executor's thread, transitions in threads of their own; see
+    ``callbacks`` for who may change what.
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        """Declare parameters; everything else comes with the transitions."""
-        # LifecycleNode is just these two, but gives transitions no group of their own.
+        """Declare the parameters; models, outputs and inputs come with the transitions."""
+        # LifecycleNode consists of these two, but gives the transitions no group of their own.
         Node.__init__(self, 'segzero', **kwargs)
-        self.transitions = ReentrantCallbackGroup()
-        LifecycleNodeMixin.__init__(self, callback_group=self.transitions)
-        self.lock = threading.RLock()
+        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        run_transitions_in_threads(self)
         self.transition_lock = threading.Lock()
+        self._executor_thread = ExecutorThread(self)
         self._state = 'unconfigured'
         self._settings: NodeSettings | None = None
         self._queries: QueryManager | None = None
@@ -76,37 +83,38 @@ class SegZeroNode(LifecycleNodeMixin, Node):
 
     @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Read parameters, load the models, create the outputs."""
+        """Read the parameters, load the models, create the outputs."""
         self._state = 'configuring'
         self._health.recovered()
         settings = read_settings(self)
-
         self._target_frame = self._open_target_frame(settings.target_frame)
 
-        def load() -> Answerer:
-            return Answerer(settings, self._health.loading, self._target_frame)
+        def load() -> Perception:
+            return Perception(settings, self._health.loading, self._target_frame)
 
-        answerer = load()  # the lock is free: meanwhile all callbacks are served
-        with self.lock:
+        perception = load()
+
+        def keep() -> None:
             self._settings = read_settings(self)  # live ones may have been set meanwhile
             self._outputs = Publishers(self)
-            self._queries = QueryManager(answerer, load, self._outputs, self._health)
+            self._queries = QueryManager(perception, load, self._outputs, self._health)
             self._state = 'inactive'
+
+        self._executor_thread.call(keep)
         return super().on_configure(state)
 
     @transition
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Open the outputs, then the inputs."""
+        """Enable the outputs, then create the inputs."""
         result = super().on_activate(state)
-        with self.lock:
-            self._listen()
-            self._state = 'active'
+        self._executor_thread.call(self._create_inputs)
+        self._state = 'active'
         return result
 
     @transition
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close the inputs, cancel what runs, close the outputs."""
-        self.stop_listening()
+        """Destroy the inputs, cancel all sentences, disable the outputs."""
+        self._stop_inputs()
         self._state = 'inactive'
         return super().on_deactivate(state)
 
@@ -118,37 +126,48 @@ class SegZeroNode(LifecycleNodeMixin, Node):
 
     @transition
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Do what deactivate and cleanup do."""
+        """Do the work of deactivate and cleanup."""
         self.release()
         self._state = 'finalized'
         return super().on_shutdown(state)
 
     def undo(self, state: str) -> None:
-        """Return to ``state``, where a transition that failed began."""
-        self.stop_listening()
+        """Return to ``state``, in which a failed transition began."""
         if state == 'unconfigured':
             self.release()
+        else:
+            self._stop_inputs()
         self._state = state
 
     def release(self) -> bool:
-        """Let go of everything; return whether the models stopped in time."""
-        with self.lock:
-            self.stop_listening()
-            stopped = self._queries is None or self._queries.close(STOP_S)
-            if self._queries is not None and self._queries.stuck:
-                self.get_logger().warning('the model does not stop; it is freed when it does')
-            if self._outputs is not None:
-                self._outputs.destroy()
-            if self._target_frame is not None:
-                self._target_frame.close()
-            self._queries = self._outputs = self._settings = self._target_frame = None
-            self._state = 'unconfigured'
-            return stopped
+        """Free everything; return whether the models stopped within ``STOP_S``."""
+        self._stop_inputs()
+        queries = self._queries
+        stopped = queries is None or queries.close(STOP_S)
+        if queries is not None and queries.stuck:
+            self.get_logger().warning(
+                'a model does not stop; its memory is freed when its computation ends'
+            )
+        self._executor_thread.call(self._forget)
+        return stopped
 
     def close(self) -> bool:
-        """Let go of everything, for good; return whether transition and models stopped in time."""
-        # Never released: a transition that was asked for just now must not begin any more.
+        """Free everything for good, once the executor has stopped.
+
+        Returns:
+            Whether the transition in progress and the models ended within ``STOP_S`` each.
+        """
+        self._executor_thread.detach()
+        # Never released: a transition that was requested just now must not begin.
         return self.transition_lock.acquire(timeout=STOP_S) and self.release()
+
+    def _forget(self) -> None:
+        if self._outputs is not None:
+            self._outputs.destroy()
+        if self._target_frame is not None:
+            self._target_frame.close()
+        self._queries = self._outputs = self._settings = self._target_frame = None
+        self._state = 'unconfigured'
 
     def _open_target_frame(self, frame_id: str) -> TargetFrame | None:
         if not frame_id:
@@ -157,7 +176,7 @@ class SegZeroNode(LifecycleNodeMixin, Node):
             return TargetFrame(self, frame_id)
         except ModuleNotFoundError as error:
             self.get_logger().warning(
-                f'targets stay in the frame of the camera, not {frame_id!r}: {error}; '
+                f"targets stay in the camera's frame instead of {frame_id!r}: {error}; "
                 'install tf2_ros_py'
             )
             return None
@@ -166,10 +185,10 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         return self.get_clock().now().nanoseconds * 1e-9
 
     def _every(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call back regularly, also while simulated time stands still or jumps."""
+        """Create a timer that also runs while simulated time stands still or jumps."""
         return self.create_timer(seconds, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def _listen(self) -> None:
+    def _create_inputs(self) -> None:
         settings = self._settings
         assert settings is not None  # configured
         assert self._queries is not None
@@ -183,23 +202,25 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         ]
         self._set_pace(settings.continuous_rate)
 
-    def stop_listening(self) -> None:
-        """Destroy the inputs and cancel what runs; its outcome is published before returning."""
-        with self.lock:
-            self._set_pace(0.0)
-            for entity in reversed(self._inputs):
-                is_service = hasattr(entity, 'srv_type')
-                (self.destroy_service if is_service else self.destroy_subscription)(entity)
-            self._inputs = []
-            if self._cameras is not None:
-                self._cameras.destroy()
-            self._cameras = None
-            self._frames = None
-            if self._queries is not None:
-                self._queries.stop()
+    def _stop_inputs(self) -> None:
+        """Destroy the inputs and cancel all sentences; their results are published then."""
+        self._executor_thread.call(self._destroy_inputs)
+        if self._queries is not None:
+            self._queries.stop()
+
+    def _destroy_inputs(self) -> None:
+        self._set_pace(0.0)
+        for entity in reversed(self._inputs):
+            is_service = hasattr(entity, 'srv_type')
+            (self.destroy_service if is_service else self.destroy_subscription)(entity)
+        self._inputs = []
+        if self._cameras is not None:
+            self._cameras.destroy()
+        self._cameras = None
+        self._frames = None
 
     def _set_pace(self, rate: float) -> None:
-        """Repeat the standing sentence ``rate`` times per second; 0 = not at all."""
+        """Answer the standing sentence ``rate`` times per second; 0 = not at all."""
         if self._pace is not None:
             self.destroy_timer(self._pace)
         self._pace = self._every(1 / rate, self._on_pace) if rate else None
@@ -271,7 +292,7 @@ def main(args: Sequence[str] | None = None) -> int:
     stop = stop_event()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = SegZeroNode()
-    executor = AsideExecutor(node.transitions)
+    executor = SingleThreadedExecutor()
     executor.add_node(node)
     if node.get_parameter('autostart').value:
         threading.Thread(target=node.start, name='autostart', daemon=True).start()

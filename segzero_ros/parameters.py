@@ -13,15 +13,9 @@ from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from segzero_core.errors import SegZeroError
+from segzero_core.errors import ParameterError
 
 Conflicts = Callable[[Mapping[str, Any]], list[str]]  # values -> which of them cannot go together
-
-
-class ParameterError(SegZeroError):
-    """A parameter has a value the node cannot use. The message names it and what it may be."""
-
-    kind = 'bad_parameter'
 
 
 @dataclass(frozen=True)

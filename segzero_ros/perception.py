@@ -27,7 +27,7 @@ _MEMORY_REMEDY = 'end what else runs on the device, or take smaller models'
 
 
 @dataclass
-class Job:
+class Query:
     """A sentence to answer.
 
     Attributes:
@@ -47,7 +47,7 @@ class Job:
     header: Header = field(default_factory=Header)
 
 
-class Answerer:
+class Perception:
     """Codec and models, loaded as the settings say."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Answerer:
             raise OutOfMemoryError(message) from None
         progress('')
 
-    def answer(self, job: Job, cancel: threading.Event) -> PerceptionResult:
+    def answer(self, job: Query, cancel: threading.Event) -> PerceptionResult:
         """Answer a sentence with the frame that is the newest now.
 
         Args:

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from geometry_msgs.msg import PointStamped, PolygonStamped, PoseArray
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNodeMixin
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -40,7 +43,13 @@ class Publishers:
         """Create the publishers; the node's transitions open and close them."""
         self._node = node
         self._shown: tuple[Header, tuple[int, int]] | None = None  # what ~/mask showed last
-        create = node.create_lifecycle_publisher
+
+        def create(kind: Any, topic: str, qos: QoSProfile) -> Any:
+            # Each default event callback is one more entity that the executor looks at for every
+            # image; there would be sixteen.
+            quiet = PublisherEventCallbacks(use_default_callbacks=False)
+            return node.create_lifecycle_publisher(kind, topic, qos, event_callbacks=quiet)
+
         self._mask = create(Image, '~/mask', RELIABLE)
         self._target_pixels = create(PolygonStamped, '~/target_pixels', RELIABLE)
         self._target_points = create(PoseArray, '~/target_points', RELIABLE)
@@ -80,7 +89,7 @@ class Publishers:
         header: Header,
         query: str,
         status: str,
-        error: Exception | None = None,
+        error: BaseException | None = None,
         repeat: int = 0,
     ) -> None:
         """Publish why there is no answer; see ``failure_document``."""

@@ -12,12 +12,11 @@ from segzero_core.errors import AnswerError, QueryError
 from segzero_core.prompts import check_query
 from segzero_ros.diagnostics import NodeDiagnostics
 from segzero_ros.frames import FrameBuffer
-from segzero_ros.jobs import Outcome
 from segzero_ros.messages import PerceptionResult
-from segzero_ros.perception import Answerer, Job
+from segzero_ros.perception import Perception, Query
 from segzero_ros.publishers import Publishers
 from segzero_ros.settings import NodeSettings
-from segzero_ros.worker import Worker
+from segzero_ros.worker import Outcome, Worker
 
 
 class QueryManager:
@@ -30,8 +29,8 @@ class QueryManager:
 
     def __init__(
         self,
-        answerer: Answerer,
-        load: Callable[[], Answerer],
+        answerer: Perception,
+        load: Callable[[], Perception],
         outputs: Publishers,
         health: NodeDiagnostics,
     ) -> None:
@@ -47,7 +46,7 @@ class QueryManager:
         self._health = health
         self._worker = Worker(answerer, load, self._report)
         self._frames: FrameBuffer | None = None
-        self._standing: Job | None = None
+        self._standing: Query | None = None
         self._seen = 0  # frames that had come when the standing sentence was last looked at
 
     @property
@@ -78,14 +77,14 @@ class QueryManager:
         """Accept a sentence, or refuse it; either way it has a result."""
         if self._frames is None:
             return  # deactivated while the sentence was on its way here
-        job = Job(sentence, self._frames, self._settings, self._outputs.stream)
+        job = Query(sentence, self._frames, self._settings, self._outputs.stream)
         try:
             check_query(sentence)
         except QueryError as error:  # not worth dropping a good sentence for
             self._report(job, Outcome('failed', error=error))
             return
         seen = self._frames.count
-        if self._worker.submit(job, self._settings.rules):
+        if self._worker.submit(job, self._settings.policy):
             self._standing, self._seen = job, seen
 
     def repeat(self) -> None:
@@ -103,7 +102,7 @@ class QueryManager:
         if seen == self._seen:
             return
         again = replace(job, settings=self._settings, repeat=job.repeat + 1, header=Header())
-        if self._worker.submit_idle(again, self._settings.rules):
+        if self._worker.submit_idle(again, self._settings.policy):
             self._standing, self._seen = again, seen
 
     def cancel(self, wait: bool = False) -> bool:
@@ -114,7 +113,7 @@ class QueryManager:
         """
         stood, self._standing = self._standing, None
         repeated = stood is not None and bool(self._settings.continuous_rate)
-        return self._worker.cancel(wait) or repeated
+        return self._worker.cancel(wait=wait) or repeated
 
     def clear(self) -> None:
         """Drop every sentence and take back what was shown."""
@@ -131,9 +130,9 @@ class QueryManager:
         self.stop()
         return self._worker.close(timeout)
 
-    def _report(self, job: Job, outcome: Outcome[PerceptionResult]) -> None:
+    def _report(self, job: Query, outcome: Outcome[PerceptionResult]) -> None:
         """Publish how a job ended, in whichever thread decided it."""
-        answer, error = outcome.answer, outcome.error
+        answer, error = outcome.result, outcome.error
         status: str = outcome.status
         if status in ('done', 'failed'):
             nothing = isinstance(error, AnswerError) and error.kind == 'nothing_found'

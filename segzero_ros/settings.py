@@ -12,8 +12,8 @@ from rclpy.node import Node
 from segzero_core.prompts import FAMILIES
 from segzero_core.reasoners import REASONERS
 from segzero_core.segmenters import SEGMENTERS
-from segzero_ros.jobs import Mode, Rules
 from segzero_ros.parameters import Spec, read_parameters
+from segzero_ros.worker import Mode, QueuePolicy
 
 
 def _device(engine: str) -> Spec:
@@ -199,7 +199,7 @@ class NodeSettings:
     Attributes:
         reasoner: What reasons.
         segmenter: What makes the mask.
-        rules: What becomes of a sentence that comes while another is answered.
+        policy: What becomes of a sentence that comes while another is answered.
         continuous_rate: How often per second to answer a sentence again; 0 = not at all.
         compressed: The image topic carries CompressedImage.
         reliable: Camera topics are subscribed reliably.
@@ -218,7 +218,7 @@ class NodeSettings:
 
     reasoner: EngineSettings
     segmenter: EngineSettings
-    rules: Rules
+    policy: QueuePolicy
     continuous_rate: float
     compressed: bool
     reliable: bool
@@ -251,7 +251,7 @@ def read_settings(node: Node) -> NodeSettings:
     return NodeSettings(
         reasoner=_engine(values, 'reasoner'),
         segmenter=_engine(values, 'segmenter'),
-        rules=Rules(
+        policy=QueuePolicy(
             mode=values['query.mode'],
             queue_size=values['query.queue_size'],
             timeout=float(values['query.timeout']),

@@ -17,11 +17,12 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from segzero_core.errors import ParameterError
 from segzero_core.grasping.roi import Depth
 from segzero_core.synthetic import Scene, make_scene, noisy_depth
 from segzero_core.types import Intrinsics, Size, image_size
 from segzero_ros.images import array_to_image
-from segzero_ros.parameters import ParameterError, Spec, declare_parameters, read_parameters
+from segzero_ros.parameters import Spec, declare_parameters, read_parameters
 from segzero_ros.signals import spin, stop_event
 
 SEED = 4555  # the tabletop of the demonstrations

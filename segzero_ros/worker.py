@@ -1,150 +1,199 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One thread that answers questions, and what happens when they come too fast. Knows no ROS."""
+"""A worker thread and its queue: which jobs run, and how each of them ends. Knows no ROS.
+
+The life of a job::
+
+    submit --> waiting --> running --> done | failed | cancelled
+       |          |           |
+       |          +-----------+------> cancelled | replaced | failed (timeout)
+       +-----------------------------> rejected
+
+The upper row is decided by the worker's own thread, everything below it by the thread that
+cancels, submits a newer job, or watches the deadlines. Every job has exactly one outcome, which
+is reported at the moment it is decided: a replaced, cancelled or overdue job does not wait for a
+model that is slow to stop, and its late return value is dropped. A thread that does not return
+``GRACE_S`` after its deadline is abandoned together with its engine, and a new thread loads a new
+engine for the next job.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
-from segzero_core.errors import CancelledError
-from segzero_ros.jobs import Outcome, RejectedError, Rules, StalledError
-from segzero_ros.watchdog import Watchdog
+from segzero_core.errors import BusyError, CancelledError, StalledError
 
 Job = TypeVar('Job')
-Answer = TypeVar('Answer')
+Result = TypeVar('Result')
 J = TypeVar('J', contravariant=True)
-A = TypeVar('A', covariant=True)
+R = TypeVar('R', covariant=True)
 
-GRACE_S = 5.0  # for a job that took too long to notice that it is cancelled
+Status = Literal['done', 'failed', 'cancelled', 'replaced', 'rejected']
+Mode = Literal['replace', 'queue', 'reject']
+
+GRACE_S = 5.0  # for an overdue job to notice that it is cancelled
 
 log = logging.getLogger(__name__)
 
 
-class Engine(Protocol[J, A]):
-    """What does the jobs."""
+@dataclass(frozen=True)
+class QueuePolicy:
+    """The rules for a new job.
 
-    def answer(self, job: J, cancel: threading.Event) -> A:
-        """Do a job, in the worker's thread; stop soon after ``cancel`` is set."""
+    Attributes:
+        mode: ``replace`` drops all older jobs; ``queue`` lets the new job wait; ``reject``
+            accepts it only if there is no other.
+        queue_size: Maximum number of jobs that wait behind the first in mode ``queue``.
+        timeout: Maximum running time in seconds; 0 = no limit.
+    """
+
+    mode: Mode = 'replace'
+    queue_size: int = 8
+    timeout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Result]):
+    """The end of a job.
+
+    Attributes:
+        status: ``done`` with ``result``, ``failed`` or ``rejected`` with ``error``,
+            ``cancelled``, or ``replaced`` by a newer job.
+    """
+
+    status: Status
+    result: Result | None = None
+    error: BaseException | None = None
+
+
+class Engine(Protocol[J, R]):
+    """Does the jobs."""
+
+    def answer(self, job: J, cancel: threading.Event) -> R:
+        """Do one job in the worker's thread; return soon after ``cancel`` is set."""
         ...
 
     def close(self) -> None:
-        """Free what the engine uses; nothing uses it any more."""
+        """Free all resources; called when no job uses the engine any more."""
         ...
 
 
 @dataclass(eq=False)
 class _Ticket(Generic[Job]):
+    """A job in the queue or in the thread; all fields are guarded by the worker's lock."""
+
     job: Job
     timeout: float
     idle: bool
     cancel: threading.Event = field(default_factory=threading.Event)
-    settled: bool = False
+    decided: bool = False  # the outcome has been or is being reported
+    deadline: float = math.inf  # of time.monotonic()
+    in_grace: bool = False  # the deadline has passed once already
 
 
-class Worker(Generic[Job, Answer]):
-    """Runs one job at a time.
-
-    Every job ends in exactly one outcome, at the moment its fate is decided: a replaced,
-    cancelled or stalled job does not wait for a model that is slow to stop, and what it still
-    returns is thrown away. A thread that does not return at all is left behind, with its engine,
-    and another takes over with a new one.
-    """
+class Worker(Generic[Job, Result]):
+    """Runs one job at a time; see the module's docstring."""
 
     def __init__(
         self,
-        engine: Engine[Job, Answer],
-        load: Callable[[], Engine[Job, Answer]],
-        report: Callable[[Job, Outcome[Answer]], None],
+        engine: Engine[Job, Result],
+        load: Callable[[], Engine[Job, Result]],
+        report: Callable[[Job, Outcome[Result]], None],
     ) -> None:
-        """Start the thread.
+        """Start the threads.
 
         Args:
-            engine: Does the jobs; closed by the thread that used it, as its last act.
-            load: Returns another engine, for the thread that takes over. What it raises is the
-                outcome of the job that needed it, and the next job tries again.
-            report: Takes a job's outcome: in the worker's thread, or in the one that decided it.
+            engine: Does the jobs. The thread that uses it closes it at the end.
+            load: Returns a new engine after a thread was abandoned. An exception becomes the
+                outcome of the job that needed the engine; the next job calls ``load`` again.
+            report: Called with each outcome, in the thread that decided it.
         """
         self._load, self._report = load, report
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._job_came = threading.Condition(self._lock)  # or the worker was closed
+        self._deadline_came = threading.Condition(self._lock)  # an earlier one, or as above
         self._reporting = threading.Lock()
-        self._watchdog = Watchdog()
         self._waiting: deque[_Ticket[Job]] = deque()
         self._running: _Ticket[Job] | None = None
-        self._loading = False  # an engine anew, which may get stuck as the last one did
+        self._loading = False  # a new engine, which may hang just as the abandoned one did
         self._closed = False
-        self._threads: list[threading.Thread] = []  # the last is in charge
+        self._wakes = -math.inf  # when the watching thread looks again without being notified
+        self._threads: list[threading.Thread] = []  # the last one takes the jobs
         self._start(engine)
+        threading.Thread(target=self._watch, name='segzero-watchdog', daemon=True).start()
 
     @property
     def busy(self) -> bool:
-        """Whether a job runs or waits whose outcome is still open."""
-        with self._changed:
-            return bool(self._open())
+        """Whether a job is running or waiting whose outcome is undecided."""
+        with self._lock:
+            return bool(self._undecided())
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait for their turn."""
-        with self._changed:
+        """Number of jobs in the queue."""
+        with self._lock:
             return len(self._waiting)
 
     @property
     def stuck(self) -> bool:
-        """Whether a job that was dropped has not returned."""
-        with self._changed:
-            return self._running is not None and self._running.settled
+        """Whether a job still runs although its outcome is decided."""
+        with self._lock:
+            return self._running is not None and self._running.decided
 
-    def submit(self, job: Job, rules: Rules) -> bool:
-        """Accept a job, or give it the outcome ``rejected``; return which.
+    def submit(self, job: Job, policy: QueuePolicy) -> bool:
+        """Accept or reject a job; return whether it was accepted.
 
         Raises:
             RuntimeError: The worker is closed.
         """
-        ticket = _Ticket(job, rules.timeout, idle=False)
-        with self._changed:
-            self._check_open()
-            older = [each for each in self._open() if rules.mode == 'replace' or each.idle]
-            self._settle(older)
-            refused = self._no_room(rules)
-            if refused is None:
+        ticket = _Ticket(job, policy.timeout, idle=False)
+        with self._lock:
+            self._check_not_closed()
+            older = [t for t in self._undecided() if policy.mode == 'replace' or t.idle]
+            self._decide(older)
+            refusal = self._refusal(policy)
+            if refusal is None:
                 self._waiting.append(ticket)
-                self._changed.notify_all()
                 if self._loading:
-                    self._limit(ticket)
+                    self._set_deadline(ticket)
+                self._job_came.notify_all()
         self._tell(older, Outcome('replaced'))
-        if refused is not None:
-            self._tell([ticket], Outcome('rejected', error=refused))
-        return refused is None
+        if refusal is not None:
+            self._tell([ticket], Outcome('rejected', error=refusal))
+        return refusal is None
 
-    def submit_idle(self, job: Job, rules: Rules) -> bool:
-        """Accept a job if there is nothing else to do; ``submit`` replaces it in any mode.
+    def submit_idle(self, job: Job, policy: QueuePolicy) -> bool:
+        """Accept a job only if there is no other; any later ``submit`` replaces it.
 
         Returns:
-            Whether it was accepted. It has no outcome otherwise.
+            Whether the job was accepted. A job that was not accepted has no outcome.
 
         Raises:
             RuntimeError: The worker is closed.
         """
-        with self._changed:
-            self._check_open()
+        with self._lock:
+            self._check_not_closed()
             free = self._running is None and not self._waiting
             if free:
-                self._waiting.append(_Ticket(job, rules.timeout, idle=True))
-                self._changed.notify_all()
+                self._waiting.append(_Ticket(job, policy.timeout, idle=True))
+                self._job_came.notify_all()
         return free
 
-    def cancel(self, wait: bool = False) -> bool:
-        """Drop every job; return whether there was one.
+    def cancel(self, which: Callable[[Job], bool] = lambda job: True, wait: bool = False) -> bool:
+        """Cancel jobs; return whether there was one to cancel.
 
         Args:
-            wait: Return only when an outcome that is just being reported has been.
+            which: Selects the jobs to cancel.
+            wait: Return only after an outcome that is being reported right now.
         """
-        with self._changed:
-            dropped = self._settle(self._open())
+        with self._lock:
+            dropped = self._decide([t for t in self._undecided() if which(t.job)])
         self._tell(dropped, Outcome('cancelled'))
         if wait:
             with self._reporting:
@@ -152,58 +201,61 @@ class Worker(Generic[Job, Answer]):
         return bool(dropped)
 
     def close(self, timeout: float) -> bool:
-        """Drop every job and end the thread.
+        """Cancel all jobs and end the threads.
 
         Returns:
-            Whether all threads ended within ``timeout`` seconds. One that did not ends, and
-            closes its engine, as soon as the job it is in returns.
+            Whether the threads ended within ``timeout`` seconds. A thread that did not ends, and
+            closes its engine, when its job returns.
         """
-        with self._changed:
+        with self._lock:
             self._closed = True
-            dropped = self._settle(self._open())
-            self._changed.notify_all()
+            dropped = self._decide(self._undecided())
+            self._job_came.notify_all()
+            self._deadline_came.notify_all()
             threads = self._threads
         self._tell(dropped, Outcome('cancelled'))
-        self._watchdog.close()
         deadline = time.monotonic() + timeout
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in threads)
 
-    def _check_open(self) -> None:
+    # Called with the lock held.
+
+    def _check_not_closed(self) -> None:
         if self._closed:
             raise RuntimeError('the worker is closed')
 
-    def _open(self) -> list[_Ticket[Job]]:
-        running = [] if self._running is None else [self._running]
-        return [ticket for ticket in (*running, *self._waiting) if not ticket.settled]
+    def _tickets(self) -> list[_Ticket[Job]]:
+        return [*self._waiting] if self._running is None else [self._running, *self._waiting]
 
-    def _no_room(self, rules: Rules) -> RejectedError | None:
-        ahead = len(self._open())
-        if rules.mode == 'reject' and ahead:
-            return RejectedError('another sentence is being answered: wait for it, or cancel it')
-        if rules.mode == 'queue' and ahead > rules.queue_size:
-            return RejectedError(
-                f'the queue is full, with {rules.queue_size} sentences: wait, or cancel them'
+    def _undecided(self) -> list[_Ticket[Job]]:
+        return [ticket for ticket in self._tickets() if not ticket.decided]
+
+    def _refusal(self, policy: QueuePolicy) -> BusyError | None:
+        ahead = len(self._undecided())
+        if policy.mode == 'reject' and ahead:
+            return BusyError('another sentence is being answered: wait for it, or cancel it')
+        if policy.mode == 'queue' and ahead > policy.queue_size:
+            return BusyError(
+                f'the queue is full, with {policy.queue_size} sentences: wait, or cancel them'
             )
         return None
 
-    def _settle(self, tickets: list[_Ticket[Job]]) -> list[_Ticket[Job]]:
-        """Decide the fate of jobs; the caller holds the lock and reports them."""
+    def _decide(self, tickets: list[_Ticket[Job]]) -> list[_Ticket[Job]]:
+        """Mark jobs as decided and cancel them; the caller reports their outcome."""
         for ticket in tickets:
-            ticket.settled = True
+            ticket.decided = True
             ticket.cancel.set()
-        self._waiting = deque(ticket for ticket in self._waiting if not ticket.settled)
+        self._waiting = deque(ticket for ticket in self._waiting if not ticket.decided)
         return tickets
 
-    def _tell(self, tickets: Iterable[_Ticket[Job]], outcome: Outcome[Answer]) -> None:
-        for ticket in tickets:
-            try:
-                self._report(ticket.job, outcome)
-            except Exception:
-                log.exception('reporting an outcome failed')
+    def _set_deadline(self, ticket: _Ticket[Job]) -> None:
+        ticket.deadline = time.monotonic() + (ticket.timeout or math.inf)
+        # With equal timeouts the watching thread wakes up by itself: to watch a job is cheap.
+        if ticket.deadline < self._wakes:
+            self._deadline_came.notify()
 
-    def _start(self, engine: Engine[Job, Answer] | None) -> None:
+    def _start(self, engine: Engine[Job, Result] | None) -> None:
         # A daemon: a model that cannot be stopped must not keep the process alive.
         thread = threading.Thread(
             target=self._loop, args=[engine], name='segzero-worker', daemon=True
@@ -211,103 +263,129 @@ class Worker(Generic[Job, Answer]):
         self._threads = [*(each for each in self._threads if each.is_alive()), thread]
         thread.start()
 
-    def _loop(self, engine: Engine[Job, Answer] | None) -> None:
+    # The worker's thread.
+
+    def _loop(self, engine: Engine[Job, Result] | None) -> None:
         while (ticket := self._next()) is not None:
-            engine = self._finish(ticket, engine)
-            del ticket  # with it go the frame and the answer, while the thread waits
+            engine = self._run(ticket, engine)
+            del ticket  # frees the frame and the result while the thread waits
         try:
             if engine is not None:
                 engine.close()
         except Exception:
-            log.exception('freeing the models failed')
+            log.exception('the models could not be freed')
 
     def _next(self) -> _Ticket[Job] | None:
-        with self._changed:
+        with self._lock:
             if threading.current_thread() is not self._threads[-1]:
-                return None  # another has taken over
-            self._changed.wait_for(lambda: self._waiting or self._closed)
+                return None  # this thread was abandoned
+            self._job_came.wait_for(lambda: self._waiting or self._closed)
             if self._closed:
                 return None
             self._running = self._waiting.popleft()
             return self._running
 
-    def _finish(
-        self, ticket: _Ticket[Job], engine: Engine[Job, Answer] | None
-    ) -> Engine[Job, Answer] | None:
+    def _run(
+        self, ticket: _Ticket[Job], engine: Engine[Job, Result] | None
+    ) -> Engine[Job, Result] | None:
         """Do a job and report its outcome; return the engine, loaded if it was missing."""
-        outcome: Outcome[Answer]
+        outcome: Outcome[Result]
         try:
             if engine is None:
-                engine = self._load_anew()
-            if ticket.cancel.is_set():
-                raise CancelledError('cancelled while the models were loaded')
-            if ticket.timeout:
-                self._watchdog.watch(ticket, ticket.timeout, lambda: self._stop(ticket))
-            outcome = Outcome('done', answer=engine.answer(ticket.job, ticket.cancel))
+                engine = self._load_again()
+            with self._lock:
+                if ticket.decided:
+                    raise CancelledError('cancelled while the models were being loaded')
+                self._set_deadline(ticket)
+            outcome = Outcome('done', result=engine.answer(ticket.job, ticket.cancel))
         except CancelledError:
             outcome = Outcome('cancelled')
-        except Exception as error:  # noqa: BLE001 (a broken model must not end the thread)
+        except BaseException as error:  # noqa: BLE001 (even SystemExit must not end the thread)
             outcome = Outcome('failed', error=error)
-        self._watchdog.forget(ticket)
         with self._reporting:
-            with self._changed:
+            with self._lock:
                 if self._running is ticket:
                     self._running = None
-                decided = ticket.settled
-                ticket.settled = True
+                decided = ticket.decided
+                ticket.decided = True
             if not decided:
                 self._tell([ticket], outcome)
         if outcome.error is not None:
-            # It holds what every caller worked on, images too, and this frame holds the error.
+            # The traceback refers to every caller's images, and this frame refers to the error.
             outcome.error.__traceback__ = None
         return engine
 
-    def _load_anew(self) -> Engine[Job, Answer]:
-        with self._changed:
+    def _load_again(self) -> Engine[Job, Result]:
+        with self._lock:
             self._loading = True
-            for ticket in self._open():
-                self._limit(ticket)
+            for ticket in self._undecided():
+                self._set_deadline(ticket)
         try:
             return self._load()
         finally:
-            with self._changed:
+            with self._lock:
                 self._loading = False
+                for ticket in self._tickets():
+                    ticket.deadline = math.inf
 
-    def _limit(self, ticket: _Ticket[Job]) -> None:
-        """Let a job wait for an engine no longer than it may run."""
-        if ticket.timeout:
-            self._watchdog.watch(ticket, ticket.timeout, lambda: self._give_up(ticket))
+    def _tell(self, tickets: Iterable[_Ticket[Job]], outcome: Outcome[Result]) -> None:
+        for ticket in tickets:
+            try:
+                self._report(ticket.job, outcome)
+            except Exception:
+                log.exception('an outcome could not be reported')
 
-    def _give_up(self, ticket: _Ticket[Job]) -> None:
-        """End the wait of a job for an engine; runs in the watchdog's thread."""
-        with self._reporting:
-            with self._changed:
-                loading = self._loading and not ticket.settled
-                dropped = self._settle([ticket]) if loading else []
-            error = StalledError(
-                f'the models are still being loaded anew, after {ticket.timeout:g} s: ask again '
-                'later; if that goes on, start the node anew'
-            )
-            self._tell(dropped, Outcome('failed', error=error))
+    # The watching thread.
 
-    def _stop(self, ticket: _Ticket[Job]) -> None:
-        """Cancel a job that takes too long; runs in the watchdog's thread."""
-        with self._reporting:
-            with self._changed:
-                if self._running is not ticket or self._closed:
-                    return
-                dropped = [] if ticket.settled else self._settle([ticket])
-            error = StalledError(
-                f'no answer within {ticket.timeout:g} s: is the model too slow, or its server '
-                'stuck? query.timeout sets the limit'
-            )
-            self._tell(dropped, Outcome('failed', error=error))
-        self._watchdog.watch(ticket, GRACE_S, lambda: self._abandon(ticket))
+    def _watch(self) -> None:
+        while self._wait_for_deadline():
+            with self._reporting:
+                with self._lock:
+                    overdue = self._take_overdue()
+                for ticket, error in overdue:
+                    self._tell([ticket], Outcome('failed', error=error))
+                del overdue
 
-    def _abandon(self, ticket: _Ticket[Job]) -> None:
-        """Leave a thread behind that does not come back; runs in the watchdog's thread."""
-        with self._changed:
-            if self._running is ticket and not self._closed:
-                log.error('a model does not come back: the next query loads it anew')
-                self._running = None
-                self._start(None)
+    def _wait_for_deadline(self) -> bool:
+        """Return ``True`` when a deadline has passed, ``False`` when the worker is closed."""
+        with self._lock:
+            while not self._closed:
+                first = min((ticket.deadline for ticket in self._tickets()), default=math.inf)
+                left = first - time.monotonic()
+                if left <= 0:
+                    return True
+                self._wakes = first
+                self._deadline_came.wait(left if math.isfinite(left) else None)
+                self._wakes = -math.inf  # it is awake and looks at every deadline anyway
+            return False
+
+    def _take_overdue(self) -> list[tuple[_Ticket[Job], StalledError]]:
+        """Decide overdue jobs, and abandon the thread of one whose grace is over."""
+        now, found = time.monotonic(), []
+        for ticket in self._tickets():
+            if ticket.deadline > now or self._closed:
+                continue
+            ticket.deadline = math.inf
+            if ticket is self._running and not self._loading:
+                if ticket.in_grace:
+                    log.error('a model does not return: the next query loads it again')
+                    self._running = None
+                    self._start(None)
+                    continue
+                ticket.in_grace, ticket.deadline = True, now + GRACE_S
+            if not ticket.decided:
+                self._decide([ticket])
+                found.append((ticket, _stalled(ticket.timeout, self._loading)))
+        return found
+
+
+def _stalled(timeout: float, loading: bool) -> StalledError:
+    if loading:
+        return StalledError(
+            f'the models are still being loaded again after {timeout:g} s: ask again later; if '
+            'this does not end, restart the node'
+        )
+    return StalledError(
+        f'no answer within {timeout:g} s: is the model too slow, or does its server hang? '
+        'query.timeout sets the limit'
+    )

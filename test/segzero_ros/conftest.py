@@ -96,11 +96,8 @@ class Spinner:
     def __init__(self, node):
         from rclpy.executors import SingleThreadedExecutor
 
-        from segzero_ros.executor import AsideExecutor
-
         self.node = node
-        aside = getattr(node, 'transitions', None)
-        self._executor = AsideExecutor(aside) if aside else SingleThreadedExecutor()
+        self._executor = SingleThreadedExecutor()
         self._executor.add_node(node)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._spin)

@@ -9,9 +9,9 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from segzero_core.errors import CancelledError
+from segzero_core.errors import CancelledError, NoImageError, StaleFrameError
 from segzero_ros import frames as frames_module
-from segzero_ros.frames import FrameBuffer, NoImageError, StaleFrameError, stamp_seconds
+from segzero_ros.frames import FrameBuffer, stamp_seconds
 
 GO_ON = threading.Event()
 AT_ONCE = threading.Event()  # waiting is cancelled

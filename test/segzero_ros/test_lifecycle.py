@@ -6,7 +6,7 @@ import gc
 import pytest
 from rclpy.parameter import Parameter
 
-from segzero_ros.images import CodecError
+from segzero_core.errors import CodecError
 
 
 def configure(node):

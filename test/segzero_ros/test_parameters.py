@@ -10,8 +10,9 @@ import rclpy
 import yaml
 from rclpy.parameter import Parameter
 
+from segzero_core.errors import ParameterError
 from segzero_core.reasoners.openai import OpenAIReasoner
-from segzero_ros.parameters import ParameterError, declare_parameters
+from segzero_ros.parameters import declare_parameters
 from segzero_ros.settings import PARAMETERS, EngineSettings, conflicts, read_settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,13 +8,12 @@ import threading
 import pytest
 
 from segzero_core.errors import CancelledError
-from segzero_ros.jobs import Outcome, Rules
-from segzero_ros.worker import Worker
+from segzero_ros.worker import Outcome, QueuePolicy, Worker
 
 LONG = 60.0  # seconds; only what is broken takes so long
 
 
-REPLACE, REJECT = Rules('replace'), Rules('reject')
+REPLACE, REJECT = QueuePolicy('replace'), QueuePolicy('reject')
 
 
 class Engine:
@@ -38,9 +37,10 @@ class Bench:
         self.outcomes = collections.defaultdict(list)
         self.threads = {}
         self.engines = []
-        self.worker = Worker(self.load(), self.load, self.report)
+        self.load = self.load_engine
+        self.worker = Worker(self.load(), lambda: self.load(), self.report)
 
-    def load(self):
+    def load_engine(self):
         self.engines.append(Engine())
         return self.engines[-1]
 
@@ -95,7 +95,7 @@ def answer_to(value):
 def test_a_job_is_done(bench):
     job = answer_to(7)
     bench.submit(job)
-    assert bench.outcome(job) == Outcome('done', answer=7)
+    assert bench.outcome(job) == Outcome('done', result=7)
 
 
 def test_an_error_is_an_outcome_and_the_thread_lives(bench):
@@ -117,7 +117,7 @@ def test_a_newer_job_stops_the_running_one(bench):
     assert running.started.wait(LONG)
     bench.submit(newer)
     assert bench.outcome(running) == Outcome('replaced')
-    assert bench.outcome(newer).answer == 2
+    assert bench.outcome(newer).result == 2
     assert running.finished.is_set()
 
 
@@ -131,7 +131,7 @@ def test_only_the_newest_of_the_waiting_jobs_is_run(bench):
     for job in waiting[:-1]:
         assert bench.outcome(job) == Outcome('replaced')
     running.release.set()
-    assert bench.outcome(waiting[-1]).answer == 19
+    assert bench.outcome(waiting[-1]).result == 19
 
 
 def test_what_a_dropped_job_returns_is_thrown_away(bench):
@@ -239,7 +239,7 @@ def test_an_engine_that_takes_long_to_free_is_not_stuck(bench, monkeypatch):
 
 
 def test_in_a_queue_each_waits_for_its_turn(bench):
-    queue = Rules('queue', queue_size=2)
+    queue = QueuePolicy('queue', queue_size=2)
     running, jobs = Running(stubborn=True), [answer_to(i) for i in range(4)]
     assert bench.submit(running, queue)
     assert running.started.wait(LONG)
@@ -251,11 +251,11 @@ def test_in_a_queue_each_waits_for_its_turn(bench):
         assert str(outcome.error).startswith('the queue is full, with 2 sentences')
         assert outcome.error.kind == 'busy'
     running.release.set()
-    assert bench.outcome(running).answer == 'too late'  # nobody replaced it
-    assert [bench.outcome(job).answer for job in jobs[:2]] == [0, 1]
+    assert bench.outcome(running).result == 'too late'  # nobody replaced it
+    assert [bench.outcome(job).result for job in jobs[:2]] == [0, 1]
     assert bench.submit(jobs[3], queue) is True
     bench.outcomes.pop(jobs[3])  # its first outcome
-    assert bench.outcome(jobs[3]).answer == 3
+    assert bench.outcome(jobs[3]).result == 3
 
 
 def test_a_busy_worker_can_reject(bench):
@@ -268,11 +268,11 @@ def test_a_busy_worker_can_reject(bench):
     bench.worker.cancel()
     later = answer_to(2)
     assert bench.submit(later, REJECT)
-    assert bench.outcome(later).answer == 2
+    assert bench.outcome(later).result == 2
 
 
 def test_cancelling_empties_the_queue(bench):
-    queue = Rules('queue')
+    queue = QueuePolicy('queue')
     running, jobs = Running(), [answer_to(i) for i in range(3)]
     for job in (running, *jobs):
         bench.submit(job, queue)
@@ -288,14 +288,14 @@ def test_an_idle_job_runs_only_if_there_is_nothing_else_and_gives_way(bench, mod
     assert bench.worker.submit_idle(idle, REPLACE)
     assert idle.started.wait(LONG)
     assert not bench.worker.submit_idle(answer_to(0), REPLACE)
-    assert bench.submit(job, Rules(mode))
+    assert bench.submit(job, QueuePolicy(mode))
     assert bench.outcome(idle) == Outcome('replaced')
-    assert bench.outcome(job).answer == 1
+    assert bench.outcome(job).result == 1
 
 
 def test_a_job_that_takes_too_long_is_an_error_and_stopped(bench):
     running = Running()
-    bench.submit(running, Rules(timeout=0.01))
+    bench.submit(running, QueuePolicy(timeout=0.01))
     outcome = bench.outcome(running)
     assert outcome.status == 'failed'
     assert outcome.error.kind == 'timeout'
@@ -303,7 +303,7 @@ def test_a_job_that_takes_too_long_is_an_error_and_stopped(bench):
     assert running.finished.wait(LONG)
     job = answer_to(1)
     bench.submit(job)
-    assert bench.outcome(job).answer == 1
+    assert bench.outcome(job).result == 1
     assert len(bench.engines) == 1  # it came back, so the engine is still good
 
 
@@ -311,7 +311,7 @@ def stuck_job(bench, monkeypatch):
     """Return a job whose thread was given up."""
     monkeypatch.setattr('segzero_ros.worker.GRACE_S', 0.01)
     running = Running(stubborn=True)
-    bench.submit(running, Rules(timeout=0.01))
+    bench.submit(running, QueuePolicy(timeout=0.01))
     assert bench.outcome(running).error.kind == 'timeout'
     return running
 
@@ -321,7 +321,7 @@ def test_a_job_that_does_not_come_back_is_left_behind_with_its_engine(bench, mon
     jobs = [answer_to(i) for i in range(2)]
     for i, job in enumerate(jobs):
         bench.submit(job)
-        assert bench.outcome(job).answer == i
+        assert bench.outcome(job).result == i
     assert not running.finished.is_set()
     assert len(bench.engines) == 2
     assert not bench.worker.close(0.01)
@@ -335,11 +335,11 @@ def test_a_job_that_does_not_come_back_is_left_behind_with_its_engine(bench, mon
 def test_a_cancelled_job_that_does_not_come_back_is_left_behind_too(bench, monkeypatch):
     monkeypatch.setattr('segzero_ros.worker.GRACE_S', 0.01)
     running, job = Running(stubborn=True), answer_to(1)
-    bench.submit(running, Rules(timeout=0.05))
+    bench.submit(running, QueuePolicy(timeout=0.05))
     assert running.started.wait(LONG)
     bench.worker.cancel()
     bench.submit(job)
-    assert bench.outcome(job).answer == 1
+    assert bench.outcome(job).result == 1
     assert bench.outcomes[running] == [Outcome('cancelled')]
     running.release.set()
 
@@ -351,12 +351,12 @@ def test_an_engine_that_cannot_be_loaded_again_is_tried_again(bench, monkeypatch
     def fail():
         raise RuntimeError('no memory for two')
 
-    bench.worker._load = fail
+    bench.load = fail
     bench.submit(jobs[0])
     assert str(bench.outcome(jobs[0]).error) == 'no memory for two'
-    bench.worker._load = load
+    bench.load = load
     bench.submit(jobs[1])
-    assert bench.outcome(jobs[1]).answer == 1
+    assert bench.outcome(jobs[1]).result == 1
     running.release.set()
 
 
@@ -369,24 +369,24 @@ def test_while_an_engine_is_loaded_anew_no_job_waits_longer_than_it_may(bench, m
         assert loaded.wait(LONG)
         return load()
 
-    bench.worker._load = load_slowly
+    bench.load = load_slowly
     first, second, third = (answer_to(i) for i in range(3))
-    bench.submit(first, Rules('queue', timeout=0.05))
+    bench.submit(first, QueuePolicy('queue', timeout=0.05))
     assert loading.wait(LONG)
-    bench.submit(second, Rules('queue', timeout=0.05))
-    bench.submit(third, Rules('queue', timeout=LONG))
+    bench.submit(second, QueuePolicy('queue', timeout=0.05))
+    bench.submit(third, QueuePolicy('queue', timeout=LONG))
     for job in (first, second):
         assert bench.outcome(job).error.kind == 'timeout'
-        assert 'still being loaded anew, after 0.05 s' in str(bench.outcome(job).error)
+        assert 'still being loaded again after 0.05 s' in str(bench.outcome(job).error)
     loaded.set()
-    assert bench.outcome(third).answer == 2
+    assert bench.outcome(third).result == 2
     assert len(bench.engines) == 2
     running.release.set()
 
 
 @pytest.mark.parametrize('mode', ['replace', 'queue', 'reject'])
 def test_every_job_has_one_outcome_whatever_comes_together(bench, mode):
-    rules = Rules(mode, queue_size=3)
+    rules = QueuePolicy(mode, queue_size=3)
     jobs = [[answer_to((thread, i)) for i in range(200)] for thread in range(4)]
     go = threading.Barrier(5)
 
@@ -411,3 +411,49 @@ def test_every_job_has_one_outcome_whatever_comes_together(bench, mode):
     bench.outcome(last)
     counts = [len(bench.outcomes[job]) for mine in jobs for job in mine]
     assert counts == [1] * 800
+
+
+@pytest.mark.parametrize('error', [MemoryError(), SystemExit(3), KeyboardInterrupt()])
+def test_nothing_an_engine_raises_ends_the_thread(bench, error):
+    def broken(cancel):
+        raise error
+
+    bench.submit(broken)
+    assert bench.outcome(broken).error is error
+    job = answer_to(1)
+    bench.submit(job)
+    assert bench.outcome(job).result == 1
+
+
+def test_some_jobs_can_be_cancelled_and_the_others_go_on(bench):
+    queue = QueuePolicy('queue')
+    running, jobs = Running(stubborn=True), [answer_to(i) for i in range(3)]
+    for job in (running, *jobs):
+        bench.submit(job, queue)
+    assert running.started.wait(LONG)
+    assert bench.worker.cancel(lambda job: job is jobs[1])
+    assert not bench.worker.cancel(lambda job: job is jobs[1])
+    assert bench.outcome(jobs[1]) == Outcome('cancelled')
+    running.release.set()
+    assert bench.outcome(running).result == 'too late'  # nobody cancelled it
+    assert [bench.outcome(job).result for job in (jobs[0], jobs[2])] == [0, 2]
+
+
+def test_a_shorter_timeout_than_before_is_kept(bench):
+    long, short = Running(), Running()
+    bench.submit(long, QueuePolicy(timeout=LONG))
+    assert long.started.wait(LONG)
+    bench.submit(short, QueuePolicy(timeout=0.01))
+    assert bench.outcome(long) == Outcome('replaced')
+    assert bench.outcome(short).error.kind == 'timeout'
+
+
+def test_its_threads_end_when_it_is_closed(bench):
+    before = set(threading.enumerate())
+    other = Bench()
+    started = set(threading.enumerate()) - before
+    assert len(started) == 2
+    assert other.worker.close(LONG)
+    for thread in started:
+        thread.join(LONG)
+        assert not thread.is_alive()
