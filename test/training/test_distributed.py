@@ -68,7 +68,6 @@ def single(short_grpo: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return arguments, run
 
 
-@pytest.mark.slow
 def test_two_processes(single: tuple[list[str], Path], tmp_path: Path) -> None:
     arguments, alone = single
     told = launch(TORCHRUN, [*arguments, f'output={tmp_path}'])
@@ -89,7 +88,6 @@ def test_all_processes_answer_equally_often(trl: None, records: int, processes: 
     assert sorted(set(shares[0])) == shares[0]
 
 
-@pytest.mark.slow
 def test_deepspeed(single: tuple[list[str], Path], tmp_path: Path) -> None:
     pytest.importorskip('deepspeed', reason='needs deepspeed: requirements/train.txt')
     arguments, alone = single

@@ -391,7 +391,6 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('launcher', LAUNCHERS)
 def test_launched_as_the_docs_say(
     whole: tuple[Path, dict[str, Any]], tmp_path: Path, launcher: str

@@ -452,7 +452,6 @@ def test_reinforcement_goes_on_from_what_comes_out(tmp_path, cache, trl):
     assert (output / 'model' / 'model.safetensors').is_file()
 
 
-@pytest.mark.slow
 def test_it_learns(tmp_path, cache):
     few = dataclasses.replace(
         settings(tmp_path, cache),
