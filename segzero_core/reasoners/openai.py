@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 from segzero_core.errors import EngineOptionError, ModelLoadError, ServerError
 from segzero_core.prompts import get_family
 from segzero_core.reasoners.answer_regex import pattern_after
-from segzero_core.reasoners.base import Reply
+from segzero_core.reasoners.base import FinishReason, Reply
 from segzero_core.reasoners.chat_client import ModelServer
+from segzero_core.reasoners.chat_events import ChatDelta
 from segzero_core.reasoners.image_input import ImageFormat, data_url, frame_key, model_picture
 from segzero_core.reasoners.streaming import StreamedReply
 from segzero_core.reasoners.thinking import Thinking
@@ -108,10 +109,14 @@ class OpenAIReasoner:
         self._thinking = Thinking(thinking, max_think_tokens)
         try:
             served = _choose_model(self._server.models(startup_timeout), model, url)
+            self.task = _task_of(served, family, answer, think)
         except ServerError as error:
+            self._server.close()
             raise ModelLoadError(str(error)) from error
+        except BaseException:
+            self._server.close()
+            raise
         self.model: str = served['id']
-        self.task = _task_of(served, family, answer, think)
         folder = _folder_of(served)
         self.synthetic_only = folder is not None and synthetic_only(folder)
         self._encoded: tuple[bytes, str] = (b'', '')  # key of the newest frame, its data URL
@@ -134,7 +139,7 @@ class OpenAIReasoner:
         messages = self._messages(image, query)
 
         def ask(written: str, tokens: int) -> Iterator[Reply]:
-            return self._pieces(self._request(messages, written, tokens), tokens, cancel)
+            return self._pieces(self._request(messages, written, tokens), written, cancel)
 
         self._thinking.write(reply, ask, self._max_new_tokens)
         return reply.result()
@@ -149,23 +154,21 @@ class OpenAIReasoner:
             return list(askers.map(self.reason, images, queries))
 
     def close(self) -> None:
-        """There is nothing to free: the model is the server's."""
+        """Close the connections to the server, which keeps its model."""
+        self._server.close()
 
     def _pieces(
-        self, request: dict[str, Any], tokens: int, cancel: threading.Event | None
+        self, request: dict[str, Any], written: str, cancel: threading.Event | None
     ) -> Iterator[Reply]:
         """Yield what the server writes; closing the iterator closes the connection."""
+        tokens = request['max_tokens']
         room = _LONGEST_TOKEN * tokens
-        with contextlib.closing(self._server.chat(request, cancel)) as pieces:
-            for piece in pieces:
+        with contextlib.closing(self._server.chat(request, cancel)) as deltas:
+            for piece in tagged(deltas, written):
                 yield piece
                 room -= len(piece.text)
                 if room < 0:
-                    raise ServerError(
-                        'server_broken',
-                        f'model server {self._server.url}: it goes on writing beyond '
-                        f'{tokens} tokens. See its log.',
-                    )
+                    raise self._server.broken(f'it goes on writing beyond {tokens} tokens')
 
     def _messages(self, image: Image, query: str) -> list[dict[str, Any]]:
         messages = []
@@ -187,6 +190,7 @@ class OpenAIReasoner:
             'messages': messages,
             'max_tokens': tokens,
             'temperature': 0,
+            'stream_options': {'include_usage': True},
         }
         if written:
             begun = {'role': 'assistant', 'content': written}
@@ -207,6 +211,38 @@ class OpenAIReasoner:
             url = data_url(model_picture(image, size), self._format)
             self._encoded = key, url
         return url
+
+
+def tagged(deltas: Iterable[ChatDelta], written: str = '') -> Iterator[Reply]:
+    """Yield the pieces of a reply, its thoughts between ``<think>`` and ``</think>``.
+
+    Args:
+        deltas: The steps of a reply. Servers that separate the thoughts leave out the tags.
+        written: The beginning of the reply, before the first step.
+    """
+    opened = '<think>' in written and '</think>' not in written
+    thinking = False  # the newest text came in a field for thoughts
+    reason: FinishReason = ''
+    counted = total = 0
+    for delta in deltas:
+        text = ''
+        if delta.thoughts:
+            text += delta.thoughts if opened or thinking else f'<think>{delta.thoughts}'
+            thinking = True
+        if delta.text:
+            # Some servers put white space between the two, and some leave the tag.
+            if thinking and delta.text.strip():
+                text += '' if delta.text.lstrip().startswith('</think>') else '</think>'
+                thinking, opened = False, False
+            text += delta.text
+        if text:
+            counted += 1
+            yield Reply(text, '', 1)
+        total = max(total, delta.tokens)
+        if delta.finish_reason:
+            reason = delta.finish_reason
+    # A step is a token on most servers; the count that comes at the end is right on all.
+    yield Reply('', reason, total - counted if total else 0)
 
 
 def _choose_model(served: list[dict[str, Any]], model: str, url: str) -> dict[str, Any]:

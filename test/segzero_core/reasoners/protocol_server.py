@@ -17,12 +17,10 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
-ANSWER = (
-    '<think>The red mug ☕ is left.</think>'
-    '<answer>{"bbox": [84, 140, 420, 700], "points_1": [210, 280], "points_2": [315, 420]}'
-    '</answer>'
-)
+from dialects import ANSWER, DIALECTS, pieces
+
 FOREVER_S = 600
 
 
@@ -31,9 +29,10 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        if self.path == '/seen':
+        path = urlsplit(self.path).path  # a proxy is asked for a whole address
+        if path == '/seen':
             self.reply(200, self.server.seen)
-        elif self.path == '/v1/models':
+        elif path == '/v1/models':
             listed = {'data': [{'id': name} for name in self.server.models]}
             self.reply(200, ['no list'] if self.server.models == ['rubbish'] else listed)
         else:
@@ -82,6 +81,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.reply(int(status), {'error': {'message': 'no such luck'}})
 
+    def play_later(self, argument: str, _: int) -> None:
+        """Ask to come back after so many seconds."""
+        self.reply(503, {'error': {'message': 'all busy'}}, {'Retry-After': argument})
+
     def play_drop(self, argument: str, count: int) -> None:
         """Close the connection without a word, so many times."""
         if count > int(argument):
@@ -113,6 +116,13 @@ class Handler(BaseHTTPRequestHandler):
         self.chunk(RUBBISH[argument])
         self.chunk(b'')
 
+    def play_dialect(self, argument: str, _: int) -> None:
+        """Send one of ``DIALECTS`` as it is, and end the response."""
+        self.begin('application/json' if argument.startswith('document') else None)
+        for line in DIALECTS[argument]:
+            self.chunk(line.encode())
+        self.chunk(b'')
+
     def play_die(self, _: str, __: int) -> None:
         self.begin()
         self.chunk(event({'content': '<think>The'}))
@@ -126,25 +136,27 @@ class Handler(BaseHTTPRequestHandler):
             for text in texts:
                 self.chunk(event({'content': text}))
             self.chunk(event({}, reason))
-            self.chunk(b'data: {"choices": [], "usage": {"total_tokens": 3}}\n\n')
+            self.chunk(b'data: {"choices": [], "usage": {"completion_tokens": 3}}\n\n')
             self.chunk(b'data: [DONE]\n\n')
             self.chunk(b'')
         except OSError:
             self.server.seen['broken_off'] += 1
             self.close_connection = True
 
-    def begin(self) -> None:
+    def begin(self, kind: str | None = None) -> None:
         self.send_response(200)
-        self.send_header('Content-Type', 'text/event-stream')
+        self.send_header('Content-Type', kind or 'text/event-stream')
         self.send_header('Transfer-Encoding', 'chunked')
         self.end_headers()
 
     def chunk(self, content: bytes) -> None:
         self.wfile.write(b'%x\r\n%b\r\n' % (len(content), content))
 
-    def reply(self, status: int, content: Any) -> None:
+    def reply(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header('Content-Length', str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -183,10 +195,6 @@ class Server(ThreadingHTTPServer):
 def event(delta: dict[str, Any], reason: str | None = None) -> bytes:
     choice = {'index': 0, 'delta': delta, 'finish_reason': reason}
     return b'data: %b\n\n' % json.dumps({'choices': [choice]}).encode()
-
-
-def pieces(text: str) -> list[str]:
-    return [text[i : i + 3] for i in range(0, len(text), 3)]
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import io
 import json
+import runpy
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from segzero_core.errors import (
 )
 
 SERVER = Path(__file__).with_name('protocol_server.py')
+DIALECTS = runpy.run_path(str(SERVER.with_name('dialects.py')))['DIALECTS']
 MODEL = 'Ricky06662/Seg-Zero-7B'
 ANSWER = (
     '<think>The red mug ☕ is left.</think>'
@@ -158,8 +160,46 @@ def test_the_key_comes_from_the_environment(server, monkeypatch):
     assert asked(server, 'answer 4')[0]['key'] is None
 
 
+def test_a_key_that_cannot_be_sent_is_named_not_shown(server, monkeypatch):
+    monkeypatch.setenv('ROBOT_KEY', 'sécret')
+    with pytest.raises(EngineOptionError, match='API key') as caught:
+        load_reasoner('openai', url=f'{server}/v1', api_key_variable='ROBOT_KEY')
+    assert 'cret' not in str(caught.value)
+
+
+@pytest.mark.parametrize('name', ['HTTP_PROXY', 'ALL_PROXY', 'http_proxy', 'all_proxy'])
+def test_a_server_on_this_machine_is_not_asked_through_a_proxy(server, monkeypatch, name):
+    monkeypatch.delenv('NO_PROXY', raising=False)
+    monkeypatch.delenv('no_proxy', raising=False)
+    monkeypatch.setenv(name, 'http://127.0.0.1:9')
+    for host in ('127.0.0.1', 'localhost'):
+        address = server.replace('127.0.0.1', host)
+        reasoner = load_reasoner('openai', url=f'{address}/v1', startup_timeout=1)
+        assert reasoner.reason(picture(), 'answer proxy').text == ANSWER
+
+
+def test_another_machine_is_asked_through_the_proxy_unless_it_is_excepted(server, monkeypatch):
+    for name in ('http_proxy', 'no_proxy', 'NO_PROXY', 'ALL_PROXY', 'all_proxy'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('HTTP_PROXY', server)
+    assert load_reasoner('openai', url='http://model.invalid/v1').model == MODEL
+    monkeypatch.setenv('NO_PROXY', 'model.invalid')
+    with pytest.raises(ModelLoadError, match=r'model server http://model\.invalid/v1: '):
+        load_reasoner('openai', url='http://model.invalid/v1', startup_timeout=0.1)
+
+
+def test_a_proxy_that_cannot_be_used_is_named(monkeypatch):
+    monkeypatch.setenv('HTTP_PROXY', 'nonsense://proxy:1')
+    monkeypatch.delenv('NO_PROXY', raising=False)
+    monkeypatch.delenv('no_proxy', raising=False)
+    with pytest.raises(EngineOptionError, match='HTTP_PROXY'):
+        load_reasoner('openai', url='http://model.invalid/v1')
+
+
 def test_a_reply_that_ends_early_is_returned_as_it_is(reasoner):
-    assert reasoner.reason(picture(), 'cut').text == ANSWER[:40]
+    reply = reasoner.reason(picture(), 'cut')
+    assert (reply.text, reply.finish_reason) == (ANSWER[:40], 'length')
+    assert reply.tokens == 3  # as the server says
 
 
 def test_sentences_of_several_threads_do_not_wait_for_each_other(server, reasoner):
@@ -273,6 +313,20 @@ def test_what_would_fail_again_is_not_repeated(server, reasoner, status, message
     assert len(asked(server, f'status {status}')) == 1
 
 
+def test_a_server_that_wants_to_be_asked_much_later_is_given_up_at_once(server, reasoner):
+    with pytest.raises(ServerError, match='all busy') as caught:
+        reasoner.reason(picture(), 'later 3600')
+    assert caught.value.kind == 'server_refused'
+    assert len(asked(server, 'later 3600')) == 1
+
+
+def test_the_pause_that_a_server_asks_for_ends_with_the_time_there_is(server, hurried):
+    with pytest.raises(ServerError) as caught:
+        hurried.reason(picture(), 'later 30')
+    assert caught.value.kind == 'server_timeout'
+    assert len(asked(server, 'later 30')) == 1
+
+
 @pytest.mark.parametrize('wish', ['silent', 'stall', 'slow 2'])
 def test_a_server_that_hangs_is_given_up(hurried, wish):
     with pytest.raises(ServerError, match='option timeout') as caught:
@@ -322,6 +376,39 @@ def test_a_server_that_dies_is_an_error_and_one_that_comes_back_is_used_again():
         assert reasoner.reason(picture(), 'answer').text == ANSWER
 
 
+# --- dialects ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', [name for name in DIALECTS if 'error' not in name])
+def test_dialects_are_read(reasoner, name):
+    pieces = []
+    assert reasoner.reason(picture(), f'dialect {name}', pieces.append).text == ANSWER
+    assert ''.join(pieces) == ANSWER
+
+
+def test_a_null_error_is_none(reasoner):
+    assert reasoner.reason(picture(), 'dialect null error').text == ANSWER
+
+
+@pytest.mark.parametrize('name', ['reasoning_content', 'reasoning', 'thinking'])
+def test_thoughts_in_a_field_of_their_own_are_streamed(reasoner, name):
+    pieces = []
+    reasoner.reason(picture(), f'dialect {name}', pieces.append)
+    assert pieces[0] == '<think>The'
+    # They came one by one.
+    assert next(at for at, piece in enumerate(pieces) if '</think>' in piece) > 5
+
+
+@pytest.mark.parametrize(
+    'name', [name for name in DIALECTS if 'error' in name and name != 'null error']
+)
+def test_an_error_inside_status_200_is_the_servers_own_message(reasoner, name):
+    with pytest.raises(ServerError, match='the engine died') as caught:
+        reasoner.reason(picture(), f'dialect {name}')
+    assert caught.value.kind == 'server_refused'
+    assert '\n' not in str(caught.value)
+
+
 # --- what it starts with ----------------------------------------------------------------------
 
 
@@ -333,6 +420,9 @@ def test_a_server_that_dies_is_an_error_and_one_that_comes_back_is_used_again():
             EngineOptionError,
             "must look like 'http://127.0.0.1:8000/v1'",
         ),
+        ({'url': 'http://[::1'}, EngineOptionError, 'must look like'),
+        ({'url': 'http://host:port/v1'}, EngineOptionError, 'must look like'),
+        ({'url': 'ftp://host/v1'}, EngineOptionError, 'must look like'),
         ({'timeout': 0.0}, EngineOptionError, 'timeout must be above 0'),
         ({'max_new_tokens': 0}, EngineOptionError, 'max_new_tokens must be at least 1'),
         ({'image_format': 'gif'}, UnknownNameError, 'Available: jpeg, png'),
@@ -350,7 +440,7 @@ def test_bad_options(server, options, error, message):
     [
         ([], ModelLoadError, 'not exactly one model'),
         (['a', 'b'], ModelLoadError, "It has: 'a', 'b'"),
-        (['rubbish'], ModelLoadError, 'no such list'),
+        (['rubbish'], ModelLoadError, 'its list of models cannot be read'),
         (['mystery'], EngineOptionError, "'mystery'.* give option family"),
     ],
 )
