@@ -64,12 +64,12 @@ setup(
     entry_points={
         'console_scripts': [
             'segzero = segzero_core.__main__:main',
-            'segzero_model_server = segzero_ros.run_server:main',
-            f'segzero_node = {NAME}.node:main',
-            f'segzero_ask = {NAME}.ask:main',
-            f'sim_camera = {NAME}.sim_camera:main',
-            f'segzero_demo = {NAME}.demo:main',
-            f'segzero_sample_bag = {NAME}.sample_bag:main',
+            'segzero_model_server = segzero_ros.programs:segzero_model_server',
+            f'segzero_node = {NAME}.programs:segzero_node',
+            f'segzero_ask = {NAME}.programs:segzero_ask',
+            f'sim_camera = {NAME}.programs:sim_camera',
+            f'segzero_demo = {NAME}.programs:segzero_demo',
+            f'segzero_sample_bag = {NAME}.programs:segzero_sample_bag',
         ],
     },
     zip_safe=False,

@@ -88,6 +88,12 @@ class OutOfMemoryError(SegZeroError):
     kind = 'out_of_memory'
 
 
+class RosStartError(SegZeroError):
+    """ROS 2 cannot be initialised, or a node cannot be created. The message says what helps."""
+
+    kind = 'ros_start'
+
+
 class CancelledError(SegZeroError):
     """The query was cancelled before it was answered."""
 

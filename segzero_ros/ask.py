@@ -7,6 +7,13 @@ that the node is active and both sides have found each other before it speaks.
 
 from __future__ import annotations
 
+if __name__ == '__main__':  # first: the imports below take seconds
+    import sys
+
+    from segzero_ros.programs import segzero_ask
+
+    sys.exit(segzero_ask())
+
 import functools
 import json
 import math
@@ -20,11 +27,11 @@ import rclpy
 from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from std_msgs.msg import String
 
 from segzero_core.prompts import MAX_QUERY_CHARACTERS
+from segzero_ros.ros_context import creating_node, ros_context
 from segzero_ros.signals import stop_event
 
 POLL_S = 0.2
@@ -115,18 +122,15 @@ def main(args: Sequence[str] | None = None) -> int:
         print('usage: segzero_ask SENTENCE', file=sys.stderr)
         return 2
     stop = stop_event()
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    try:
+    with ros_context(arguments):
         tell = functools.partial(print, file=sys.stderr, flush=True)
-        result = AskClient(rclpy.create_node('segzero_ask'), stop, tell).ask(query)
-    finally:
-        rclpy.try_shutdown()
+        with creating_node():
+            node = rclpy.create_node('segzero_ask')
+        result = AskClient(node, stop, tell).ask(query)
+    if stop.exit_code:
+        return stop.exit_code
     if result is None:
         return 1
     for key, value in result.items():
         print(f'{key}: {value if isinstance(value, str) else json.dumps(value)}')
     return 0 if result['status'] == 'ok' else 1
-
-
-if __name__ == '__main__':
-    sys.exit(main())

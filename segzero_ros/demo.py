@@ -7,6 +7,13 @@ it comes, saves the overlays and compares mask and target with the scene's exact
 
 from __future__ import annotations
 
+if __name__ == '__main__':  # first: the imports below take seconds
+    import sys
+
+    from segzero_ros.programs import segzero_demo
+
+    sys.exit(segzero_demo())
+
 import argparse
 import contextlib
 import json
@@ -29,14 +36,15 @@ import rclpy
 from geometry_msgs.msg import PointStamped
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
+from segzero_core.errors import SegZeroError
 from segzero_core.metrics.masks import giou, overlap
 from segzero_core.synthetic import Query, Scene, make_scene
 from segzero_ros.images import image_to_array
 from segzero_ros.paths import config_file
+from segzero_ros.ros_context import creating_node, ros_context
 from segzero_ros.signals import stop_event
 from segzero_ros.sim_camera import SEED
 
@@ -47,7 +55,7 @@ ANSWER_S = 120.0
 REST_S = 2.0  # for the end of a text whose answer is already there
 
 
-class DemoError(Exception):
+class DemoError(SegZeroError):
     """The demo cannot go on; the message says what did not come."""
 
 
@@ -280,22 +288,18 @@ def main() -> int:
     if shutil.which('ros2'):
         print('The same with the ROS tools: ros2 launch segzero_ros demo.launch.py')
     stop = stop_event()
-    with running(camera, node) as processes:
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        client = Client(processes, stop)
+    with running(camera, node) as processes, ros_context([]):
+        with creating_node():
+            client = Client(processes, stop)
         try:
             client.wait_for_camera()
             client.wait_for_node()
             rows = ask_all(client, scene, queries, options.output)
-        except DemoError as error:
-            print(f'segzero: {error}', file=sys.stderr)
-            return 1
+        except DemoError:
+            if not stop.exit_code:
+                raise
+            return stop.exit_code
         finally:
             client.destroy_node()
-            rclpy.try_shutdown()
     print_table(rows)
     return 0 if all(row.passed for row in rows) else 1
-
-
-if __name__ == '__main__':
-    sys.exit(main())

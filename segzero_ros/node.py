@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
+if __name__ == '__main__':  # first: the imports below take seconds
+    import sys
+
+    from segzero_ros.programs import segzero_node
+
+    sys.exit(segzero_node())
+
 import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import rclpy
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -34,8 +38,9 @@ from segzero_ros.parameters import declare_parameters
 from segzero_ros.perception import Perception
 from segzero_ros.publishers import TEXTS, Publishers
 from segzero_ros.query_manager import QueryManager
+from segzero_ros.ros_context import creating_node, ros_context
 from segzero_ros.settings import PARAMETERS, NodeSettings, conflicts, read_settings
-from segzero_ros.signals import spin, stop_event
+from segzero_ros.signals import StopEvent, spin, stop_event
 from segzero_ros.subscriptions import Cameras
 from segzero_ros.transforms import TargetFrame
 
@@ -289,9 +294,14 @@ class SegZeroNode(LifecycleNodeMixin, Node):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM."""
-    stop = stop_event()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    node = SegZeroNode()
+    stop = stop_event(service=True, grace_s=None)
+    with ros_context(args):
+        return _run(stop)
+
+
+def _run(stop: StopEvent) -> int:
+    with creating_node():
+        node = SegZeroNode()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     if node.get_parameter('autostart').value:
@@ -303,11 +313,6 @@ def main(args: Sequence[str] | None = None) -> int:
         idle = idle and node.close()
         if idle:
             node.destroy_node()
-            rclpy.try_shutdown()
     if not idle:
         os._exit(0)  # Python would wait for a model that does not return
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

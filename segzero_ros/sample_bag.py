@@ -8,6 +8,13 @@ go through `rosbags <https://ternaris.gitlab.io/rosbags>`_, which needs no ROS.
 
 from __future__ import annotations
 
+if __name__ == '__main__':  # first: the imports below take seconds
+    import sys
+
+    from segzero_ros.programs import segzero_sample_bag
+
+    sys.exit(segzero_sample_bag())
+
 import argparse
 import importlib
 import itertools
@@ -19,13 +26,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import rclpy
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
-from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from rclpy.utilities import remove_ros_args
 from std_msgs.msg import Header, String
@@ -34,6 +39,7 @@ from segzero_core.synthetic import Scene, make_scene, noisy_depth
 from segzero_core.types import image_size
 from segzero_ros.demo import choose_queries, use_fastdds_profile
 from segzero_ros.images import array_to_image
+from segzero_ros.ros_context import creating_node, ros_context
 from segzero_ros.signals import stop_event
 from segzero_ros.sim_camera import SEED, depth_message, info_message
 
@@ -211,15 +217,13 @@ def play(bag: Path, rate: float, wait_s: float, ros_args: Sequence[str] = ()) ->
     stop = stop_event()
     with Reader(bag) as reader:
         use_fastdds_profile()  # this process takes the place of a camera
-        rclpy.init(args=[*ros_args], signal_handler_options=SignalHandlerOptions.NO)
-        try:
-            player = Player(reader.connections)
+        with ros_context([*ros_args]):
+            with creating_node():
+                player = Player(reader.connections)
             player.wait_for_listeners(wait_s, stop)
             messages = paced(reader.messages(), rate, sleep=stop.wait)
             player.publish(itertools.takewhile(lambda _: not stop.is_set(), messages))
             player.destroy_node()
-        finally:
-            rclpy.try_shutdown()
     return not stop.is_set()
 
 
@@ -273,7 +277,3 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # while it writes
         return 1
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

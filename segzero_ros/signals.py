@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How our processes end: at SIGINT or SIGTERM, in any state, with their last messages sent.
+"""How ROS programs end: at SIGINT or SIGTERM, in any state, with their last messages sent.
 
-Goes with ``rclpy.init(signal_handler_options=SignalHandlerOptions.NO)``: rclpy's own handlers
-close DDS at once, and the last messages with it. A signal interrupts nothing here (an exception
-inside of a callback, or of rclpy itself, could break anything): it is noted, and looked at.
+Goes with ``ros_context``, which initialises rclpy without its own signal handlers: those close DDS
+at once, and the last messages are lost. Here a signal does not interrupt anything, because an
+exception inside of a callback or of rclpy could leave either in a broken state. The handler sets
+an event, and the program looks at the event.
 """
 
 from __future__ import annotations
@@ -16,35 +17,63 @@ from types import FrameType
 from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.task import Future
 
+from segzero_core.runtime.program import GRACE_S, INTERRUPTED, TERMINATED, end_after, end_now
 
-def stop_event() -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set. Call it in the main thread."""
-    stop = threading.Event()
 
-    def note(number: int, frame: FrameType | None) -> None:
-        stop.set()
+class StopEvent(threading.Event):
+    """An event that SIGINT and SIGTERM set; a second signal ends the process at once.
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, note)
-    return stop
+    Attributes:
+        exit_code: The program's exit code after the signal; 0 before it, and for a service.
+    """
+
+    def __init__(self, service: bool, grace_s: float | None) -> None:
+        """Install the signal handlers; must run in the main thread. See ``stop_event``."""
+        super().__init__()
+        self.exit_code = 0
+        self._codes = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
+        self._service, self._grace_s = service, grace_s
+        for number in self._codes:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        code = self._codes[signal.Signals(number)]
+        if self.is_set():
+            end_now(code)
+        if not self._service:
+            self.exit_code = code
+        if self._grace_s is not None:
+            end_after(self._grace_s, self.exit_code)
+        self.set()
+
+
+def stop_event(service: bool = False, grace_s: float | None = GRACE_S) -> StopEvent:
+    """Return an event that SIGINT and SIGTERM set. Call it in the main thread.
+
+    Args:
+        service: The program runs until it is stopped: a signal is its ordinary end, exit code 0.
+        grace_s: Seconds after the signal until the process is ended in any case; None for a
+            program that sees to this itself.
+    """
+    return StopEvent(service, grace_s)
 
 
 def spin(executor: Executor, stop: threading.Event, timeout: float) -> bool:
     """Run an executor's callbacks until ``stop`` is set or ROS is shut down.
 
-    They run in a thread of their own: Python sees signals only in its main thread, which a
-    callback that loads a model, or an idle executor, would keep from looking.
+    The callbacks run in a second thread. Python handles signals only in its main thread, and a
+    callback that loads a model, or an idle executor, would keep the main thread from doing so.
 
     Args:
         executor: Has its nodes already.
         stop: See ``stop_event``; set when this returns.
-        timeout: How long to wait for the callback that still runs then, seconds.
+        timeout: Seconds to wait for the callback that is still running after ``stop``.
 
     Returns:
-        Whether no callback runs any more.
+        Whether all callbacks have ended.
 
     Raises:
-        Exception: What a callback raised.
+        Exception: A callback raised it.
     """
     wake: Future[None] = Future(executor=executor)
     ended: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -60,7 +89,7 @@ def spin(executor: Executor, stop: threading.Event, timeout: float) -> bool:
         finally:
             stop.set()
 
-    # A daemon: a callback that does not return must not keep the process alive.
+    # A daemon thread: a callback that does not return must not keep the process alive.
     threading.Thread(target=work, name='executor', daemon=True).start()
     stop.wait()
     if not ended.done():

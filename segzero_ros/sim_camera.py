@@ -3,26 +3,30 @@
 
 from __future__ import annotations
 
+if __name__ == '__main__':  # first: the imports below take seconds
+    import sys
+
+    from segzero_ros.programs import sim_camera
+
+    sys.exit(sim_camera())
+
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from segzero_core.errors import ParameterError
 from segzero_core.grasping.roi import Depth
 from segzero_core.synthetic import Scene, make_scene, noisy_depth
 from segzero_core.types import Intrinsics, Size, image_size
 from segzero_ros.images import array_to_image
 from segzero_ros.parameters import Spec, declare_parameters, read_parameters
+from segzero_ros.ros_context import creating_node, ros_context
 from segzero_ros.signals import spin, stop_event
 
 SEED = 4555  # the tabletop of the demonstrations
@@ -119,19 +123,11 @@ def _noisy(scene: Scene) -> Iterator[Depth]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the camera until SIGINT or SIGTERM."""
-    stop = stop_event()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    try:
+    stop = stop_event(service=True)
+    with ros_context(args):
+        with creating_node():
+            camera = SimCamera()
         executor = SingleThreadedExecutor()
-        executor.add_node(SimCamera())
+        executor.add_node(camera)
         spin(executor, stop, STOP_S)
-    except ParameterError as error:
-        print(f'sim_camera: {error}', file=sys.stderr)
-        return 2
-    finally:
-        rclpy.try_shutdown()
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -23,6 +23,7 @@ KEYS = {
     'numpy': 'python3-numpy',
     'cv2': 'python3-opencv',
     'PIL': 'python3-pil',
+    'yaml': 'python3-yaml',
     'tf2_ros': 'tf2_ros_py',  # the package tf2_ros is C++ alone
 }
 # Imported only by the engine or codec that was asked for; see the comment in package.xml.

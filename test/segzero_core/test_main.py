@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from segzero_core import __main__ as command_line
+from segzero_core import command_line
+from segzero_core.errors import SegZeroError
 from segzero_core.segmenters import MaskResult
 from segzero_core.segmenters.grabcut import GrabCutSegmenter
 from segzero_core.synthetic import make_scene
@@ -79,6 +80,12 @@ def test_an_empty_mask_is_nothing_found_too(scene, monkeypatch, capsys):
     assert 'the segmenter finds nothing at the box' in capsys.readouterr().err
 
 
+def test_an_error_is_one_line_and_exit_code_2():
+    done = segzero('the mug', 'no/such.png')
+    assert (done.returncode, done.stdout) == (2, '')
+    assert done.stderr == 'segzero: no such image file: no/such.png\n'
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -93,28 +100,25 @@ def test_an_empty_mask_is_nothing_found_too(scene, monkeypatch, capsys):
         (['the mug', 'IMAGE', '--mask', 'out.nonsense'], 'ends in .png or .jpg'),
     ],
 )
-def test_whatever_is_wrong_is_one_line_and_exit_code_2(
-    scene, tmp_path, capsys, arguments, message
-):
+def test_whatever_is_wrong_is_a_typed_error(scene, tmp_path, arguments, message):
     path, truth, _ = scene
     half = tmp_path / 'half.jpg'
     cv2.imwrite(str(half), truth.image)
     half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
     files = {'IMAGE': str(path), 'HALF': str(half)}
-    assert command_line.main([files.get(argument, argument) for argument in arguments]) == 2
-    said = capsys.readouterr()
-    assert message in said.err
-    assert len(said.err.strip().splitlines()) == 1
-    assert said.out == ''
+    with pytest.raises(SegZeroError) as error:
+        command_line.main([files.get(argument, argument) for argument in arguments])
+    assert message in str(error.value)
+    assert '\n' not in str(error.value)
 
 
-def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_2(scene, tmp_path, capsys):
+def test_a_model_that_cannot_be_loaded_is_a_typed_error(scene, tmp_path):
     pytest.importorskip('transformers', reason='transformers is not installed')
     path, _, _ = scene
     empty = tmp_path / 'empty'
     empty.mkdir()
     for engine in ('--reasoner transformers --model', '--segmenter sam2 --segmenter-model'):
-        assert command_line.main(['the mug', str(path), *engine.split(), str(empty)]) == 2
-        said = capsys.readouterr().err
-        assert str(empty) in said
-        assert len(said.strip().splitlines()) == 1
+        with pytest.raises(SegZeroError) as error:
+            command_line.main(['the mug', str(path), *engine.split(), str(empty)])
+        assert str(empty) in str(error.value)
+        assert '\n' not in str(error.value)
