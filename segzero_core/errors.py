@@ -94,6 +94,12 @@ class RosStartError(SegZeroError):
     kind = 'ros_start'
 
 
+class CommandError(SegZeroError):
+    """A program that is to be started does not exist or cannot be executed."""
+
+    kind = 'bad_command'
+
+
 class CancelledError(SegZeroError):
     """The query was cancelled before it was answered."""
 
