@@ -6,8 +6,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from PIL import Image as PilImage
-from PIL import ImageDraw, ImageFont
 
+from segzero_core.text_layout import draw_line, wrap
 from segzero_core.types import Image, Mask, Segmentation
 
 ACCENT = (255, 64, 129)  # RGB; a pink no table and few things on one are painted in
@@ -15,13 +15,15 @@ DIMMED = 0.7  # brightness of what is not the object
 PANEL = (18, 22, 28)
 SENTENCE = (255, 255, 255)
 REASONING = (176, 186, 197)
+MAX_SENTENCE_LINES = 5
 MAX_REASONING_LINES = 8
 
 
 def draw_overlay(image: Image, segmentation: Segmentation, query: str) -> Image:
     """Draw ``segmentation`` over ``image`` and write the sentence and the reasoning below.
 
-    The object keeps its colours, everything else is dimmed.
+    The object keeps its colours, everything else is dimmed. Letters that no font of the machine
+    has are written as code points (``U+6771``), see ``fonts``.
 
     Args:
         image: (H, W, 3) uint8 RGB, the image that was asked about; left unchanged.
@@ -29,7 +31,8 @@ def draw_overlay(image: Image, segmentation: Segmentation, query: str) -> Image:
         query: The sentence.
 
     Returns:
-        (H + panel, W, 3) uint8 RGB; the panel's height depends on the words.
+        (H + panel, W, 3) uint8 RGB; the panel's height depends on the words. An image too narrow
+        for letters gets a panel without words.
     """
     unit = max(1, round(image.shape[1] / 400))  # line width that looks the same at every size
     canvas = _dim_around(image, segmentation.mask)
@@ -56,30 +59,19 @@ def _dim_around(image: Image, mask: Mask) -> Image:
 
 
 def _panel(width: int, query: str, reasoning: str) -> Image:
-    size = min(max(width / 36, 11), 40)
+    size = min(max(width / 36, 11), 120)
     margin = round(size * 0.8)
-    sentence_font = ImageFont.load_default(size * 1.15)
-    reasoning_font = ImageFont.load_default(size * 0.9)
     room = width - 2 * margin
-    lines = [(line, sentence_font, SENTENCE) for line in _wrap(query, sentence_font, room)]
-    thoughts = _wrap(reasoning, reasoning_font, room)
-    if len(thoughts) > MAX_REASONING_LINES:
-        thoughts = [*thoughts[: MAX_REASONING_LINES - 1], '...']
-    lines += [(line, reasoning_font, REASONING) for line in thoughts]
+    if room < 2 * size:  # no letter would fit
+        return np.full((margin, width, 3), PANEL, np.uint8)
+    large, small = size * 1.15, size * 0.9
+    lines = [
+        *((line, large, SENTENCE) for line in wrap(query, large, room, MAX_SENTENCE_LINES)),
+        *((line, small, REASONING) for line in wrap(reasoning, small, room, MAX_REASONING_LINES)),
+    ]
     step = round(size * 1.5)
     panel = PilImage.new('RGB', (width, 2 * margin + step * len(lines)), PANEL)
-    draw = ImageDraw.Draw(panel)
-    for row, (line, font, colour) in enumerate(lines):
-        draw.text((margin, margin + row * step), line, font=font, fill=colour)
+    for row, (line, height, colour) in enumerate(lines):
+        baseline = margin + row * step + round(size)
+        draw_line(panel, line, height, (margin, baseline), width - margin, colour)
     return np.asarray(panel)
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    lines: list[str] = []
-    for word in text.split():
-        longer = f'{lines[-1]} {word}' if lines else word
-        if lines and font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
