@@ -30,7 +30,9 @@ KEYS = {
 OPTIONAL = {
     'cv_bridge',
     'datasets',
+    'httpx2',
     'huggingface_hub',
+    'openai',
     'pycocotools',
     'rosbags',
     'safetensors',
