@@ -30,7 +30,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PointStamped
@@ -40,6 +39,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
 from segzero_core.errors import SegZeroError
+from segzero_core.image_writer import write_image
 from segzero_core.metrics.masks import giou, overlap
 from segzero_core.synthetic import Query, Scene, make_scene
 from segzero_ros.images import image_to_array
@@ -209,7 +209,7 @@ def ask_all(client: Client, scene: Scene, queries: list[Query], folder: Path) ->
             if answer.target is not None:
                 distance = 1000 * scene.surface_distance(query.target, answer.target)
             picture = folder / f'{number}.png'
-            cv2.imwrite(str(picture), cv2.cvtColor(answer.images['overlay'], cv2.COLOR_RGB2BGR))
+            write_image(picture, answer.images['overlay'])
             print(f'\n  -> {picture}')
         else:
             print(f'\n  -> {answer.result["error"] or status}')

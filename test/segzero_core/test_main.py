@@ -2,6 +2,7 @@
 """The command line as a person runs it: `python -m segzero_core`."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -54,6 +55,8 @@ def test_json_is_one_document_on_standard_output(scene):
     assert len(answer['box']) == 4
     assert [len(point) for point in answer['points']] == [2, 2]
     assert answer['mask_pixels'] > 0
+    assert [warning['kind'] for warning in answer['warnings']] == ['synthetic_only']
+    assert done.stderr == f'segzero: warning: {answer["warnings"][0]["message"]}\n'
 
 
 def test_a_device_concerns_only_engines_that_run_a_model(scene):
@@ -96,8 +99,17 @@ def test_an_error_is_one_line_and_exit_code_2():
         (['the mug', 'IMAGE', '--reasoner', 'rulez'], "unknown reasoner 'rulez'"),
         (['the mug', 'IMAGE', '--segmenter', 'sam9'], "unknown segmenter 'sam9'"),
         (['the mug', 'IMAGE', '--family', 'nonsense'], "'nonsense'"),
-        (['the mug', 'IMAGE', '-o', '/no/such/folder/out.png'], 'is there such a folder'),
-        (['the mug', 'IMAGE', '--mask', 'out.nonsense'], 'ends in .png or .jpg'),
+        (
+            ['the mug', 'IMAGE', '-o', '/no/such/folder/out.png'],
+            'there is no folder /no/such/folder',
+        ),
+        (['the mug', 'IMAGE', '--mask', 'out.nonsense'], 'ends in .png'),
+        (['the mug', 'IMAGE', '--mask', 'out.jpg'], 'would change the values of a mask'),
+        (['the mug', 'IMAGE', '-o', 'out.exr'], 'cannot write out.exr'),
+        (['the mug', 'IMAGE', '-o', 'IMAGE'], 'would be overwritten'),
+        (['the mug', 'IMAGE', '-o', 'same.png', '--mask', './same.png'], 'would be overwritten'),
+        (['the mug', '/'], '/ is a folder'),
+        (['the m\udce9g', 'IMAGE'], 'is not UTF-8'),
     ],
 )
 def test_whatever_is_wrong_is_a_typed_error(scene, tmp_path, arguments, message):
@@ -122,3 +134,74 @@ def test_a_model_that_cannot_be_loaded_is_a_typed_error(scene, tmp_path):
             command_line.main(['the mug', str(path), *engine.split(), str(empty)])
         assert str(empty) in str(error.value)
         assert '\n' not in str(error.value)
+
+
+def test_paths_that_are_not_utf8(scene, tmp_path):
+    path, _, query = scene
+    folder = os.fsencode(tmp_path) + b'/d\xe9'
+    os.mkdir(folder)
+    picture = folder + b'/p\xe9.png'
+    with open(path, 'rb') as source, open(picture, 'wb') as copy:
+        copy.write(source.read())
+    out, mask = folder + b'/out\xff.jpg', folder + b'/mask\xe9.png'
+    command = [sys.executable, '-m', 'segzero_core', query.text.encode(), picture]
+    done = subprocess.run([*command, '-o', out, '--mask', mask], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    with open(out, 'rb') as written, open(mask, 'rb') as truth:
+        assert written.read(2) == b'\xff\xd8'
+        pixels = cv2.imdecode(np.frombuffer(truth.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels.ndim == 2  # one channel: nothing but 255 can be meant as the object
+    assert set(np.unique(pixels)) == {0, 255}
+    done = subprocess.run([*command, '-o', folder + b'/none\xe9/x.png'], capture_output=True)
+    assert (done.returncode, done.stderr.count(b'\n')) == (2, 1)
+
+
+def test_a_picture_from_a_pipe(scene):
+    path, _, query = scene
+    command = [sys.executable, '-m', 'segzero_core', query.text, '/dev/stdin', '--json']
+    with open(path, 'rb') as source:
+        done = subprocess.run(command, input=source.read(), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(command, input=b'none', capture_output=True)
+    assert done.returncode == 2
+    assert b'/dev/stdin cannot be read as a picture' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (['--nonsense'], 'unrecognized arguments: --nonsense'),
+        (['--drafts', '3'], '--drafts is now called --num-draft-tokens'),
+        (['--memory-share=0.5'], '--memory-share is now called --gpu-memory-utilization'),
+    ],
+)
+def test_unknown_options_are_usage_errors(scene, arguments, said, capsys):
+    with pytest.raises(SystemExit) as error:
+        command_line.main(['the mug', str(scene[0]), *arguments])
+    assert error.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_sentence_that_begins_with_a_dash(scene):
+    assert segzero('--', '-- the purple cone', scene[0]).returncode == 1
+    done = segzero('-cone', scene[0])
+    assert done.returncode == 2
+    assert 'go after --' in done.stderr
+
+
+@pytest.mark.parametrize(
+    'env',
+    [
+        {'PYTHONIOENCODING': 'ascii'},
+        {'PYTHONIOENCODING': 'cp1252'},
+        {'LC_ALL': 'POSIX', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'},
+        {'HOME': '/proc/none'},
+    ],
+)
+def test_any_locale_and_home(scene, env):
+    """A sentence in Chinese is refused by `rules`, in one line that can be printed."""
+    command = [sys.executable, '-m', 'segzero_core', '红色的杯子', str(scene[0])]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, **env})
+    assert done.returncode in (1, 2)
+    assert done.stderr.count(b'\n') == 1
+    assert b'Traceback' not in done.stderr
