@@ -79,7 +79,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     replies: dict[str, list[int]] = {}
     cases = noise(reasoner, options.tokens, replies) if options.tokens else scenes()
     original = Original(model, reasoner, segmenter, replies)
-    steps = counted(reasoner._writer._decoder)
+    steps = counted(reasoner.engine.cache)
     times: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     same, passes = [], []
     with SegZero(reasoner, segmenter) as segzero:
@@ -116,15 +116,15 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def counted(decoder: Any) -> list[int]:
-    """Return a list in which ``decoder``'s passes over text are counted from now on."""
-    count, go_on = [0], decoder.go_on
+def counted(cache: Any) -> list[int]:
+    """Return a list in which ``cache``'s passes over text are counted from now on."""
+    count, extend = [0], cache.extend
 
     def count_on(*args: Any) -> Any:
         count[0] += 1
-        return go_on(*args)
+        return extend(*args)
 
-    decoder.go_on = count_on
+    cache.extend = count_on
     return count
 
 
@@ -143,16 +143,16 @@ def noise(reasoner: Any, tokens: int, replies: dict[str, list[int]]) -> Iterator
 
     Each sentence's reply is put there: so many tokens, no two alike.
     """
-    tokenizer = reasoner._processor.tokenizer
+    tokenizer = reasoner.processor.tokenizer
     side = reasoner.task.answer_size((640, 480)).width
     words = [t for text, t in tokenizer.get_vocab().items() if text.strip('\u0120').isalpha()]
     rng = np.random.default_rng(0)
-    choose, reason = reasoner._writer._choose, reasoner.reason
+    verify, reason = reasoner.engine.verify, reasoner.reason
     left: list[int] = []
 
     def follow(logits: Any, going: Any) -> list[list[int]]:
-        choose(logits, going)  # its time counts
-        guess, script = going[0].guess, left[: 1 + len(going[0].guess)]
+        verify(logits, going)  # its time counts
+        guess, script = going[0].draft, left[: 1 + len(going[0].draft)]
         right = [one == other for one, other in zip(script, guess, strict=False)]
         tokens = script[: 1 + [*right, False].index(False)]
         del left[: len(tokens)]
@@ -162,7 +162,7 @@ def noise(reasoner: Any, tokens: int, replies: dict[str, list[int]]) -> Iterator
         left[:] = replies.get(query, [])
         return reason(image, query, *rest)
 
-    reasoner._writer._choose, reasoner.reason = follow, start
+    reasoner.engine.verify, reasoner.reason = follow, start
 
     def sentence(number: int) -> str:
         x, y = np.sort(rng.integers(0, side - 1, (2, 2)), axis=1).tolist()
@@ -228,9 +228,9 @@ class Original:
         size = self._reasoner.task.input_size(image_size(image))
         picture = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
         pixels = self._images(images=[picture], return_tensors='pt')
-        tokenizer, mark = self._reasoner._processor.tokenizer, '<|image_pad|>'
+        tokenizer, mark = self._reasoner.processor.tokenizer, '<|image_pad|>'
         count = int(pixels['image_grid_thw'].prod()) // self._images.merge_size**2
-        prompt = self._reasoner._prompt(query).replace(mark, mark * count)
+        prompt = self._reasoner.prompt(query).replace(mark, mark * count)
         inputs = {**tokenizer([prompt], return_tensors='pt'), **pixels}
         inputs['mm_token_type_ids'] = (
             inputs['input_ids'] == tokenizer.convert_tokens_to_ids(mark)

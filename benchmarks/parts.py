@@ -67,13 +67,13 @@ def reasoner(folder: Path, side: int) -> dict[str, dict[str, Callable[[], Any]]]
     engine = TransformersReasoner(str(build_tiny_reasoner(folder)), 'cpu', image_side=side)
     ours, published = (QwenProcessor.from_pretrained(folder) for _ in range(2))
     published.image_processor = AutoImageProcessor.from_pretrained(folder, backend='pil')
-    prompt = engine._prompt('the red mug')
+    prompt = engine.prompt('the red mug')
     image = Image.fromarray(noise(side, side))
 
     def called(processor: Any) -> Any:
         return processor(text=[prompt], images=[image], return_tensors='pt')
 
-    embedding = engine._model.model.visual.patch_embed
+    embedding = engine.model.model.visual.patch_embed
     two, one = (
         inputs['pixel_values'] for inputs in (called(ours), ours.encode_still(prompt, image))
     )
@@ -113,13 +113,13 @@ def products() -> dict[str, dict[str, Callable[[], Any]]]:
     """Return the ways to multiply tokens with the weights of one layer."""
     import torch
 
-    from segzero_core.reasoners.decode.linear import joined
+    from segzero_core.reasoners.decode.linear import fuse_linear
 
     torch.manual_seed(0)
     shapes = ((2048, 2560), (2048, 2048), (2048, 22016), (11008, 2048))  # qkv, out, MLP
     published = [torch.nn.Linear(*shape, bias=False, dtype=torch.bfloat16) for shape in shapes]
     plain, packed = ([copy.deepcopy(each).float() for each in published] for _ in range(2))
-    ways = {'published': plain, 'ours': [joined(each, pack=True) for each in packed]}
+    ways = {'published': plain, 'ours': [fuse_linear(each, pack=True) for each in packed]}
 
     def multiply(layers: list[Any], inputs: list[Any]) -> None:
         for layer, hidden in zip(layers, inputs, strict=True):

@@ -17,7 +17,7 @@ from torch.nn import functional
 from segzero_core.errors import EngineOptionError, ModelLoadError
 from segzero_core.prompts import PromptFamily
 from segzero_core.reasoners.base import Reply
-from segzero_core.reasoners.decode.engine import DecodeEngine, EncodedPrompt
+from segzero_core.reasoners.decode import DecodeEngine, EncodedPrompt
 from segzero_core.reasoners.image_input import frame_key, model_picture
 from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.reasoners.streaming import StreamedReply
@@ -109,9 +109,9 @@ class TransformersReasoner:
             side = dataclasses.replace(self.task.family, image_size=image_side)
             self.task = self.task.with_family(side)
         with explained(folder):
-            self._processor = QwenProcessor.from_pretrained(folder)
-        check_image_size(self.task.family, self._processor, folder)
-        self._model: Any = load_weights(
+            self.processor = QwenProcessor.from_pretrained(folder)
+        check_image_size(self.task.family, self.processor, folder)
+        self.model: Any = load_weights(
             transformers.AutoModelForImageTextToText,
             folder,
             self.device,
@@ -120,13 +120,13 @@ class TransformersReasoner:
             **weights,
         )
         if self.device.type == 'cpu':  # its language model follows piece by piece, see TextLayers
-            self._model.model.visual.float()
-        _embed_patches_by_product(self._model.model.visual.patch_embed)
-        self._generation = _greedy(self._model.generation_config, max_new_tokens)
-        self._writer: Any = DecodeEngine(
-            self._model,
-            self._processor.tokenizer,
-            self._generation,
+            self.model.model.visual.float()
+        _embed_patches_by_product(self.model.model.visual.patch_embed)
+        self.generation = _greedy(self.model.generation_config, max_new_tokens)
+        self.engine: Any = DecodeEngine(
+            self.model,
+            self.processor.tokenizer,
+            self.generation,
             'inductor' if torch_compile else '',
             num_draft_tokens,
         )
@@ -144,12 +144,12 @@ class TransformersReasoner:
         """
         reply = StreamedReply(on_text, cancel)
         reply.check_cancel()
-        begin = self._prompter(image, self._frame(image), query)
+        begin = self._continuation(image, self._frame(image), query)
 
         def ask(written: str, tokens: int) -> Iterator[Reply]:
-            return self._writer.write(begin(written), tokens)
+            return self.engine.generate(begin(written), tokens)
 
-        self._thinking.write(reply, ask, self._generation.max_new_tokens)
+        self._thinking.write(reply, ask, self.generation.max_new_tokens)
         return reply.result()
 
     def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[Reply]:
@@ -158,48 +158,48 @@ class TransformersReasoner:
         frames = {key: self._frame(image) for key, image in {id(i): i for i in images}.items()}
         replies = [StreamedReply(None, None) for _ in queries]
         begin = {
-            id(reply): self._prompter(image, frames[id(image)], query)
+            id(reply): self._continuation(image, frames[id(image)], query)
             for reply, image, query in zip(replies, images, queries, strict=True)
         }
 
         def ask(some: list[StreamedReply], tokens: int) -> list[Reply]:
             prompts = [begin[id(reply)](reply.text) for reply in some]
-            return self._writer.write_all(prompts, tokens)
+            return self.engine.generate_batch(prompts, tokens)
 
-        self._thinking.write_all(replies, ask, self._generation.max_new_tokens)
+        self._thinking.write_all(replies, ask, self.generation.max_new_tokens)
         return [reply.result() for reply in replies]
 
     def close(self) -> None:
         """Free the model's memory."""
-        self._model = self._writer = None
+        self.model = self.engine = None
         gc.collect()
         if self.device.type == 'cuda':
             torch.cuda.empty_cache()
 
-    def _prompt(self, query: str) -> str:
-        return self._processor.apply_chat_template(
+    def prompt(self, query: str) -> str:
+        return self.processor.apply_chat_template(
             self.task.conversation(query), add_generation_prompt=True
         )
 
     def _frame(self, image: Image) -> bytes:
         return frame_key(image, self.task.input_size(image_size(image)))
 
-    def _prompter(self, image: Image, frame: bytes, query: str) -> Callable[[str], EncodedPrompt]:
+    def _continuation(self, image: Image, frame: bytes, query: str) -> Callable[[str], EncodedPrompt]:
         """Return what makes the prompt for ``image`` and ``query`` out of a reply's beginning."""
-        asked = self._prompt(query)
+        asked = self.prompt(query)
 
         def begin(written: str) -> EncodedPrompt:
             def encode() -> Any:
-                return self._encode(image, asked + written).to(self.device)
+                return self.encode(image, asked + written).to(self.device)
 
             return EncodedPrompt(frame, asked + written, written, encode)
 
         return begin
 
-    def _encode(self, image: Image, prompt: str) -> Any:
+    def encode(self, image: Image, prompt: str) -> Any:
         """Return image and prompt as the model's input, on the CPU."""
         picture = model_picture(image, self.task.input_size(image_size(image)))
-        return self._processor.encode_still(prompt, picture)
+        return self.processor.encode_still(prompt, picture)
 
 
 def _check_at_least(least: int, **options: int) -> None:

@@ -31,7 +31,7 @@ from segzero_core.runtime.checkpoints import (
     transformers,
 )
 from segzero_core.runtime.torch_compile import go_on_without
-from segzero_core.runtime.torchscript import Traced
+from segzero_core.runtime.torchscript import TracedFunction
 from segzero_core.segmenters.base import MaskResult
 from segzero_core.types import Box, Image, Point, Size, image_size
 
@@ -89,8 +89,8 @@ class Sam2Segmenter:
         self._model: Any = load_weights(
             transformers.AutoModelForMaskGeneration, folder, self.device, dtype=torch.float32
         )
-        self._encode: Any = Traced(self._features, 'image encoder')
-        self._decode: Any = Traced(self._logits, 'mask decoder')
+        self._encode: Any = TracedFunction(self._features, 'image encoder')
+        self._decode: Any = TracedFunction(self._logits, 'mask decoder')
         self._compiled = torch_compile
         if torch_compile:
             self._encode = self._features
@@ -103,7 +103,7 @@ class Sam2Segmenter:
     @torch.inference_mode()
     def embed(self, image: Image) -> Sam2Embedding:
         """Run the image encoder on ``image``, (H, W, 3) uint8 RGB."""
-        with self._beside(), self._autocast():
+        with self._own_stream(), self._autocast():
             square = self._preprocess(image)
             try:
                 features = self._encode(square)
@@ -137,7 +137,7 @@ class Sam2Segmenter:
         forms: dict[tuple[bool, int], list[int]] = {}
         for index, (box, points) in enumerate(prompts):
             forms.setdefault((box is not None, len(points)), []).append(index)
-        with self._beside():
+        with self._own_stream():
             for indices in forms.values():
                 masks = self._masks(embedding, [prompts[index] for index in indices])
                 found.update(zip(indices, masks, strict=True))
@@ -170,7 +170,7 @@ class Sam2Segmenter:
             torch.cuda.empty_cache()
 
     @contextlib.contextmanager
-    def _beside(self) -> Iterator[None]:
+    def _own_stream(self) -> Iterator[None]:
         """Work beside what the reasoner has the GPU do, in a stream of its own."""
         if self._stream is None:
             yield

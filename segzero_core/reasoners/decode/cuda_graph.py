@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few tokens through compiled layers and buffers of a fixed size.
+"""A step of a few tokens, compiled, with buffers of a fixed size.
 
-On CUDA the whole step is one graph besides, so that it costs one launch instead of hundreds.
+On CUDA the whole step is captured as one graph, so that it costs one launch instead of hundreds.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from segzero_core.reasoners.decode.text_model import TextModel
 
 
 class CompiledStep:
-    """The next tokens of one sequence, always as many, whose keys and values stay where they are.
+    """Computes the next tokens of one sequence, always the same number of them.
 
-    Attention runs over the whole buffers, with a mask: what is computed has the same shapes, and
-    the same addresses, every time.
+    Attention runs over the whole buffers, with a mask, so that shapes and addresses are the same
+    at every call.
     """
 
     def __init__(
@@ -32,13 +32,13 @@ class CompiledStep:
         """Compile for the buffers of ``cache``, which happens at the first call.
 
         Args:
-            text: The layers.
+            text: The language model.
             cache: Of one row; the step writes into it.
-            count: How many tokens at a time.
+            count: Number of tokens per call.
             backend: Of ``torch.compile``.
         """
         self._text, self._keys, self._values = text, cache.keys, cache.values
-        self._room, self._turns = cache.room, cache.turns
+        self._capacity, self._rotary = cache.capacity, cache.rotary
         self._inputs = torch.zeros(3, count, dtype=torch.long, device=text.device)
         self._compute: Any = torch.compile(
             self._step, backend=backend, fullgraph=True, dynamic=False
@@ -47,13 +47,13 @@ class CompiledStep:
         self._logits = torch.empty(0)
 
     def fits(self, cache: KVCache) -> bool:
-        """Return whether it still has the buffers it was compiled for."""
+        """Return whether ``cache`` still has the buffers it was compiled for."""
         return cache.keys is self._keys
 
     def __call__(self, tokens: Sequence[int], index: int, position: int) -> torch.Tensor:
         """Compute ``tokens``, the first of which has that index and position.
 
-        If there are fewer than ``count``, so many places behind them must be free.
+        Up to ``count`` places from ``index`` on are overwritten, also if there are fewer tokens.
 
         Returns:
             (n, vocabulary) logits after each.
@@ -70,13 +70,15 @@ class CompiledStep:
     def _run(self) -> torch.Tensor:
         if self._keys.device.type != 'cuda':
             return self._compute(*self._inputs)
-        if self._graph is None:
-            self._capture()
-        self._graph.replay()
+        # Streams and graphs belong to the current device, which is the first one by default.
+        with torch.cuda.device(self._keys.device):
+            if self._graph is None:
+                self._graph = self._capture()
+            self._graph.replay()
         return self._logits
 
-    def _capture(self) -> None:
-        """Record the step; compiling and a first run, outside of the graph, come before."""
+    def _capture(self) -> Any:
+        """Return the step as a CUDA graph; compiling and a first run, not captured, come before."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -84,19 +86,21 @@ class CompiledStep:
                 self._compute(*self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Thread-local, because the segmenter's thread allocates memory and waits for its stream
+        # at any time, which would end a capture in the default, global, mode.
+        with torch.cuda.graph(graph, capture_error_mode='thread_local'):
             self._logits = self._compute(*self._inputs)
-        self._graph = graph
+        return graph
 
     def _step(
         self, token: torch.Tensor, index: torch.Tensor, position: torch.Tensor
     ) -> torch.Tensor:
-        """Return (count, vocabulary) logits; all of them have the shape (count,)."""
-        places = torch.arange(self._room, device=index.device)
+        """Return (count, vocabulary) logits; all arguments are (count,) int64."""
+        places = torch.arange(self._capacity, device=index.device)
         mask = torch.where(places <= index[:, None], 0, -torch.inf).to(self._keys.dtype)[
             None, None
         ]
         wanted = torch.arange(len(token), device=index.device)
         return self._text.step(
-            token, *self._turns(position), index, wanted, self._keys, self._values, mask
+            token, *self._rotary(position), index, wanted, self._keys, self._values, mask
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy writing with a Qwen-VL that reads what it has read before only once."""
+"""Greedy generation with a Qwen-VL that computes what prompts have in common only once."""
 
 from __future__ import annotations
 
@@ -12,52 +12,31 @@ import torch
 
 from segzero_core.answers.parse import Answer, format_answer
 from segzero_core.reasoners.base import Reply
+from segzero_core.reasoners.decode.detokenizer import Detokenizer
 from segzero_core.reasoners.decode.prefix_cache import PrefixCache
 from segzero_core.reasoners.decode.prompt_lookup import PromptLookup
-from segzero_core.reasoners.decode.sequence import GeneratedSequence, choose
+from segzero_core.reasoners.decode.sequence import GeneratedSequence, verify
 from segzero_core.reasoners.decode.tree_batch import TreeBatch, TreeBranch
 from segzero_core.reasoners.qwen_processor import tokens_with_image
 from segzero_core.reasoners.streaming import answer_end
 from segzero_core.types import Box, Point
 
-# What guesses begin with, before there has been an answer.
+# Drafts are looked up in this answer until the model has written one.
 _ANSWER = format_answer(Answer(Box(10, 20, 30, 40), (Point(15, 25), Point(20, 30))))
-# Tokens of a question; longer ones fill a CPU's caches alone, and are not read side by side.
-_SHORT = 32
-_PIECES = 4096  # texts of single tokens that are remembered: a tokenizer takes 0.04 ms for each
-
-
-class TokenText:
-    """Turns tokens into text, whole characters at a time: some take several tokens."""
-
-    def __init__(self, decode: Callable[[tuple[int, ...]], str]) -> None:
-        self._decode = decode
-        self._waiting: tuple[int, ...] = ()
-
-    def add(self, token: int) -> str:
-        """Return the text that ``token`` completes; '' if it only begins a character."""
-        self._waiting += (token,)
-        text = self._decode(self._waiting)
-        # A replacement character at the end is mostly the first half of a character: wait.
-        if not text or text.endswith('\ufffd'):
-            return ''
-        self._waiting = ()
-        return text
-
-    def rest(self) -> str:
-        """Return what was still waiting when the tokens ended."""
-        text, self._waiting = self._decode(self._waiting), ()
-        return text
+# Questions with more tokens than this fill the CPU's arithmetic units alone: they are computed one
+# by one, and only shorter ones side by side.
+_SHORT_QUESTION = 32
+_PIECES = 4096  # decoded texts of single tokens to keep; a tokenizer takes 0.04 ms for each
 
 
 class EncodedPrompt(NamedTuple):
-    """What is to be continued.
+    """A prompt to continue.
 
     Attributes:
-        frame: Equal for equal images, and only for them.
-        text: With one image token, not yet repeated; it ends with ``written``.
+        frame: Key of the image: equal for equal images, and only for them.
+        text: The prompt with one image token, not yet repeated; it ends with ``written``.
         written: The part of the reply that is already there.
-        encode: Returns the model's inputs for text and image; only called for a new image.
+        encode: Returns the model's inputs for text and image; called only for a new image.
     """
 
     frame: bytes
@@ -67,32 +46,37 @@ class EncodedPrompt(NamedTuple):
 
 
 class DecodeEngine:
-    """Continues prompts about images. Remembers the last one, text and image.
+    """Continues prompts about images; remembers the last prompt and its image.
 
-    The beginning that a prompt has in common with the last one about the same image is not
-    computed again, and neither are the image's patches: the image comes before the question, so a
-    second sentence about a frame costs its own words only.
+    The image comes before the question, so a second question about a frame computes its own words
+    only. After any exception, the remembered prompt is forgotten: the next prompt is computed as
+    by a new engine.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, settings: Any, compiler: str = '', drafts: int = 0
+        self,
+        model: Any,
+        tokenizer: Any,
+        settings: Any,
+        backend: str = '',
+        num_draft_tokens: int = 0,
     ) -> None:
-        """Write with ``model`` until one of its end tokens.
+        """Generate with ``model`` until one of its end tokens.
 
         Args:
             model: See ``PrefixCache``.
             tokenizer: Of the same checkpoint.
             settings: A ``GenerationConfig``, for its end tokens and its repetition penalty.
-            compiler: See ``PrefixCache``.
-            drafts: Most tokens that are guessed and then checked at once; see ``PromptLookup``.
+            backend: Of ``torch.compile``; '' = do not compile.
+            num_draft_tokens: Maximum number of draft tokens per step; see ``PromptLookup``.
 
         Raises:
             ModelLoadError: See ``PrefixCache``.
         """
-        self._decoder = PrefixCache(model, compiler, 1 + drafts)
+        self.cache = PrefixCache(model, backend, 1 + num_draft_tokens)
         numbers = {token for text, token in tokenizer.get_vocab().items() if text.isdecimal()}
-        self._drafts = PromptLookup(numbers, drafts)
-        self._drafts.add(tokenizer(_ANSWER).input_ids)
+        self.drafts = PromptLookup(numbers, num_draft_tokens)
+        self.drafts.add(tokenizer(_ANSWER).input_ids)
         self._tokenizer = tokenizer
         self._decode = functools.partial(
             tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -100,168 +84,165 @@ class DecodeEngine:
         self._piece = functools.lru_cache(_PIECES)(self._decode)
         ends = settings.eos_token_id
         self._ends = {ends} if isinstance(ends, int) else set(ends or ())
-        self._penalty = float(settings.repetition_penalty or 1.0)
+        self.penalty = float(settings.repetition_penalty or 1.0)
         self._image_id = int(model.config.image_token_id)
         self._vocabulary = int(model.lm_head.out_features)
-        self._frame = b''
-        self._images = 0  # that have been read
-        self._tokens: list[int] = []  # of the last prompt and what was written after it
-        self._image_end = 0  # tokens up to the end of the image
 
-    def write(self, prompt: EncodedPrompt, count: int) -> Iterator[Reply]:
-        """Yield what comes after ``prompt``, piece by piece, at most ``count`` tokens."""
-        most = self._drafts.most
-        if same := self._reuse(prompt):
-            reply = self._begin(self._drafts, count)
-            rest = [*self._tokens[same:], *reply.look_ahead(most)]
-            logits = self._decoder.go_on(rest, 1 + len(reply.guess))
-        else:
-            inputs = self._encode(prompt)
-            reply = self._begin(self._drafts, count)
-            logits = self._decoder.start(inputs, count, reply.look_ahead(most))
-            self._frame = prompt.frame
-        text, unsaid = TokenText(self._piece), 0
+    def generate(self, prompt: EncodedPrompt, max_tokens: int) -> Iterator[Reply]:
+        """Yield the text after ``prompt``, piece by piece, of at most ``max_tokens`` tokens.
+
+        The iterator may be closed at any piece. The last piece, which may be without text, has the
+        ``finish_reason``.
+        """
+        with self.cache.forgotten_on_error():
+            reply, logits = self._begin(prompt, max_tokens)
+        length = len(self.cache.state.tokens) - len(reply.draft)  # of the prompt
+        text, pending = Detokenizer(self._piece), 0
         while True:
-            written = reply.take(*self._choose(logits, [reply]))
-            # First, for whoever reads the pieces may stop at any of them. The last token is not
-            # computed yet, what else was guessed is not remembered.
-            self._tokens += written
-            self._decoder.cut(len(self._tokens) - 1)
-            for token in written:
-                unsaid += 1
+            with self.cache.forgotten_on_error():
+                accepted = reply.accept(*self.verify(logits, [reply]))
+                # The last accepted token is not computed yet; rejected draft tokens are forgotten.
+                self.cache.truncate(length + len(reply.tokens) - 1)
+            for token in accepted:
+                pending += 1
                 if piece := text.add(token):
-                    yield Reply(piece, '', unsaid)
-                    unsaid = 0
+                    yield Reply(piece, '', pending)
+                    pending = 0
             if reply.ended:
                 break
-            ahead = reply.look_ahead(most)
-            logits = self._decoder.go_on(ahead, len(ahead))
-        yield Reply(text.rest(), reply.finish_reason, unsaid)
+            with self.cache.forgotten_on_error():
+                ahead = reply.look_ahead(self.drafts.limit)
+                logits = self.cache.extend(ahead, len(ahead))
+        yield Reply(text.flush(), reply.finish_reason, pending)
 
-    def write_all(self, prompts: Sequence[EncodedPrompt], count: int) -> list[Reply]:
-        """Return what comes after each of several prompts, written side by side.
+    def generate_batch(self, prompts: Sequence[EncodedPrompt], max_tokens: int) -> list[Reply]:
+        """Return the text after each of several prompts, generated side by side.
 
         Args:
-            prompts: Those about one image share what they have in common.
-            count: Most tokens to write after each.
+            prompts: Those about the same image share its keys and values.
+            max_tokens: Maximum number of tokens after each.
 
         Returns:
-            Texts that end with their answers, or a few characters behind.
+            Replies that end with their answers, or a few characters behind.
         """
-        # On a CPU many tokens are bound by arithmetic: the more sentences, the less is guessed.
-        most = self._drafts.most // max(1, len(prompts))
-        going = self._by_frame(prompts)
-        branches = TreeBatch(self._decoder, Counter(prompt.frame for prompt in prompts).values())
+        with self.cache.forgotten_on_error():
+            return self._generate_batch(prompts, max_tokens)
+
+    def verify(
+        self, logits: torch.Tensor, replies: Sequence[GeneratedSequence]
+    ) -> list[list[int]]:
+        """Return the tokens that the model adds to each of ``replies``; see ``verify``."""
+        return verify(logits, replies, self.penalty)
+
+    def _generate_batch(self, prompts: Sequence[EncodedPrompt], max_tokens: int) -> list[Reply]:
+        # On a CPU a step of many tokens is bound by arithmetic: with more prompts, draft less.
+        limit = self.drafts.limit // max(1, len(prompts))
+        active = self._by_frame(prompts)
+        batch = TreeBatch(self.cache, Counter(prompt.frame for prompt in prompts).values())
         replies: dict[int, GeneratedSequence] = {}
-        found: dict[int, TreeBranch] = {}
+        branches: dict[int, TreeBranch] = {}
         ahead: dict[int, list[int]] = {}
-        for index in going:
-            found[index], ahead[index] = self._branch_off(branches, prompts[index], count)
-            replies[index] = self._begin(self._drafts.fork(most), count)
-        while going:
-            logits = branches.go_on(
-                [found[index] for index in going],
-                [ahead[index] for index in going],
-                [1 + len(replies[index].guess) for index in going],
+        for index in active:
+            tokens, branches[index], ahead[index] = self._branch(batch, prompts[index], max_tokens)
+            replies[index] = self._reply(self.drafts.fork(limit), tokens, max_tokens)
+        while active:
+            logits = batch.extend(
+                [branches[index] for index in active],
+                [ahead[index] for index in active],
+                [1 + len(replies[index].draft) for index in active],
             )
-            agreed = self._choose(logits, [replies[index] for index in going])
-            for index, tokens in zip(going, agreed, strict=True):
-                branches.cut(found[index], 1 + len(replies[index].guess) - len(tokens))
-                self._take(replies[index], tokens, prompts[index].written)
+            accepted = self.verify(logits, [replies[index] for index in active])
+            for index, tokens in zip(active, accepted, strict=True):
+                batch.truncate(branches[index], 1 + len(replies[index].draft) - len(tokens))
+                self._accept(replies[index], tokens, prompts[index].written)
                 if replies[index].ended:
-                    branches.end(found[index])
-            going = [index for index in going if not replies[index].ended]
-            ahead = {index: replies[index].look_ahead(most) for index in going}
-        if most:
+                    batch.remove(branches[index])
+            active = [index for index in active if not replies[index].ended]
+            ahead = {index: replies[index].look_ahead(limit) for index in active}
+        if limit:
             for reply in replies.values():
-                self._drafts.add(reply.tokens)
-        found_replies = [replies[index] for index in range(len(prompts))]
+                self.drafts.add(reply.tokens)
         return [
             Reply(self._decode(reply.tokens), reply.finish_reason, len(reply.tokens))
-            for reply in found_replies
+            for _, reply in sorted(replies.items())
         ]
 
-    def _branch_off(
-        self, branches: TreeBatch, prompt: EncodedPrompt, count: int
-    ) -> tuple[TreeBranch, list[int]]:
-        """Return a branch for the prompt, and which of its tokens are still to be computed."""
-        same = self._reuse(prompt)
-        if not same:
-            self._decoder.start(self._encode(prompt), count)
-            self._frame, same = prompt.frame, len(self._tokens) - 1
-            self._decoder.cut(same)
-        branches.open_row(self._images)
-        if len(self._tokens) - same > _SHORT:
-            self._decoder.go_on(self._tokens[same:-1])
-        branch = branches.add(same)
-        left = self._tokens[self._decoder.length :]
-        self._decoder.cut(same)
-        return branch, left
-
-    def _reuse(self, prompt: EncodedPrompt) -> int:
-        """Return how many tokens of the prompt are computed, and remember just those; or 0."""
-        if prompt.frame != self._frame:
-            return 0
-        repeats = self._tokens.count(self._image_id)
-        tokens = tokens_with_image(self._tokenizer, prompt.text, repeats, self._image_id)
-        # The last token is computed again if need be: its logits are what is wanted.
-        same = min(_common(tokens, self._tokens), self._decoder.length, len(tokens) - 1)
-        if same < self._image_end:
-            return 0
-        self._decoder.cut(same)
-        self._tokens = tokens
-        return same
-
-    def _encode(self, prompt: EncodedPrompt) -> Any:
-        """Return the model's inputs for the prompt, and remember its tokens."""
+    def _begin(
+        self, prompt: EncodedPrompt, max_tokens: int
+    ) -> tuple[GeneratedSequence, torch.Tensor]:
+        """Compute ``prompt`` and a draft; return the reply with it, and the logits after each."""
+        tokens, same = self._match(prompt)
+        if same:
+            reply = self._reply(self.drafts, tokens, max_tokens)
+            ahead = reply.look_ahead(self.drafts.limit)
+            return reply, self.cache.extend([*tokens[same:], *ahead], 1 + len(ahead))
         inputs = prompt.encode()
-        self._images += 1
-        self._frame = b''  # until the new one is computed
-        self._tokens = inputs['input_ids'][0].tolist()
-        backwards = self._tokens[::-1]
-        self._image_end = len(backwards) - backwards.index(self._image_id)
-        return inputs
+        reply = self._reply(self.drafts, inputs['input_ids'][0].tolist(), max_tokens)
+        ahead = reply.look_ahead(self.drafts.limit)
+        return reply, self.cache.prefill(prompt.frame, inputs, max_tokens, ahead)
 
-    def _begin(self, drafts: PromptLookup, count: int) -> GeneratedSequence:
-        """Return what is to be written after the prompt whose tokens are remembered."""
-        drafts.add(self._tokens[self._image_end :])
-        reply = GeneratedSequence(drafts, self._ends, count)
-        if self._penalty != 1:
-            reply.seen = torch.zeros(
-                self._vocabulary, dtype=torch.bool, device=self._decoder.device
-            )
-            reply.seen[self._tokens] = True
+    def _branch(
+        self, batch: TreeBatch, prompt: EncodedPrompt, max_tokens: int
+    ) -> tuple[list[int], TreeBranch, list[int]]:
+        """Return the prompt's tokens, a branch for it, and which of them are not computed yet."""
+        tokens, same = self._match(prompt)
+        if not same:
+            inputs = prompt.encode()
+            tokens = inputs['input_ids'][0].tolist()
+            self.cache.prefill(prompt.frame, inputs, max_tokens)
+            same = len(tokens) - 1
+            self.cache.truncate(same)
+        batch.open_row(self.cache.prefills)
+        if len(tokens) - same > _SHORT_QUESTION:
+            self.cache.extend(tokens[same:-1])
+        branch = batch.add(same)
+        left = tokens[len(self.cache.state.tokens) :]
+        self.cache.truncate(same)
+        return tokens, branch, left
+
+    def _match(self, prompt: EncodedPrompt) -> tuple[list[int], int]:
+        """Return the prompt's tokens and how many of them are in the cache; 0 = none."""
+        state = self.cache.state
+        if prompt.frame != state.frame:
+            return [], 0
+        repeats = state.tokens.count(self._image_id)
+        tokens = tokens_with_image(self._tokenizer, prompt.text, repeats, self._image_id)
+        return tokens, self.cache.match(prompt.frame, tokens)
+
+    def _reply(
+        self, drafts: PromptLookup, prompt: list[int], max_tokens: int
+    ) -> GeneratedSequence:
+        """Return an empty reply after the tokens of ``prompt``."""
+        drafts.add(prompt[len(prompt) - prompt[::-1].index(self._image_id) :])
+        reply = GeneratedSequence(drafts, self._ends, max_tokens)
+        if self.penalty != 1:
+            reply.seen = torch.zeros(self._vocabulary, dtype=torch.bool, device=self.cache.device)
+            reply.seen[prompt] = True
         return reply
 
-    def _take(self, reply: GeneratedSequence, tokens: list[int], before: str) -> None:
-        """Take what comes next in a reply that begins with the text ``before``."""
-        written = reply.take(tokens)
-        closing = not self._closing.isdisjoint(written)
-        if closing and answer_end(before + self._decode(reply.tokens)) >= 0:
-            reply.ended, reply.finish_reason = True, 'stop'
+    def _accept(self, reply: GeneratedSequence, tokens: list[int], before: str) -> None:
+        """Add ``tokens`` to a reply that begins with the text ``before``; notice its answer."""
+        length = len(reply.tokens)
+        accepted = reply.accept(tokens)
+        if self._closing_tokens.isdisjoint(accepted):
+            return
+        for end in range(length + 1, len(reply.tokens) + 1):
+            if answer_end(before + self._decode(reply.tokens[:end])) >= 0:
+                del reply.tokens[end:]  # drafted text behind the answer
+                reply.ended, reply.finish_reason = True, 'stop'
+                return
 
     def _by_frame(self, prompts: Sequence[EncodedPrompt]) -> list[int]:
-        """Return the order in which each image is read only once, the one that is there first."""
-        frames = dict.fromkeys((self._frame, *(prompt.frame for prompt in prompts)))
+        """Return the prompts' indices, those of an image together, the cached image's first."""
+        frames = dict.fromkeys((self.cache.state.frame, *(prompt.frame for prompt in prompts)))
         places = {frame: place for place, frame in enumerate(frames)}
         return sorted(range(len(prompts)), key=lambda index: places[prompts[index].frame])
 
     @functools.cached_property
-    def _closing(self) -> set[int]:
+    def _closing_tokens(self) -> set[int]:
         """The tokens that can complete ``</answer>``."""
         return {
             token
             for text, token in self._tokenizer.get_vocab().items()
             if '</answer>' in text or '</answer>'.endswith(text[: text.rfind('>') + 1] or ' ')
         }
-
-    def _choose(self, logits: torch.Tensor, going: Sequence[GeneratedSequence]) -> list[list[int]]:
-        return choose(logits, going, self._penalty)
-
-
-def _common(first: list[int], second: list[int]) -> int:
-    """Return how many tokens two sequences have in common at their beginnings."""
-    for index, (left, right) in enumerate(zip(first, second, strict=False)):
-        if left != right:
-            return index
-    return min(len(first), len(second))

@@ -1,97 +1,103 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guesses of the next tokens, for a model that checks several in the time it writes one.
+"""Draft tokens for speculative decoding, by n-gram lookup.
 
-Replies are alike: the names and brackets of their answers are the same in each, and what a model
-thinks repeats what it was asked and what it thought before. What followed the last time is guessed
-to follow again (prompt lookup decoding; as speculative decoding, arXiv 2211.17192, with a table
-for the small model).
+A model checks several draft tokens in about the time it generates one. Replies are alike: names
+and brackets of an answer are the same each time, and thoughts repeat the question and each other.
+The draft is the text that followed the last occurrence of the longest n-gram at the end (prompt
+lookup decoding; vLLM's ``ngram`` method). Different from these, the lookup also covers earlier
+replies, and any number counts as any other: after ``"bbox": [12, 30`` it finds ``, `` behind
+``"bbox": [410, 7``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-_LONGEST = 8  # symbols that are looked up; four numbers with commas between are seven
+_LONGEST = 8  # symbols of the longest n-gram; four numbers with commas between them are seven
 _SHORTEST = 2
-_MOST_TOKENS = 4096  # remembered for sure; twice as many at most
+_MEMORY = 4096  # tokens that are certainly remembered; at most twice as many are
 _NUMBER = -1
 
 
 class PromptLookup:
-    """What followed the last time the text ended like this.
-
-    Numbers differ from answer to answer, also in their length, so any number counts as any other
-    in what the text ends like.
+    """Proposes drafts; see the module.
 
     Attributes:
-        most: Tokens of the longest guess.
+        limit: Maximum number of tokens of a draft.
     """
 
-    def __init__(self, numbers: Collection[int], most: int) -> None:
-        """Remember nothing yet.
+    def __init__(self, numbers: Collection[int], limit: int) -> None:
+        """Begin with an empty text.
 
         Args:
             numbers: The tokens that are parts of numbers.
-            most: Tokens of the longest guess; 0 = never guess.
+            limit: Maximum number of tokens of a draft; 0 = propose nothing.
         """
-        self.most = most
+        self.limit = limit
         self._numbers = numbers
-        self._memories = [_Followed(), _Followed()]  # the newest first
+        self._histories = [_History(), _History()]  # the newest first
         self._last: int | None = None  # symbol
-        self._hashes = [0] * (_LONGEST + 1)  # of so many symbols at the end
-        self._found = self._memories[0], 0  # where the text ended likewise before; 0 = nowhere
+        self._hashes = [0] * (_LONGEST + 1)  # at index n: of the n-gram at the end
+        # Where the longest n-gram at the end occurred before; place 0 = nowhere.
+        self._found = self._histories[0], 0
+
+    @property
+    def remembered(self) -> int:
+        """Number of tokens that can be looked up."""
+        return sum(len(each.tokens) for each in self._histories)
 
     def add(self, tokens: Iterable[int]) -> None:
-        """Remember what comes next in the text."""
-        if self.most:
+        """Append tokens to the text."""
+        if self.limit:
             for token in tokens:
                 self._add(token)
 
-    def next(self, count: int) -> list[int]:
-        """Return what may come next, at most ``count`` tokens, and ``most``.
+    def propose(self, count: int) -> list[int]:
+        """Return a draft of at most ``count`` tokens, and at most ``limit``.
 
-        It ends behind its first part of a number: what followed another one is hardly right.
+        It ends after the first part of a number, because the rest of another number is rarely
+        right.
         """
-        followed, place = self._found
-        guess = followed.tokens[place : place + min(count, self.most)] if place else []
-        numbers = (index for index, token in enumerate(guess) if token in self._numbers)
-        return guess[: next(numbers, len(guess)) + 1]
+        history, place = self._found
+        draft = history.tokens[place : place + min(count, self.limit)] if place else []
+        numbers = (index for index, token in enumerate(draft) if token in self._numbers)
+        return draft[: next(numbers, len(draft)) + 1]
 
-    def fork(self, most: int) -> PromptLookup:
-        """Return the same for another text, which this one is not to remember.
+    def fork(self, limit: int) -> PromptLookup:
+        """Return a lookup for another text that can also find everything in this one.
 
         Args:
-            most: Tokens of the other's longest guess; 0 = it never guesses.
+            limit: Maximum number of tokens of the other's drafts; 0 = it proposes nothing.
         """
-        other = PromptLookup(self._numbers, most)
-        other._memories = [_Followed(), *self._memories]
+        other = PromptLookup(self._numbers, limit)
+        other._histories = [_History(), *self._histories]
         return other
 
     def _add(self, token: int) -> None:
         symbol = _NUMBER if token in self._numbers else token
-        whole = not symbol == self._last == _NUMBER  # a number of several tokens is one symbol
+        complete = not symbol == self._last == _NUMBER  # a number of several tokens is one symbol
         self._last = symbol
-        if whole:
+        if complete:
             shorter = self._hashes[:-1]
             self._hashes = [0, *(hash((before, symbol)) for before in shorter)]
         keys = self._hashes[_SHORTEST:]
-        if whole:
+        if complete:
             self._found = self._look_up(keys)
-        self._memories[0].add(token, keys)
-        if len(self._memories[0].tokens) >= _MOST_TOKENS:
-            self._memories = [_Followed(), self._memories[0]]
+        self._histories[0].add(token, keys)
+        if len(self._histories[0].tokens) >= _MEMORY:
+            self._histories = [_History(), self._histories[0]]
 
-    def _look_up(self, keys: list[int]) -> tuple[_Followed, int]:
-        """Return which memory knows the longest ending, and where it was followed."""
+    def _look_up(self, keys: list[int]) -> tuple[_History, int]:
+        """Return the history that has the longest n-gram, and the place behind it."""
         for key in reversed(keys):
-            for memory in self._memories:
-                if place := memory.places.get(key):
-                    return memory, place
-        return self._memories[0], 0
+            for history in self._histories:
+                if place := history.places.get(key):
+                    return history, place
+        return self._histories[0], 0
 
 
-class _Followed:
-    """Tokens in a row, and for each ending how many there were up to its last occurrence."""
+class _History:
+    """Tokens in a row, and for each n-gram the number of tokens up to its last occurrence."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written after a prompt, alone or beside others: chosen greedily, guessed ahead."""
+"""The tokens generated after one prompt, and the check of drafts by speculative decoding."""
 
 from __future__ import annotations
 
@@ -12,86 +12,90 @@ from segzero_core.reasoners.decode.prompt_lookup import PromptLookup
 
 
 class GeneratedSequence:
-    """The tokens after one prompt.
+    """The reply to one prompt.
 
     Attributes:
-        tokens: Written so far.
-        guess: What may come next, see ``look_ahead``.
-        ended: Whether nothing is to be written any more.
-        finish_reason: ``'stop'`` after an end token, ``'length'`` after the last token allowed.
-        seen: (vocabulary,) bool, which tokens occur in prompt and reply; ``None`` if it does not
-            matter.
+        tokens: Generated so far.
+        draft: Tokens that may come next; see ``look_ahead``.
+        ended: Whether nothing more is generated.
+        finish_reason: ``'stop'`` after an end token, ``'length'`` after the last token allowed, ''
+            before.
+        seen: (vocabulary,) bool, which tokens occur in prompt and reply; ``None`` without a
+            repetition penalty.
     """
 
-    def __init__(self, drafts: PromptLookup, ends: Collection[int], count: int) -> None:
-        """Begin.
+    def __init__(self, drafts: PromptLookup, ends: Collection[int], max_tokens: int) -> None:
+        """Begin an empty reply.
 
         Args:
-            drafts: Has been told the prompt.
-            ends: Tokens that end it.
-            count: Most tokens to write.
+            drafts: Already has the prompt.
+            ends: The tokens that end the reply.
+            max_tokens: Maximum number of tokens.
         """
-        self._drafts, self._ends, self._left = drafts, ends, count
-        self._promising = 2  # tokens that are worth guessing
+        self._drafts, self._ends, self._left = drafts, ends, max_tokens
+        self._promising = 2  # number of draft tokens worth checking
         self.tokens: list[int] = []
-        self.guess: list[int] = []
+        self.draft: list[int] = []
         self.ended = False
         self.finish_reason: FinishReason = ''
         self.seen: torch.Tensor | None = None
 
-    def look_ahead(self, most: int) -> list[int]:
-        """Guess at most so many tokens; return what is to be computed: the last one, and those."""
+    def look_ahead(self, limit: int) -> list[int]:
+        """Draft at most ``limit`` tokens; return the tokens to compute: the last one and those."""
         if self.ended:
             return []
-        self.guess = self._drafts.next(min(most, self._left - 1, self._promising))
-        return [*self.tokens[-1:], *self.guess]
+        self.draft = self._drafts.propose(min(limit, self._left - 1, self._promising))
+        return [*self.tokens[-1:], *self.draft]
 
-    def take(self, agreed: list[int]) -> list[int]:
-        """Take what the model writes next; return what there is of it before an end."""
-        end = next((place for place, token in enumerate(agreed) if token in self._ends), None)
-        written = agreed[:end]
-        self.tokens += written
-        self._drafts.add(written)
+    def accept(self, tokens: list[int]) -> list[int]:
+        """Add the model's next tokens; return those before an end token."""
+        end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
+        accepted = tokens[:end]
+        self.tokens += accepted
+        self._drafts.add(accepted)
         if self.seen is not None:
-            self.seen[written] = True
-        self._left -= len(agreed)
+            self.seen[accepted] = True
+        self._left -= len(tokens)
         self.ended = end is not None or self._left <= 0
         if self.ended:
             self.finish_reason = 'length' if end is None else 'stop'
-        # Where little of the last guess was right, a long one will hardly be.
-        self._promising = len(agreed) + 1
-        return written
+        # After a draft of which little was right, a long one is unlikely to be.
+        self._promising = len(tokens) + 1
+        return accepted
 
 
-def choose(
-    logits: torch.Tensor, going: Sequence[GeneratedSequence], penalty: float
+def verify(
+    logits: torch.Tensor, replies: Sequence[GeneratedSequence], penalty: float
 ) -> list[list[int]]:
-    """Return for each the tokens of its guess that the model would have written, and one more.
+    """Return for each reply the draft tokens the model agrees with, and its own next token.
+
+    Greedy speculative decoding (arXiv 2211.17192): the output is that of generating one token at a
+    time, except for ties within rounding.
 
     Args:
-        logits: (m, vocabulary), for one continuation after the other: after its last token, and
-            after each of its guess.
-        going: Which these are.
-        penalty: Of repetition, as in the paper of CTRL (arXiv 1909.05858), and in transformers.
+        logits: (m, vocabulary) for one reply after the other: after its last token, and after each
+            token of its draft.
+        replies: The replies.
+        penalty: Repetition penalty of CTRL (arXiv 1909.05858), as in transformers; 1 = none.
     """
     if penalty != 1:
-        seen = torch.cat([_seen(each) for each in going])
+        seen = torch.cat([_seen_at(each) for each in replies])
         logits = logits.float()
-        punished = torch.where(logits > 0, logits / penalty, logits * penalty)
-        logits = torch.where(seen, punished, logits)
-    chosen = iter(logits.argmax(-1).tolist())
+        penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
+        logits = torch.where(seen, penalized, logits)
+    likeliest = iter(logits.argmax(-1).tolist())
     found = []
-    for each in going:
-        written = [next(chosen) for _ in range(1 + len(each.guess))]
-        right = [token == guess for token, guess in zip(written, each.guess, strict=False)]
-        found.append(written[: 1 + [*right, False].index(False)])
+    for each in replies:
+        tokens = [next(likeliest) for _ in range(1 + len(each.draft))]
+        right = [token == drafted for token, drafted in zip(tokens, each.draft, strict=False)]
+        found.append(tokens[: 1 + [*right, False].index(False)])
     return found
 
 
-def _seen(each: GeneratedSequence) -> torch.Tensor:
-    """Return (1 + n, vocabulary): what occurs before each of n guesses, and behind them."""
-    assert each.seen is not None
-    seen = each.seen.repeat(1 + len(each.guess), 1)
-    for place, token in enumerate(each.guess, 1):
+def _seen_at(reply: GeneratedSequence) -> torch.Tensor:
+    """Return (1 + n, vocabulary) bool: tokens before each of n draft tokens, and behind them."""
+    assert reply.seen is not None
+    seen = reply.seen.repeat(1 + len(reply.draft), 1)
+    for place, token in enumerate(reply.draft, 1):
         seen[place:, token] = True
     return seen

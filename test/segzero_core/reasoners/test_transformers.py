@@ -24,8 +24,9 @@ from segzero_core.errors import (
     AnswerError,
     CancelledError,
 )
-from segzero_core.reasoners.decode.engine import EncodedPrompt, TokenText, _common
-from segzero_core.reasoners.decode.prefix_cache import PrefixCache
+from segzero_core.reasoners.decode import EncodedPrompt
+from segzero_core.reasoners.decode.detokenizer import Detokenizer
+from segzero_core.reasoners.decode.prefix_cache import PrefixCache, common_prefix
 from segzero_core.reasoners.decode.tree_batch import TreeBatch
 from segzero_core.reasoners.image_input import model_picture
 from segzero_core.reasoners.transformers import (
@@ -54,7 +55,7 @@ def picture(height: int = 96, width: int = 128) -> np.ndarray:
 def loaded(model, penalty=1.0, **options):
     """The engine, and the same checkpoint as transformers loads it."""
     engine = TransformersReasoner(str(model), device='cpu', **options)
-    engine._writer._penalty = engine._generation.repetition_penalty = penalty
+    engine.engine.penalty = engine.generation.repetition_penalty = penalty
     engine.original = AutoModelForImageTextToText.from_pretrained(
         find_checkpoint(str(model)), dtype=torch.float32
     )
@@ -78,7 +79,7 @@ def overfit(overfit_reasoner_dir):
 def test_all_three_generations_load_and_write(model_type, family, tmp_path):
     build_tiny_reasoner(tmp_path, model_type=model_type)
     engine = TransformersReasoner(str(tmp_path), device='cpu', max_new_tokens=5)
-    assert type(engine._model).config_class.model_type == model_type
+    assert type(engine.model).config_class.model_type == model_type
     assert engine.task.family.name == family
     text = engine.reason(picture(), 'the red mug').text
     assert text
@@ -119,7 +120,7 @@ def test_replies_end_at_max_new_tokens(overfit_reasoner_dir):
     engine = TransformersReasoner(str(overfit_reasoner_dir), device='cpu', max_new_tokens=7)
     text = engine.reason(picture(), 'the red mug').text
     assert OVERFIT_ANSWER.startswith(text)
-    assert len(engine._processor.tokenizer(text).input_ids) == 7
+    assert len(engine.processor.tokenizer(text).input_ids) == 7
 
 
 def test_a_batch_is_answered_as_one_by_one(overfit):
@@ -159,41 +160,41 @@ def test_branches_are_computed_as_if_they_were_alone_also_when_others_have_ended
     queries = ['a', 'the red mug', 'b', 'what I drink from']
     images = [picture(), picture(), 255 - picture(), 255 - picture()]
     inputs = [
-        engine._encode(image, engine._prompt(query))
+        engine.encode(image, engine.prompt(query))
         for image, query in zip(images, queries, strict=True)
     ]
     prompts = [each['input_ids'][0].tolist() for each in inputs]
-    decoder = engine._writer._decoder
+    decoder = engine.engine.cache
     branches = TreeBatch(decoder, [2, 2])
     found = []
     for number, prompt in enumerate(prompts):
         if number % 2 == 0:
-            decoder.start(inputs[number], 4)
+            decoder.prefill(b'frame', inputs[number], 4)
         # What the two prompts about an image have in common ends before the sentences.
-        same = _common(prompt, prompts[number ^ 1])
-        decoder.cut(same)
+        same = common_prefix(prompt, prompts[number ^ 1])
+        decoder.truncate(same)
         branches.open_row(number // 2)
         if number == 3:
-            decoder.go_on(prompt[same:-1])  # computed alone, and copied
-        found.append((branches.add(same), prompt[decoder.length :]))
+            decoder.extend(prompt[same:-1])  # computed alone, and copied
+        found.append((branches.add(same), prompt[len(decoder.state.tokens) :]))
     one, two, three, four = (branch for branch, _ in found)
     more = [[7], [8, 9, 3], [], []]
     ahead = [left + new for (_, left), new in zip(found, more, strict=True)]
     # Different numbers of tokens, some of which are taken back, and branches that wait or end.
-    first = branches.go_on([one, two, three, four], ahead, [1, 4, 0, 1])
-    branches.cut(two, 1)
-    second = branches.go_on([three, two], [[5], [10, 11]], [1, 1])
-    branches.end(one)
-    branches.end(three)
-    branches.cut(two, 1)
-    third = branches.go_on([four, two], [[13, 14], [12]], [2, 1])
-    branches.end(two)  # and with it its row
-    fourth = branches.go_on([four], [[15]], [1])
+    first = branches.extend([one, two, three, four], ahead, [1, 4, 0, 1])
+    branches.truncate(two, 1)
+    second = branches.extend([three, two], [[5], [10, 11]], [1, 1])
+    branches.remove(one)
+    branches.remove(three)
+    branches.truncate(two, 1)
+    third = branches.extend([four, two], [[13, 14], [12]], [2, 1])
+    branches.remove(two)  # and with it its row
+    fourth = branches.extend([four], [[15]], [1])
     assert [len(each) for each in (first, second, third, fourth)] == [6, 2, 3, 1]
 
     def alone(number, *tokens):
-        decoder.start(inputs[number], 4)
-        return decoder.go_on(tokens, len(tokens))
+        decoder.prefill(b'frame', inputs[number], 4)
+        return decoder.extend(tokens, len(tokens))
 
     close = partial(torch.allclose, atol=1e-5)
     assert close(first[0], alone(0, 7)[0])
@@ -224,8 +225,8 @@ def test_streaming_any_tokens_gives_what_decoding_them_at_once_gives(tokenizer, 
         token for part in data.draw(st.lists(any_text | any_tokens, max_size=4)) for token in part
     ]
     wanted = tokenizer.decode(written, skip_special_tokens=True)
-    text = TokenText(partial(tokenizer.decode, skip_special_tokens=True))
-    assert ''.join([text.add(token) for token in written]) + text.rest() == wanted
+    text = Detokenizer(partial(tokenizer.decode, skip_special_tokens=True))
+    assert ''.join([text.add(token) for token in written]) + text.flush() == wanted
 
 
 # --- nothing twice ----------------------------------------------------------------------------
@@ -235,30 +236,30 @@ class Counted:
     """Counts how many tokens a reasoner computes; a token of an image is one of them."""
 
     def __init__(self, engine, monkeypatch):
-        decoder = engine._writer._decoder
+        decoder = engine.engine.cache
         self.tokens, self.images, self.steps = 0, 0, 0
-        start, go_on = decoder.start, decoder.go_on
+        prefill, extend = decoder.prefill, decoder.extend
 
-        def counted_start(inputs, room, tokens=()):
+        def counted_prefill(frame, inputs, room, tokens=()):
             self.tokens += inputs['input_ids'].shape[1]
             self.images += 1
-            return start(inputs, room, tokens)
+            return prefill(frame, inputs, room, tokens)
 
-        def counted_go_on(tokens, wanted=1):
+        def counted_extend(tokens, wanted=1):
             self.tokens += len(tokens)
             self.steps += 1
-            return go_on(tokens, wanted)
+            return extend(tokens, wanted)
 
-        monkeypatch.setattr(decoder, 'start', counted_start)
-        monkeypatch.setattr(decoder, 'go_on', counted_go_on)
+        monkeypatch.setattr(decoder, 'prefill', counted_prefill)
+        monkeypatch.setattr(decoder, 'extend', counted_extend)
 
 
 def generated(engine, image, query):
     """The prompt's tokens, and what transformers' own model and loop write after them."""
     seen = model_picture(image, engine.task.input_size(image_size(image)))
-    inputs = engine._processor(text=[engine._prompt(query)], images=[seen], return_tensors='pt')
+    inputs = engine.processor(text=[engine.prompt(query)], images=[seen], return_tensors='pt')
     with torch.inference_mode():
-        found = engine.original.generate(**inputs, generation_config=engine._generation)[0]
+        found = engine.original.generate(**inputs, generation_config=engine.generation)[0]
     length = inputs['input_ids'].shape[1]
     return found[:length].tolist(), found[length:].tolist()
 
@@ -266,7 +267,7 @@ def generated(engine, image, query):
 def written_by_generate(engine, image, query):
     """That, as text."""
     _, written = generated(engine, image, query)
-    return engine._processor.tokenizer.decode(written, skip_special_tokens=True)
+    return engine.processor.tokenizer.decode(written, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize('model_type', ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl'])
@@ -334,7 +335,7 @@ def test_a_cancelled_sentence_leaves_nothing_wrong_behind(overfit):
 def test_an_image_that_cannot_be_encoded_leaves_nothing_wrong_behind(overfit, monkeypatch):
     overfit.reason(picture(), 'the red mug')
     with monkeypatch.context() as patch:
-        patch.setattr(overfit, '_encode', lambda *_: (_ for _ in ()).throw(MemoryError))
+        patch.setattr(overfit, 'encode', lambda *_: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             overfit.reason(255 - picture(), 'the red mug')
     assert overfit.reason(picture(), 'the red mug').text == OVERFIT_ANSWER
@@ -368,14 +369,15 @@ def test_what_is_guessed_is_checked(penalty, right, rounds, tmp_path, monkeypatc
 
     def guess(count):
         """So many right tokens, then wrong ones, more than asked for if they could be."""
-        done = len(engine._writer._tokens)
+        # The last token of the reply is never computed yet.
+        done = max(len(prompt), len(engine.engine.cache.state.tokens) + 1)
         wrong = [(token + 1) % 500 for token in tokens[done + right :]]
         return [*tokens[done : done + right], *wrong][: min(count, 4)]
 
     counted = Counted(engine, monkeypatch)
-    monkeypatch.setattr(engine._writer._drafts, 'next', guess)
+    monkeypatch.setattr(engine.engine.drafts, 'propose', guess)
     assert engine.reason(picture(), 'the red mug').text == wanted
-    assert len(engine._writer._tokens) == len(prompt) + 12
+    assert len(engine.engine.cache.state.tokens) == len(prompt) + 11
     # Reading the prompt and each step add a token, and what was guessed right.
     assert 1 + counted.steps == rounds
     # What is remembered is what was written, not what was guessed.
@@ -391,15 +393,14 @@ def test_stopping_within_a_guess_leaves_nothing_wrong_behind(overfit, stop):
     wanted = written_by_generate(overfit, picture(), 'the red mug')
     prompt = EncodedPrompt(
         overfit._frame(picture()),
-        overfit._prompt('the red mug'),
+        overfit.prompt('the red mug'),
         '',
-        lambda: overfit._encode(picture(), overfit._prompt('the red mug')),
+        lambda: overfit.encode(picture(), overfit.prompt('the red mug')),
     )
-    pieces = overfit._writer.write(prompt, 200)
+    pieces = overfit.engine.generate(prompt, 200)
     begun = ''.join(next(pieces).text for _ in range(stop))
     pieces.close()
     assert wanted.startswith(begun)
-    assert overfit._writer._decoder.length < len(overfit._writer._tokens)
     assert overfit.reason(picture(), 'the red mug').text == OVERFIT_ANSWER
 
 
@@ -413,17 +414,16 @@ def test_a_compiled_step_gives_what_the_others_give(model_type, tmp_path):
     found = []
     # 'aot_eager' traces the whole step into one graph, as every backend gets it, and runs that.
     for compiler in ('', 'aot_eager'):
-        decoder = PrefixCache(engine._model, compiler, most=4)
-        decoder.start(engine._encode(picture(), engine._prompt('the red mug')), 10)
-        found.append([decoder.go_on([token]) for token in (7, 8)])
-        found[-1].append(decoder.go_on([9, 10, 11], 3))
-        found[-1].append(decoder.go_on([9, 10, 11, 12], 2))
-        decoder.go_on([9, 10, 11, 12, 13])  # so many go the usual way, and back
-        found[-1].append(decoder.go_on([11]))
-        decoder.cut(decoder.length - 3)
-        found[-1].append(decoder.go_on([12, 13], 2))
-        assert decoder._compiler == compiler
-        assert set(decoder._compiled) == ({1, 4} if compiler else set())
+        decoder = PrefixCache(engine.model, compiler, draft_width=4)
+        decoder.prefill(b'frame', engine.encode(picture(), engine.prompt('the red mug')), 10)
+        found.append([decoder.extend([token]) for token in (7, 8)])
+        found[-1].append(decoder.extend([9, 10, 11], 3))
+        found[-1].append(decoder.extend([9, 10, 11, 12], 2))
+        decoder.extend([9, 10, 11, 12, 13])  # so many go the usual way, and back
+        found[-1].append(decoder.extend([11]))
+        decoder.truncate(len(decoder.state.tokens) - 3)
+        found[-1].append(decoder.extend([12, 13], 2))
+        assert decoder.compiled_widths == ({1, 4} if compiler else set())
     for plain, compiled in zip(*found, strict=True):
         assert plain.shape == compiled.shape
         assert torch.allclose(plain, compiled, atol=1e-5)
@@ -462,12 +462,12 @@ def test_thinking_can_be_left_out_and_cut_short(overfit_reasoner_dir, overfit):
         ] == both
     thoughts = text.partition('</think>')[0].removeprefix('<think>')
     assert OVERFIT_ANSWER.startswith('<think>' + thoughts)
-    assert len(engine._processor.tokenizer(thoughts).input_ids) == 3
+    assert len(engine.processor.tokenizer(thoughts).input_ids) == 3
 
 
 def test_a_smaller_image_is_fewer_tokens_and_answers_are_in_its_pixels(tiny_reasoner_dir):
     engine = TransformersReasoner(str(tiny_reasoner_dir), device='cpu', image_side=448)
-    given = engine._encode(picture(), engine._prompt('x'))
+    given = engine.encode(picture(), engine.prompt('x'))
     assert given['image_grid_thw'].tolist() == [[1, 32, 32]]
     assert engine.task.answer_size(Size(128, 96)) == (448, 448)
 
@@ -506,7 +506,7 @@ def test_cancelled_before_it_began(overfit):
 
 def test_the_image_is_stretched_bilinearly_to_the_size_of_the_family(tiny_reasoner_dir):
     engine = TransformersReasoner(str(tiny_reasoner_dir), device='cpu')
-    given = engine._encode(picture(), engine._prompt('The red Mug.'))
+    given = engine.encode(picture(), engine.prompt('The red Mug.'))
     assert given['image_grid_thw'].tolist() == [[1, 60, 60]]  # 840 / 14
     seen = Image.fromarray(picture()).resize((840, 840), Image.Resampling.BILINEAR)
     # The first patch: channel, 14 x 14 pixels, normalised.
@@ -515,7 +515,7 @@ def test_the_image_is_stretched_bilinearly_to_the_size_of_the_family(tiny_reason
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
     corner = torch.from_numpy(np.array(seen)[:14, :14].copy()).permute(2, 0, 1) / 255
     assert torch.allclose(patch, (corner - mean) / std, atol=1e-5)
-    text = engine._processor.tokenizer.decode(given['input_ids'][0])
+    text = engine.processor.tokenizer.decode(given['input_ids'][0])
     assert text.count('<|image_pad|>') == 900  # 840 / 28 squared
     assert text.replace('<|image_pad|>', '').startswith(
         '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n'
@@ -530,17 +530,17 @@ def test_an_image_becomes_what_the_published_model_makes_of_it(model_type, block
     build_tiny_reasoner(tmp_path, model_type=model_type)
     engine = TransformersReasoner(str(tmp_path), device='cpu')
     published = AutoModelForImageTextToText.from_pretrained(tmp_path).eval().model.visual
-    side = 2 * engine._processor.image_processor.patch_size
+    side = 2 * engine.processor.image_processor.patch_size
     image = Image.fromarray(picture(side * blocks[0], side * blocks[1]))
-    prompt = engine._prompt('the red mug')
-    given = engine._processor.encode_still(prompt, image)
-    wanted = engine._processor(text=[prompt], images=[image], return_tensors='pt')
+    prompt = engine.prompt('the red mug')
+    given = engine.processor.encode_still(prompt, image)
+    wanted = engine.processor(text=[prompt], images=[image], return_tensors='pt')
     with torch.inference_mode():
         ours, theirs = (
             visual(inputs['pixel_values'], grid_thw=inputs['image_grid_thw']).pooler_output
-            for visual, inputs in ((engine._model.model.visual, given), (published, wanted))
+            for visual, inputs in ((engine.model.model.visual, given), (published, wanted))
         )
-    assert ours.shape == (blocks[0] * blocks[1], engine._model.config.text_config.hidden_size)
+    assert ours.shape == (blocks[0] * blocks[1], engine.model.config.text_config.hidden_size)
     assert torch.allclose(ours, theirs, atol=1e-5)
     assert theirs.std(dim=0).mean() > 0.01
 
@@ -557,7 +557,7 @@ def test_sampling_settings_of_a_checkpoint_are_dropped_and_its_penalty_kept(tiny
 
 def test_closing_frees_the_model(tiny_reasoner_dir):
     engine = TransformersReasoner(str(tiny_reasoner_dir), device='cpu')
-    model = weakref.ref(engine._model)
+    model = weakref.ref(engine.model)
     engine.close()
     gc.collect()
     assert model() is None
@@ -568,5 +568,5 @@ def test_cuda_runs_in_bfloat16(overfit_reasoner_dir):
     if not torch.cuda.is_available():
         pytest.skip('no CUDA device')
     engine = TransformersReasoner(str(overfit_reasoner_dir), device='cuda')
-    assert engine._model.dtype == torch.bfloat16
+    assert engine.model.dtype == torch.bfloat16
     assert engine.reason(picture(), 'the red mug').text == OVERFIT_ANSWER

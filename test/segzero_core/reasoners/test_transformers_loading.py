@@ -52,14 +52,14 @@ def test_sizes_that_suit_a_family_of_another_size(tmp_path):
     folder = build_tiny_reasoner(tmp_path, sizes=sizes)
     (folder / 'segzero.json').write_text('{"family": "json", "image_size": 112}')
     engine = TransformersReasoner(str(folder), device='cpu')
-    assert engine._encode(picture(), engine._prompt('x'))['image_grid_thw'].tolist() == [[1, 8, 8]]
+    assert engine.encode(picture(), engine.prompt('x'))['image_grid_thw'].tolist() == [[1, 8, 8]]
 
 
 def test_a_checkpoint_of_16_bits_is_loaded_so_and_looks_in_32(tmp_path):
     folder = build_tiny_reasoner(tmp_path, dtype=torch.bfloat16)
     assert stored_dtype(folder) == torch.bfloat16
     engine = TransformersReasoner(str(folder), device='cpu', image_side=112, max_new_tokens=3)
-    assert {each.dtype for each in engine._model.model.visual.parameters()} == {torch.float32}
+    assert {each.dtype for each in engine.model.model.visual.parameters()} == {torch.float32}
     written = engine.reason(picture(), 'the red mug').text
     # One tensor that needs more bits is reason enough to load all of them so.
     weights = load_file(folder / 'model.safetensors')

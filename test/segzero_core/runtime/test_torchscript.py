@@ -10,8 +10,7 @@ pytest.importorskip('torch', reason='needs torch: pip install -r requirements/mo
 
 import torch
 
-from segzero_core.runtime import torchscript as tracing
-from segzero_core.runtime.torchscript import Traced
+from segzero_core.runtime.torchscript import MAX_RECORDINGS, TracedFunction
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -31,7 +30,7 @@ class Counted:
 @torch.inference_mode()
 def test_what_comes_a_second_time_is_recorded_and_replayed_without_python():
     network = Counted()
-    traced = Traced(network.run, 'network')
+    traced = TracedFunction(network.run, 'network')
     values = torch.randn(6, 5, 4)
     wanted = [network.run(each) for each in values]
     network.calls = 0
@@ -47,7 +46,7 @@ def test_what_comes_a_second_time_is_recorded_and_replayed_without_python():
 @torch.inference_mode()
 def test_each_shape_type_and_key_has_a_recording_of_its_own():
     network = Counted()
-    traced = Traced(network.run, 'network')
+    traced = TracedFunction(network.run, 'network')
     for values, key in ((torch.randn(5, 4), 0), (torch.randn(2, 4), 0), (torch.randn(5, 4), 1)):
         before = network.calls
         for _ in range(4):
@@ -58,7 +57,7 @@ def test_each_shape_type_and_key_has_a_recording_of_its_own():
 @torch.inference_mode()
 def test_one_recording_does_for_any_shape_where_none_is_looked_at():
     network = Counted()
-    traced = Traced(network.run, 'network', any_shape=True)
+    traced = TracedFunction(network.run, 'network', any_shape=True)
     for count in (3, 3, 5, 1, 7):
         values = torch.randn(count, 4)
         assert torch.equal(traced(values)[0], network.layer(values).relu())
@@ -68,15 +67,15 @@ def test_one_recording_does_for_any_shape_where_none_is_looked_at():
 @torch.inference_mode()
 def test_what_was_not_used_for_longest_is_forgotten():
     network = Counted()
-    traced = Traced(network.run, 'network')
-    for count in range(1, tracing._MOST + 2):
+    traced = TracedFunction(network.run, 'network')
+    for count in range(1, MAX_RECORDINGS + 2):
         traced(torch.zeros(count, 4))
-    assert network.calls == tracing._MOST + 1
+    assert network.calls == MAX_RECORDINGS + 1
     traced(torch.zeros(1, 4))  # as if it came the first time
     traced(torch.zeros(1, 4))
     traced(torch.zeros(1, 4))
-    assert network.calls == tracing._MOST + 3
-    assert len(traced._known) == tracing._MOST
+    assert network.calls == MAX_RECORDINGS + 3
+    assert len(traced.recordings) == MAX_RECORDINGS
 
 
 @torch.inference_mode()
@@ -84,18 +83,18 @@ def test_what_cannot_be_recorded_goes_on_without(caplog):
     def odd(values):
         return [values.tolist(), 'no tensor']
 
-    traced = Traced(odd, 'odd one')
+    traced = TracedFunction(odd, 'odd one')
     for _ in range(4):
         assert traced(torch.zeros(2)) == [[0.0, 0.0], 'no tensor']
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith('cannot trace the odd one, it goes on without: ')
+    assert caplog.messages[0].startswith('cannot record the odd one, going on without: ')
 
 
 @torch.inference_mode()
 def test_a_recording_is_freed_with_its_weights():
     weights = np.ones((4, 3), np.float32)
     left = weakref.ref(weights)
-    traced = Traced(partial(torch.matmul, other=torch.from_numpy(weights)), 'network')
+    traced = TracedFunction(partial(torch.matmul, other=torch.from_numpy(weights)), 'network')
     for _ in range(3):
         traced(torch.zeros(2, 4))
     del traced, weights

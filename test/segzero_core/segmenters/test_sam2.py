@@ -250,5 +250,5 @@ def test_what_is_recorded_gives_the_masks_of_what_is_not(tiny_segmenter_dir):
             for ours, theirs in zip(found, wanted, strict=True):
                 assert np.array_equal(ours.mask, theirs.mask)
                 assert ours.score == theirs.score
-    assert all(recorded._decode._known.values())  # they were
-    assert all(recorded._encode._known.values())
+    assert all(recorded._decode.recordings)  # they were
+    assert all(recorded._encode.recordings)

@@ -7,7 +7,7 @@ pytest.importorskip('torch', reason='needs torch: pip install -r requirements/mo
 
 import torch
 
-from segzero_core.reasoners.decode.linear import PackedLinear, joined
+from segzero_core.reasoners.decode.linear import PackedLinear, fuse_linear
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -37,7 +37,7 @@ def test_weights_of_16_bits_are_packed_and_multiplied_in_32(dtype, bias):
     for layer, copy in zip(layers, exact, strict=True):
         copy.weight.data = layer.weight.double()
         copy.bias.data = layer.bias.double() if bias else torch.zeros(1).double()
-    product = joined(*layers, pack=True)
+    product = fuse_linear(*layers, pack=True)
     assert isinstance(product, PackedLinear)
     for count in (1, 2, 8, 9, 40):
         hidden = torch.randn(count, 70)
@@ -52,7 +52,7 @@ def test_weights_of_16_bits_are_packed_and_multiplied_in_32(dtype, bias):
 def test_more_exact_weights_stay_what_they_are(bias, pack):
     layers = projections(torch.float32, bias)
     wanted = [layer(torch.eye(70)) for layer in layers]
-    product = joined(*layers, pack=pack)
+    product = fuse_linear(*layers, pack=pack)
     for count in (1, 2, 8, 9, 70):
         found = product(torch.eye(70)[:count])
         assert torch.allclose(found, torch.cat(wanted, dim=-1)[:count], rtol=0, atol=1e-7)
@@ -75,7 +75,7 @@ def test_without_fbgemm_it_goes_on(monkeypatch):
     monkeypatch.delattr(torch, 'fbgemm_linear_fp16_weight_fp32_activation', raising=False)
     layers = projections(torch.float16)
     wanted = torch.cat([layer(torch.eye(70)) for layer in layers], dim=-1)
-    product = joined(*layers, pack=True)
+    product = fuse_linear(*layers, pack=True)
     assert not isinstance(product, PackedLinear)
     assert torch.allclose(product(torch.eye(70)), wanted, rtol=0, atol=1e-7)
 
@@ -84,4 +84,4 @@ def test_without_fbgemm_it_goes_on(monkeypatch):
 def test_nobody_is_warned_about_operators_he_did_not_choose():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        joined(*projections(torch.float16), pack=True)(torch.zeros(1, 70))
+        fuse_linear(*projections(torch.float16), pack=True)(torch.zeros(1, 70))

@@ -23,26 +23,26 @@ def answer(*numbers: int) -> list[int]:
 def test_what_followed_the_last_time_is_guessed():
     guesses = PromptLookup(DIGITS, 4)
     guesses.add([WORD, OTHER, CLOSE, END, OPEN, WORD])
-    assert guesses.next(4) == []
+    assert guesses.propose(4) == []
     guesses.add([OTHER])
-    assert guesses.next(4) == [CLOSE, END, OPEN, WORD]
-    assert guesses.next(2) == [CLOSE, END]
+    assert guesses.propose(4) == [CLOSE, END, OPEN, WORD]
+    assert guesses.propose(2) == [CLOSE, END]
     guesses.add([END, COMMA, WORD, OTHER])
-    assert guesses.next(4) == [END, COMMA, WORD, OTHER]  # what was last, not what was first
+    assert guesses.propose(4) == [END, COMMA, WORD, OTHER]  # what was last, not what was first
 
 
 def test_a_longer_ending_knows_better():
     guesses = PromptLookup(DIGITS, 1)
     guesses.add([END, WORD, OTHER, OPEN, COMMA, WORD, OTHER, CLOSE, END, WORD, OTHER])
-    assert guesses.next(1) == [OPEN]
+    assert guesses.propose(1) == [OPEN]
 
 
 def test_what_repeats_itself_is_guessed_to_go_on():
     guesses = PromptLookup(DIGITS, 3)
     guesses.add([WORD] * 4)
-    assert guesses.next(3) == [WORD]
+    assert guesses.propose(3) == [WORD]
     guesses.add([WORD])
-    assert guesses.next(3) == [WORD]
+    assert guesses.propose(3) == [WORD]
 
 
 @pytest.mark.parametrize('numbers', [(7, 12, 345, 6), (700, 812, 345, 666), (1, 2, 3, 4)])
@@ -51,26 +51,26 @@ def test_a_number_counts_as_any_other_however_long(numbers):
     guesses.add([*answer(10, 20, 30, 40), OPEN])
     for number in numbers[:3]:
         guesses.add(map(int, str(number)))
-        assert guesses.next(1) == [COMMA]
+        assert guesses.propose(1) == [COMMA]
         guesses.add([COMMA])
     guesses.add(map(int, str(numbers[3])))
-    assert guesses.next(1) == [CLOSE]
+    assert guesses.propose(1) == [CLOSE]
 
 
 def test_a_guess_ends_with_the_first_digit_it_has():
     guesses = PromptLookup(DIGITS, 8)
     guesses.add([WORD, OTHER, OPEN, COMMA, 1, 2, COMMA, WORD, OTHER])
-    assert guesses.next(8) == [OPEN, COMMA, 1]
-    assert guesses.next(2) == [OPEN, COMMA]
+    assert guesses.propose(8) == [OPEN, COMMA, 1]
+    assert guesses.propose(2) == [OPEN, COMMA]
 
 
 def test_none_are_guessed_when_none_are_wanted():
     guesses = PromptLookup(DIGITS, 0)
     guesses.add([WORD, OTHER] * 5)
-    assert guesses.next(5) == []
+    assert guesses.propose(5) == []
     guesses = PromptLookup(DIGITS, 5)
     guesses.add([WORD, OTHER] * 5)
-    assert guesses.next(0) == []
+    assert guesses.propose(0) == []
 
 
 def test_a_fork_knows_what_was_before_and_keeps_what_comes_to_itself():
@@ -79,14 +79,14 @@ def test_a_fork_knows_what_was_before_and_keeps_what_comes_to_itself():
     forks = [guesses.fork(2), guesses.fork(1)]
     for fork, follows in zip(forks, (CLOSE, END), strict=True):
         fork.add([WORD, OTHER])
-        assert fork.next(1) == [OPEN]
+        assert fork.propose(1) == [OPEN]
         fork.add([follows, WORD, OTHER])
-        assert fork.next(1) == [follows]
+        assert fork.propose(1) == [follows]
     guesses.add([WORD, OTHER])
-    assert guesses.next(1) == [OPEN]
+    assert guesses.propose(1) == [OPEN]
     silent = guesses.fork(0)
     silent.add([WORD, OTHER])
-    assert silent.next(1) == []
+    assert silent.propose(1) == []
 
 
 def test_the_longest_ending_counts_whoever_remembers_it():
@@ -94,7 +94,7 @@ def test_the_longest_ending_counts_whoever_remembers_it():
     guesses.add([END, WORD, OTHER, OPEN])
     fork = guesses.fork(1)
     fork.add([WORD, OTHER, CLOSE, END, WORD, OTHER])
-    assert fork.next(1) == [OPEN]
+    assert fork.propose(1) == [OPEN]
 
 
 @settings(deadline=None)
@@ -103,7 +103,7 @@ def test_every_guess_is_something_that_once_followed(tokens, most):
     guesses = PromptLookup(DIGITS, most)
     for count, token in enumerate(tokens, 1):
         guesses.add([token])
-        found = guesses.next(most)
+        found = guesses.propose(most)
         assert len(found) <= most
         places = [n for n in range(1, count) if tokens[n : n + len(found)] == found]
         assert not found or places
@@ -113,12 +113,12 @@ def test_little_is_remembered_of_what_is_long_ago():
     guesses = PromptLookup(DIGITS, 2)
     guesses.add([WORD, OTHER, OPEN])
     rng = random.Random(0)
-    noise = [rng.randrange(100, 10_000) for _ in range(3 * drafts._MOST_TOKENS)]
-    guesses.add(noise[: drafts._MOST_TOKENS])
+    noise = [rng.randrange(100, 10_000) for _ in range(3 * drafts._MEMORY)]
+    guesses.add(noise[: drafts._MEMORY])
     guesses.add([WORD, OTHER])
-    assert guesses.next(2) == [OPEN, noise[0]]
-    guesses.add(noise[drafts._MOST_TOKENS :])
-    remembered = sum(len(each.tokens) for each in guesses._memories)
-    assert drafts._MOST_TOKENS <= remembered <= 2 * drafts._MOST_TOKENS
+    assert guesses.propose(2) == [OPEN, noise[0]]
+    guesses.add(noise[drafts._MEMORY :])
+    remembered = guesses.remembered
+    assert drafts._MEMORY <= remembered <= 2 * drafts._MEMORY
     guesses.add([WORD, OTHER])
-    assert guesses.next(2) == []
+    assert guesses.propose(2) == []
