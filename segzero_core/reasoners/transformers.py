@@ -184,7 +184,9 @@ class TransformersReasoner:
     def _frame(self, image: Image) -> bytes:
         return frame_key(image, self.task.input_size(image_size(image)))
 
-    def _continuation(self, image: Image, frame: bytes, query: str) -> Callable[[str], EncodedPrompt]:
+    def _continuation(
+        self, image: Image, frame: bytes, query: str
+    ) -> Callable[[str], EncodedPrompt]:
         """Return what makes the prompt for ``image`` and ``query`` out of a reply's beginning."""
         asked = self.prompt(query)
 

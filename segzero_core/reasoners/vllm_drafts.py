@@ -83,11 +83,11 @@ class Proposer:
     def _guess(self, row: int, written: Sequence[int], text: Any) -> list[int]:
         reply = self._replies.get(row)
         if reply is None:
-            reply = self._replies[row] = _Reply(self._drafts.fork(self._drafts.most))
+            reply = self._replies[row] = _Reply(self._drafts.fork(self._drafts.limit))
             question = text[: len(text) - len(written)][-_LONGEST_QUESTION:]
             reply.drafts.add(question.tolist())
         reply.add(written, len(text))
-        return reply.drafts.next(self._most)
+        return reply.drafts.propose(self._most)
 
 
 class _Reply:

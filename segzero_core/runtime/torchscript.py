@@ -28,9 +28,9 @@ class TracedFunction:
     """A function of tensors that is recorded at its second call and replayed from then on.
 
     Recording takes several times as long as a call, so a signature that comes only once, such as
-    an image of an unusual size, is not recorded. On other devices than a CPU the function is called
-    as it is: there the time goes into launching kernels, which recording does not change. The
-    results are the same, bit for bit. Thread-safe.
+    an image of an unusual size, is not recorded. On other devices than a CPU the function is
+    called as it is: there the time goes into launching kernels, which recording does not change.
+    The results are the same, bit for bit. Thread-safe.
     """
 
     def __init__(self, function: Callable[..., Any], name: str, any_shape: bool = False) -> None:

@@ -78,7 +78,7 @@ class CompiledStep:
         return self._logits
 
     def _capture(self) -> Any:
-        """Return the step as a CUDA graph; compiling and a first run, not captured, come before."""
+        """Compile and run the step, then return it as a CUDA graph."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

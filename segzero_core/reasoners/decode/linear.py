@@ -72,9 +72,9 @@ class PackedLinear:
             bias: (outputs,) float32.
 
         Returns:
-            ``None`` if the weights are not on a CPU that FBGEMM supports, or are no 16-bit numbers.
-            float16 weights are kept exactly, bfloat16 ones to within 3e-8: only magnitudes below
-            8e-6 are rounded.
+            ``None`` if the weights are not on a CPU that FBGEMM supports, or need more than 16
+            bits. float16 weights are kept exactly, bfloat16 ones to within 3e-8: only magnitudes
+            below 8e-6 are rounded.
         """
         if weight.device.type != 'cpu' or weight.dtype != torch.float32:
             return None

@@ -74,7 +74,9 @@ class PromptEmbedder:
         rotary = (cos[:, None], sin[:, None])
         return PromptEmbedding(hidden, rotary, int(shift), image[0], deepstack)
 
-    def _image_features(self, pixels: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _image_features(
+        self, pixels: torch.Tensor, grid: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         """Return (m, width) of the m tokens of an image, and the DeepStack features.
 
         Args:

@@ -228,7 +228,7 @@ class RmsNorm:
 
 
 def _by_row(kept: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Return (rows, heads, m, head width): the first m of each row of (heads, rows * capacity, ...)."""
+    """Return (rows, heads, m, head width), the first m of each row of ``kept``."""
     if mask is None:
         return kept[None]
     return kept.unflatten(1, (mask.shape[0], -1)).transpose(0, 1)[:, :, : mask.shape[-1]]
