@@ -53,9 +53,10 @@ PARAMETERS: dict[str, Spec] = {
         '', 'Weights of the transformers engine in fewer bits', lambda: ['', '4bit', '8bit']
     ),
     'reasoner.num_draft_tokens': Spec(
-        0,
-        "Most tokens that are guessed and checked at once; 0 is the engine's own default",
-        low=0,
+        -1,
+        'Maximum draft tokens per step (speculative decoding with n-grams); 0 turns drafts off, '
+        "-1 is the engine's own default",
+        low=-1,
         high=64,
     ),
     'reasoner.torch_compile': Spec(
@@ -279,8 +280,11 @@ def _rectified(choice: str, topic: str) -> bool:
 
 
 def _engine(values: dict[str, Any], kind: str) -> EngineSettings:
-    """Gather an engine's options; what is empty or zero is left to the engine."""
+    """Return an engine's options; what has the parameter's default is left to the engine."""
     prefix = f'{kind}.'
     given = {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
     engine = given.pop('engine')
-    return EngineSettings(engine, {name: value for name, value in given.items() if value})
+    set_here = {
+        name: value for name, value in given.items() if value != PARAMETERS[prefix + name].default
+    }
+    return EngineSettings(engine, set_here)

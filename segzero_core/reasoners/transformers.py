@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL checkpoints on this machine, through transformers."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL checkpoints in this process, loaded by transformers."""
 
 from __future__ import annotations
 
@@ -41,16 +41,19 @@ from segzero_core.types import Image, Size, image_size
 
 
 class TransformersReasoner:
-    """A Qwen-VL checkpoint that writes greedily, until ``</answer>``.
+    """A Qwen-VL checkpoint that generates greedily, until ``</answer>``.
 
-    In bfloat16 on CUDA, with FlashAttention 2 where it is installed and PyTorch's own fused
-    attention (SDPA) where not; in float32 on the CPU, with weights of 16 bits if they were
-    published so. A second sentence about the same image costs
-    its own words only, see ``DecodeEngine``.
+    On CUDA in bfloat16, with FlashAttention 2 where it is installed and PyTorch's own fused
+    attention (SDPA) where not; on the CPU in float32, with 16-bit weights if the checkpoint has
+    such. A second sentence about the same image computes its own words only; see ``DecodeEngine``.
 
     Attributes:
         task: What the checkpoint is asked and how it answers.
-        device: Where the model is.
+        device: Device of the model.
+        processor: Tokenizer and image processor.
+        model: The transformers model. On a CPU its language model is left without weights.
+        generation: Its ``GenerationConfig`` without sampling.
+        engine: What generates; ``None`` once closed.
     """
 
     needs_warm_up = True
@@ -74,22 +77,22 @@ class TransformersReasoner:
 
         Args:
             model: A folder, or a hub id.
-            device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ...; '' = CUDA when there is one.
+            device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ...; '' = CUDA if there is a GPU.
             family: Prompt family; '' = what the checkpoint's ``segzero.json`` says, else the one
                 of its model type.
             answer: ``box_points``, ``box`` or ``points``; '' = what ``segzero.json`` says.
             think: Whether the model thinks first; ``None`` = what ``segzero.json`` says.
-            max_new_tokens: Longest reply; the paper's models write about 150 tokens.
+            max_new_tokens: Maximum number of tokens of a reply; the paper's models need about 150.
             thinking: See ``Thinking.mode``.
             max_think_tokens: See ``Thinking.limit``.
             image_side: Side in pixels of the square the model sees; 0 = the family's. Fewer
-                pixels are fewer tokens: 448 takes 256 where 840 takes 900.
+                pixels are fewer tokens: 448 pixels are 256 tokens, 840 are 900.
             quantization: ``8bit`` or ``4bit`` weights, for small GPUs, with the bitsandbytes
-                package; '' = as they are.
-            torch_compile: Compile the step that computes a single sentence's tokens, at the first
-                ones; on CUDA as one graph. Goes on without where that cannot be done.
-            num_draft_tokens: Most tokens of a single sentence guessed from earlier replies and
-                then checked at once, which changes no reply; 0 = one token at a time.
+                package; '' = the checkpoint's own.
+            torch_compile: Compile the decoding step of single sentences, at the first one; on CUDA
+                as a CUDA graph. Where compiling fails, go on without.
+            num_draft_tokens: Maximum draft tokens per step (speculative decoding with n-grams).
+                Output is unchanged except for rounding ties; 0 = one token per step.
 
         Raises:
             EngineOptionError: An option has a value that cannot be used.
@@ -119,7 +122,7 @@ class TransformersReasoner:
             attn_implementation=_best_attention(self.device),
             **weights,
         )
-        if self.device.type == 'cpu':  # its language model follows piece by piece, see TextLayers
+        if self.device.type == 'cpu':  # the language model follows layer by layer, see TextModel
             self.model.model.visual.float()
         _embed_patches_by_product(self.model.model.visual.patch_embed)
         self.generation = _greedy(self.model.generation_config, max_new_tokens)
@@ -140,31 +143,31 @@ class TransformersReasoner:
     ) -> Reply:
         """Write the answer to ``query`` about ``image``; see ``Reasoner.reason``.
 
-        ``cancel`` is looked at after every token.
+        ``cancel`` is checked after every token.
         """
         reply = StreamedReply(on_text, cancel)
         reply.check_cancel()
-        begin = self._continuation(image, self._frame(image), query)
+        prompt = self._prompter(image, self._frame(image), query)
 
         def ask(written: str, tokens: int) -> Iterator[Reply]:
-            return self.engine.generate(begin(written), tokens)
+            return self.engine.generate(prompt(written), tokens)
 
         self._thinking.write(reply, ask, self.generation.max_new_tokens)
         return reply.result()
 
     def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[Reply]:
-        """Write several answers side by side; see ``BatchReasoner.reason_batch``."""
-        # Several sentences may be about one image: its pixels are compared only once.
+        """Write several answers in one batch; see ``BatchReasoner.reason_batch``."""
+        # Several sentences may be about one image: its key is made only once.
         frames = {key: self._frame(image) for key, image in {id(i): i for i in images}.items()}
         replies = [StreamedReply(None, None) for _ in queries]
-        begin = {
-            id(reply): self._continuation(image, frames[id(image)], query)
+        prompts = {
+            id(reply): self._prompter(image, frames[id(image)], query)
             for reply, image, query in zip(replies, images, queries, strict=True)
         }
 
         def ask(some: list[StreamedReply], tokens: int) -> list[Reply]:
-            prompts = [begin[id(reply)](reply.text) for reply in some]
-            return self.engine.generate_batch(prompts, tokens)
+            asked = [prompts[id(reply)](reply.text) for reply in some]
+            return self.engine.generate_batch(asked, tokens)
 
         self._thinking.write_all(replies, ask, self.generation.max_new_tokens)
         return [reply.result() for reply in replies]
@@ -177,31 +180,35 @@ class TransformersReasoner:
             torch.cuda.empty_cache()
 
     def prompt(self, query: str) -> str:
+        """Return the prompt for ``query``, with one image token."""
         return self.processor.apply_chat_template(
             self.task.conversation(query), add_generation_prompt=True
         )
 
+    def encode(self, image: Image, prompt: str) -> Any:
+        """Return image and prompt as the model's inputs, on the CPU.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            prompt: With one image token.
+        """
+        picture = model_picture(image, self.task.input_size(image_size(image)))
+        return self.processor.encode_still(prompt, picture)
+
     def _frame(self, image: Image) -> bytes:
         return frame_key(image, self.task.input_size(image_size(image)))
 
-    def _continuation(
-        self, image: Image, frame: bytes, query: str
-    ) -> Callable[[str], EncodedPrompt]:
-        """Return what makes the prompt for ``image`` and ``query`` out of a reply's beginning."""
+    def _prompter(self, image: Image, frame: bytes, query: str) -> Callable[[str], EncodedPrompt]:
+        """Return a function from the beginning of a reply to the prompt that continues it."""
         asked = self.prompt(query)
 
-        def begin(written: str) -> EncodedPrompt:
+        def prompt(written: str) -> EncodedPrompt:
             def encode() -> Any:
                 return self.encode(image, asked + written).to(self.device)
 
             return EncodedPrompt(frame, asked + written, written, encode)
 
-        return begin
-
-    def encode(self, image: Image, prompt: str) -> Any:
-        """Return image and prompt as the model's input, on the CPU."""
-        picture = model_picture(image, self.task.input_size(image_size(image)))
-        return self.processor.encode_still(prompt, picture)
+        return prompt
 
 
 def _check_at_least(least: int, **options: int) -> None:
@@ -211,10 +218,10 @@ def _check_at_least(least: int, **options: int) -> None:
 
 
 def _embed_patches_by_product(embedding: Any) -> None:
-    """Let still images' patches (n, 3 * side * side) be embedded by one matrix product.
+    """Embed the patches (n, 3 * side * side) of still images by one matrix product.
 
-    In the checkpoint it is a convolution over two equal frames, whose steps are as long as its
-    kernel. That takes several times as long on a CPU. Sums differ by rounding.
+    The checkpoint has a convolution over two equal frames whose stride is its kernel's size, which
+    takes five times as long on a CPU. Sums differ by rounding.
     """
     weight, bias = embedding.proj.weight.data, embedding.proj.bias
     matrix = weight.sum(dim=2, dtype=torch.float32).to(weight.dtype).flatten(1)  # of both frames
@@ -232,7 +239,7 @@ def _best_attention(device: torch.device) -> str:
 
 
 def _quantized(kind: str) -> dict[str, Any]:
-    """Return what ``from_pretrained`` needs to load weights in so few bits."""
+    """Return the arguments of ``from_pretrained`` for 4 or 8-bit weights."""
     if not kind:
         return {}
     bits = look_up('quantization', kind, ('4bit', '8bit'))

@@ -57,6 +57,21 @@ def test_what_the_docs_change_in_the_parameter_file_fits_its_engine(node):
 
 
 @pytest.mark.parametrize(
+    ('node', 'wanted'),
+    [
+        ({}, {}),
+        ({'reasoner.num_draft_tokens': -1}, {}),
+        ({'reasoner.num_draft_tokens': 0}, {'num_draft_tokens': 0}),  # none, not the default
+        ({'reasoner.num_draft_tokens': 4}, {'num_draft_tokens': 4}),
+        ({'reasoner.max_new_tokens': 0, 'reasoner.timeout': 0.0}, {}),
+    ],
+    indirect=['node'],
+)
+def test_what_is_left_to_the_engine(node, wanted):
+    assert read_settings(node).reasoner.options == wanted
+
+
+@pytest.mark.parametrize(
     'node',
     [
         {

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of devices, and what goes back to the system."""
+"""Memory of devices, and memory returned to the system."""
 
 import ctypes
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from segzero_core.runtime.memory import device_memory, return_memory
+from segzero_core.runtime.memory import device_memory, is_out_of_memory, return_memory
 
 PIECE, PIECES = 100_000, 600  # bytes; smaller than what glibc gives back by itself
 
@@ -21,6 +21,69 @@ def test_a_torch_that_is_just_being_imported_has_no_devices_yet(monkeypatch, imp
         setattr(torch, name, ModuleType(f'torch.{name}'))
     monkeypatch.setitem(sys.modules, 'torch', torch)
     assert device_memory() == {}
+
+
+class EightGpus(ModuleType):
+    """What ``torch.cuda`` says where this process has tensors on two of eight GPUs.
+
+    ``mem_get_info`` and ``synchronize``, which create a context, are not there.
+    """
+
+    def __init__(self):
+        super().__init__('torch.cuda')
+        self.reserved = {3: 2 << 20, 5: 8 << 30}
+        self.asked = []
+
+    def is_initialized(self):
+        return True
+
+    def device_count(self):
+        return 8
+
+    def memory_reserved(self, index):
+        return self.reserved.get(index, 0)
+
+    def memory_allocated(self, index):
+        return self.reserved.get(index, 0) // 2
+
+    def get_device_properties(self, index):
+        self.asked.append(index)
+        return SimpleNamespace(total_memory=80 << 30)
+
+
+def test_only_devices_that_hold_tensors_of_ours_are_asked(monkeypatch):
+    torch = ModuleType('torch')
+    torch.cuda = EightGpus()
+    monkeypatch.setitem(sys.modules, 'torch', torch)
+    assert device_memory() == {
+        'cuda:3': (1 << 20, 80 << 30),
+        'cuda:5': (4 << 30, 80 << 30),
+    }
+    assert torch.cuda.asked == [3, 5]
+
+
+@pytest.mark.gpu
+def test_the_memory_of_a_real_gpu():
+    torch = pytest.importorskip('torch')
+    if not torch.cuda.is_available():
+        pytest.skip('no CUDA device')
+    kept = torch.zeros(1 << 20, device='cuda')
+    used, total = device_memory()['cuda:0']
+    assert kept.nbytes <= used < total == torch.cuda.mem_get_info(0)[1]
+    others = [f'cuda:{index}' for index in range(1, torch.cuda.device_count())]
+    assert not set(others) & set(device_memory())
+
+
+def test_what_counts_as_out_of_memory():
+    torch = pytest.importorskip('torch')
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError('CUDA out of memory'))
+    assert is_out_of_memory(RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED'))
+    assert not is_out_of_memory(RuntimeError('shapes do not match'))
+    assert not is_out_of_memory(ValueError('out of memory'))
 
 
 def resident():
