@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import (
@@ -26,17 +28,19 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-# Beside this folder, in a checkout as where the package is installed.
+# The folder `config` next to `launch`, both in a checkout and in an installation.
 CONFIG = Path(__file__).absolute().parent.parent / 'config'
 
-MODEL = 'Ricky06662/Seg-Zero-7B'  # what the server runs unless told otherwise
-# Prefix caching, on by default, keeps a frame for the next sentence about it.
+# vLLM's defaults do the rest: prefix caching keeps a frame for the next sentence about it, and the
+# repetition penalty of the checkpoint's generation_config.json applies.
 SERVER = (
     'python3 -m vllm.entrypoints.openai.api_server --model {model} --host 127.0.0.1 --port {port} '
-    '--gpu-memory-utilization 0.8 --generation-config vllm --limit-mm-per-prompt.video 0'
+    '--gpu-memory-utilization 0.8 --limit-mm-per-prompt.video 0'
 )
 RESPAWN_S = 2.0
-SERVER_STARTS_S = 900.0  # within this time, or configuring the node fails
+STARTUP_TIMEOUT_S = 900.0  # a large model is downloaded and loaded in this time, or loading fails
+# Progress bars fill a log with thousands of lines.
+NO_PROGRESS_BARS = {'TQDM_DISABLE': '1', 'HF_HUB_DISABLE_PROGRESS_BARS': '1'}
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -57,7 +61,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'device',
         default_value='',
-        description='Where both models run: cuda, cuda:1, cpu, ...',
+        description='Device of both models: cuda, cuda:1, cpu, ...',
     ),
     DeclareLaunchArgument('image_topic', default_value='', description='Colour image.'),
     DeclareLaunchArgument(
@@ -69,7 +73,7 @@ ARGUMENTS = [
         'camera_info_topic', default_value='', description='Intrinsics of image and depth.'
     ),
     DeclareLaunchArgument(
-        'namespace', default_value='', description='One per camera, if there are several.'
+        'namespace', default_value='', description='One for each camera, if there are several.'
     ),
     DeclareLaunchArgument(
         'autostart',
@@ -87,28 +91,29 @@ ARGUMENTS = [
         'model_server',
         default_value='false',
         choices=['true', 'false'],
-        description='Start a model server for the reasoner too, and either anew when it dies.',
+        description='Also start a model server for the reasoner; node and server are restarted '
+        'when they die.',
     ),
     DeclareLaunchArgument(
         'model_server_command',
         default_value=SERVER,
-        description='How; {model} and {port} are put in. For a vLLM in another environment, or '
-        'for any other server that speaks the protocol of OpenAI.',
+        description='Command that starts the server; {model} and {port} are filled in. For a vLLM '
+        "in another environment, or any other server that speaks OpenAI's chat protocol.",
     ),
     DeclareLaunchArgument(
-        'model_server_port', default_value='8000', description='On this machine only.'
+        'model_server_port', default_value='8000', description='Port on this machine.'
     ),
     DeclareLaunchArgument(
         'log_level',
         default_value='info',
         choices=['debug', 'info', 'warn', 'error'],
-        description='What the node logs.',
+        description='Log level of the node.',
     ),
 ]
 
 
 def use_fastdds_profile() -> list[SetEnvironmentVariable]:
-    """Give the processes started here config/fastdds.xml, unless the user has a profile.
+    """Use config/fastdds.xml for the processes started here, unless the user has a profile.
 
     Kilted and later warn about the second variable, Jazzy does not know the first.
     """
@@ -120,15 +125,45 @@ def use_fastdds_profile() -> list[SetEnvironmentVariable]:
 
 
 def find_program(name: str) -> str:
-    """Return the installed program, or its bare name to be found on the PATH.
+    """Return the path of an installed program.
 
-    The latter is where ``pip install`` puts it.
+    Raises:
+        FileNotFoundError: It is neither in the ROS package nor on the PATH (where ``pip install``
+            puts it). launch would log a traceback and go on without it.
     """
     try:
         program = Path(get_package_prefix('segzero_ros'), 'lib', 'segzero_ros', name)
+        if program.exists():
+            return str(program)
     except PackageNotFoundError:
-        return name
-    return str(program) if program.exists() else name
+        pass
+    return on_path(name, 'source the workspace, or activate the environment it is installed in')
+
+
+def on_path(name: str, remedy: str) -> str:
+    """Return the path of the program called ``name``.
+
+    Raises:
+        FileNotFoundError: There is none; the message ends with ``remedy``.
+    """
+    found = shutil.which(name)
+    if found is None:
+        raise FileNotFoundError(f'no program {name!r} here or on the PATH: {remedy}')
+    return found
+
+
+def parameter(file: Path, name: str) -> Any:
+    """Return the value of a parameter in a parameter file, whatever node it is for; '' = none."""
+    content = yaml.safe_load(file.read_text(encoding='utf-8-sig')) or {}
+    for node in content.values() if isinstance(content, dict) else ():
+        given = node.get('ros__parameters') if isinstance(node, dict) else None
+        if isinstance(given, dict) and given.get(name):  # reasoner.model: ...
+            return given[name]
+        for part in name.split('.'):
+            given = given.get(part) if isinstance(given, dict) else None
+        if given:
+            return given
+    return ''
 
 
 def overrides(given: dict[str, str]) -> dict[str, Any]:
@@ -149,30 +184,41 @@ def overrides(given: dict[str, str]) -> dict[str, Any]:
         chosen['depth.enabled'] = True
     if given['model_server'] == 'true':
         url = f'http://127.0.0.1:{given["model_server_port"]}/v1'
-        # The model and the GPU are the server's; the node takes the model that is there.
+        # The model and the device are the server's; the node takes the one model it has.
         server = {'engine': 'openai', 'url': url, 'model': '', 'device': ''}
         for name, text in server.items():
             chosen[f'reasoner.{name}'] = ParameterValue(text, value_type=str)
-        chosen['reasoner.startup_timeout'] = SERVER_STARTS_S
+        chosen['reasoner.startup_timeout'] = STARTUP_TIMEOUT_S
     return chosen
 
 
 def serve(given: dict[str, str]) -> list[ExecuteProcess]:
-    """Return the model server, if there is to be one."""
+    """Return the model server, if one is wanted.
+
+    Raises:
+        FileNotFoundError: Its program does not exist; launch would restart it endlessly.
+    """
     if given['model_server'] != 'true':
         return []
-    command = [
-        word.replace('{model}', given['model'] or MODEL).replace(
-            '{port}', given['model_server_port']
+    model = next(
+        found
+        for found in (
+            given['model'],
+            parameter(Path(given['params_file']), 'reasoner.model'),
+            parameter(CONFIG / 'segzero.yaml', 'reasoner.model'),
         )
+        if found
+    )
+    command = [
+        word.replace('{model}', model).replace('{port}', given['model_server_port'])
         for word in shlex.split(given['model_server_command'])
     ]
-    keeper = find_program('segzero_model_server')
-    # Without output buffering, so that its log is there when it dies.
-    environment = {'PYTHONUNBUFFERED': '1'}
+    on_path(command[0], 'correct model_server_command')
+    # Without output buffering, so that its log is complete when it dies.
+    environment = {'PYTHONUNBUFFERED': '1', **NO_PROGRESS_BARS}
     return [
         ExecuteProcess(
-            cmd=[keeper, *command],
+            cmd=[find_program('segzero_model_server'), *command],
             name='model_server',
             additional_env=environment,
             respawn=True,
@@ -184,11 +230,11 @@ def serve(given: dict[str, str]) -> list[ExecuteProcess]:
 
 
 def start(context: LaunchContext) -> list[Action]:
-    """Return the node, and the model server, with what the arguments say.
+    """Return the node, and the model server if one is wanted, set up as the arguments say.
 
     Raises:
-        FileNotFoundError: There is no ``params_file``. launch would only warn, and start the node
-            with its defaults: engines that no real scene is for.
+        FileNotFoundError: ``params_file`` or a program does not exist. Without the file launch
+            would only warn and start the node with defaults that are useless for real scenes.
     """
     given = {item.name: LaunchConfiguration(item.name).perform(context) for item in ARGUMENTS}
     if not Path(given['params_file']).is_file():
@@ -204,7 +250,8 @@ def start(context: LaunchContext) -> list[Action]:
             if given[f'{topic}_topic']
         ],
         ros_arguments=['--log-level', given['log_level']],
-        # Alone, its end is that of launch, and whoever started that can see it.
+        additional_env=NO_PROGRESS_BARS,
+        # Without a server launch ends with the node, so that systemd or a person can see it.
         respawn=given['model_server'] == 'true',
         respawn_delay=RESPAWN_S,
         output='screen',

@@ -31,6 +31,7 @@ from pathlib import Path
 from types import FrameType
 
 from segzero_core.errors import CommandError
+from segzero_core.runtime.program import run_program
 
 _GRACE_S = 10.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -221,4 +222,4 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_program('segzero_model_server', 'segzero_ros.run_server:main', service=True))

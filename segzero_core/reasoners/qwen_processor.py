@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image as PilImage
 
+from segzero_core.errors import ModelLoadError
 from segzero_core.runtime.checkpoints import transformers
 
 _published = transformers.models.qwen2_vl.image_processing_pil_qwen2_vl
@@ -124,6 +125,7 @@ class QwenProcessor(transformers.Qwen2_5_VLProcessor):
         Raises:
             OSError: A file is missing.
             ValueError: A file does not hold what it should.
+            ModelLoadError: There is no chat template.
         """
         # Without a vocabulary, transformers makes an empty tokenizer and says nothing.
         if not any(Path(folder, name).is_file() for name in ('tokenizer.json', 'vocab.json')):
@@ -132,6 +134,12 @@ class QwenProcessor(transformers.Qwen2_5_VLProcessor):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
         settings, _ = cls.get_processor_dict(folder)
         template = settings.get('chat_template') or tokenizer.chat_template
+        if not template:
+            raise ModelLoadError(
+                f'{folder} has no chat template, so the model cannot be asked anything: copy '
+                'chat_template.jinja (or chat_template.json) there from the model it was trained '
+                'from'
+            )
         return cls(images, tokenizer, chat_template=template)
 
     def save_pretrained(self, folder: str | PathLike[str], **options: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What deploy/ names exists: files, launch arguments, settings."""
+"""Everything that deploy/ names exists: files, launch arguments, settings."""
 
 from __future__ import annotations
 
@@ -111,11 +111,12 @@ def test_compose_starts_the_server_that_its_node_asks() -> None:
     assert server['network_mode'] == compose()['services']['segzero']['network_mode'] == 'host'
     pinned = (ROOT / 'requirements' / 'vllm.txt').read_text('utf-8').split('vllm==')[1].split()[0]
     assert server['image'] == f'vllm/vllm-openai:v{pinned}'
-    # With the options that the launch file gives it.
-    launched = re.findall(
-        r'--([\w.-]+) ', (ROOT / 'launch' / 'segzero.launch.py').read_text('utf-8')
-    )
-    assert set(options) <= set(launched)
+
+
+def test_containers_stop_in_order() -> None:
+    assert ['STOPSIGNAL', 'SIGINT'] in dockerfile()
+    service = compose()['services']['segzero']
+    assert (service['stop_signal'], service['init']) == ('SIGINT', True)
 
 
 def unit() -> list[tuple[str, str]]:

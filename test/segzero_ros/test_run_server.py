@@ -154,6 +154,9 @@ def test_a_program_that_does_not_exist_is_a_typed_error():
     for command in ('/no/such/server', 'no_such_server', str(Path(__file__)), '/tmp'):
         with pytest.raises(CommandError, match=re.escape(repr(command))):
             main([command])
+        done = subprocess.run([*PROGRAM, command], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_program_that_cannot_be_executed_ends_with_an_error(tmp_path):

@@ -4,6 +4,7 @@
 import functools
 import os
 import re
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,10 +17,13 @@ from segzero_core import SegZero, load_reasoner, load_segmenter
 from segzero_core.errors import (
     CancelledError,
     EngineOptionError,
+    ImageError,
     ModelLoadError,
+    QueryError,
     ServerError,
     UnknownNameError,
 )
+from segzero_core.prompts import MAX_QUERY_CHARACTERS, check_query
 from segzero_core.reasoners.answer_regex import ANSWER_PATTERN
 from segzero_core.reasoners.thinking import Thinking
 
@@ -31,8 +35,8 @@ ANSWER = (
 )
 
 
-def picture(seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+def picture(seed=0, size=(96, 128)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope='module')
@@ -43,19 +47,19 @@ def engine(overfit_reasoner_dir):
 
 
 def unfinished(engine):
-    return engine._engine.output_processor.get_num_unfinished_requests()
+    return engine.engine.unfinished
 
 
 def prompt_tokens(engine, image, query):
     """How many tokens a prompt has, and how many of them were not computed again."""
 
     async def ask():
-        request = engine._inputs(image, query, '')
-        async for output in engine._engine.generate(request, engine._sampling('', 1), query):
+        request = engine.inputs(image, query, '')
+        async for output in engine.engine.llm.generate(request, engine.sampling('', 1), query):
             found = len(output.prompt_token_ids), output.num_cached_tokens
         return found
 
-    return engine._begin(ask()).result()
+    return engine.engine.submit(ask()).result()
 
 
 def test_it_writes_what_the_transformers_engine_writes(engine, overfit_reasoner_dir):
@@ -94,11 +98,15 @@ def test_sentences_of_several_threads_are_written_together(engine):
 def test_a_frame_is_prepared_once_for_sentences_that_come_together(engine):
     frame, changed = picture(), picture()
     changed[-1, -1] ^= 1
+
+    def shown(image):
+        return engine.inputs(image, 'the mug', '')['multi_modal_data']['image']
+
     with ThreadPoolExecutor(6) as threads:
-        shown = list(threads.map(engine._picture, [frame.copy() for _ in range(6)]))
-    assert all(each is shown[0] for each in shown)
-    assert engine._picture(changed) is not shown[0]
-    assert np.array_equal(engine._picture(frame), shown[0])
+        pictures = list(threads.map(shown, [frame.copy() for _ in range(6)]))
+    assert all(each is pictures[0] for each in pictures)
+    assert shown(changed) is not pictures[0]
+    assert np.array_equal(shown(frame), pictures[0])
 
 
 def test_cancelling_stops_at_the_next_piece_and_in_the_engine(engine):
@@ -117,25 +125,32 @@ def test_cancelling_stops_at_the_next_piece_and_in_the_engine(engine):
     assert engine.reason(picture(), 'the red mug').text == ANSWER
 
 
-def test_what_cannot_be_answered_is_an_error_and_ends_the_others_of_its_batch(engine):
+def test_a_sentence_beyond_the_context_names_the_limit_and_ends_the_others_of_its_batch(engine):
     too_long = 'the red mug ' * 2048
+    limit = r'takes \d{5} tokens together .* has 5648: shorten'
     for batch in ([too_long, 'the red mug'], ['the red mug', too_long]):
-        with pytest.raises(ServerError, match=r'the vLLM engine failed: .*See its log'):
+        with pytest.raises(QueryError, match=limit):
             engine.reason_batch([picture()] * 2, batch)
-    with pytest.raises(ServerError, match=r'the vLLM engine failed: .*See its log'):
+    with pytest.raises(QueryError, match=limit):
         engine.reason(picture(), too_long)
     while unfinished(engine):  # the test's time limit ends this
         pass
-    assert [reply.text for reply in engine.reason_batch([], [])] == []
+    assert engine.reason_batch([], []) == []
     assert [reply.text for reply in engine.reason_batch([picture()], ['the red mug'])] == [ANSWER]
+
+
+@pytest.mark.parametrize('character', ['a', '\u00e9', '\u6f22', '\U0001f9ff', '\U0001f468\u200d'])
+def test_the_longest_sentences_fit_in_any_script(engine, character):
+    query = check_query(character * MAX_QUERY_CHARACTERS)[:MAX_QUERY_CHARACTERS]
+    assert engine.reason(picture(), query).tokens > 0
 
 
 def test_thinking_can_be_left_out_and_cut_short(engine):
     try:
-        engine._thinking = Thinking('none')
+        engine.thinking = Thinking('none')
         text = engine.reason(picture(), 'the red mug').text
         assert text.startswith('<think></think><answer>')
-        engine._thinking = Thinking('prefilled', limit=4)
+        engine.thinking = Thinking('prefilled', limit=4)
         text = engine.reason(picture(), 'the red mug').text
         thoughts = re.fullmatch(r'<think>(.*?)</think><answer>.*', text, re.DOTALL)
         assert thoughts is not None
@@ -145,44 +160,46 @@ def test_thinking_can_be_left_out_and_cut_short(engine):
             reply.text for reply in engine.reason_batch([picture()] * 3, ['the red mug'] * 3)
         ] == [text] * 3
     finally:
-        engine._thinking = Thinking()
+        engine.thinking = Thinking()
 
 
 def test_guided_it_can_write_nothing_but_the_format(engine):
     try:
-        engine._thinking, engine._structured_output = Thinking('none'), True
+        engine.thinking, engine.structured_output = Thinking('none'), True
         text = engine.reason(picture(), 'the red mug').text
         assert re.fullmatch('<think></think><answer>' + ANSWER_PATTERN, text)
-        engine._thinking = Thinking()
+        engine.thinking = Thinking()
         assert engine.reason(picture(), 'the red mug').text == ANSWER
     finally:
-        engine._thinking, engine._structured_output = Thinking(), False
+        engine.thinking, engine.structured_output = Thinking(), False
 
 
-def test_drafts_change_no_reply_but_how_many_steps_it_takes(overfit_reasoner_dir, monkeypatch):
-    from segzero_core.reasoners import vllm
+def test_the_checkpoints_penalty_applies_and_drafts_change_no_reply(
+    penalised_reasoner_dir, monkeypatch
+):
+    other = load_reasoner('transformers', model=str(penalised_reasoner_dir), device='cpu')
+    sentences = ['the red mug', 'a blue box on the left', 'the third cone from the right']
+    images = [picture(seed) for seed in range(3)]
+    expected = [reply.text for reply in other.reason_batch(images, sentences)]
+    assert ANSWER not in expected
+    assert len(set(expected)) > 1
 
-    counting = functools.partial(vllm.AsyncEngineArgs, per_request_spec_decode_metrics='summary')
-    monkeypatch.setattr(vllm, 'AsyncEngineArgs', counting)
-    engine = load_reasoner('vllm', model=str(overfit_reasoner_dir), eager=True, num_draft_tokens=8)
+    from segzero_core.reasoners import vllm_engine
+
+    counting = functools.partial(
+        vllm_engine.AsyncEngineArgs, per_request_spec_decode_metrics='summary'
+    )
+    monkeypatch.setattr(vllm_engine, 'AsyncEngineArgs', counting)
+    engine = load_reasoner(
+        'vllm', model=str(penalised_reasoner_dir), eager=True, num_draft_tokens=4
+    )
     try:
-        assert engine.reason(picture(), 'the red mug').text == ANSWER
-        written, guessed = tokens_of_a_reply(engine, picture(1), 'another sentence')
-        # The first reply is what the second one was guessed from.
-        assert guessed > written / 2
-        images = [picture(seed) for seed in range(6)]
-        assert [reply.text for reply in engine.reason_batch(images, ['the red mug'] * 6)] == [
-            ANSWER
-        ] * 6
-        engine._thinking = Thinking('prefilled', limit=4)
-        thoughts = re.match(
-            '<think>(.*?)</think><answer>', engine.reason(images[0], 'the red mug').text
-        )
-        assert thoughts is not None
-        assert 0 < len(thoughts[1]) < len('The red mug ☕ stands left of the box.')
-        engine._thinking, engine._structured_output = Thinking('none'), True
-        text = engine.reason(images[0], 'the red mug').text
-        assert re.fullmatch('<think></think><answer>' + ANSWER_PATTERN, text)
+        pairs = zip(images, sentences, strict=True)
+        assert [engine.reason(*pair).text for pair in pairs] == expected
+        assert [reply.text for reply in engine.reason_batch(images, sentences)] == expected
+        # A sentence that holds the answer's text lets it be guessed.
+        written, guessed = tokens_of_a_reply(engine, images[0], expected[0])
+        assert 0 < guessed < written
     finally:
         engine.close()
 
@@ -191,15 +208,15 @@ def tokens_of_a_reply(engine, image, query):
     """How many tokens a reply has, and how many of them were guessed."""
 
     async def ask():
-        request = engine._inputs(image, query, '')
+        request = engine.inputs(image, query, '')
         written = 0
-        async for output in engine._engine.generate(request, engine._sampling('', 60), query):
+        async for output in engine.engine.llm.generate(request, engine.sampling('', 60), query):
             written += len(output.outputs[0].token_ids)
         # How many guesses in a row were right in a step: how often that was so.
         counts = output.outputs[0].spec_decode_metrics.histogram
         return written, sum(right * steps for right, steps in enumerate(counts))
 
-    return engine._begin(ask()).result()
+    return engine.engine.submit(ask()).result()
 
 
 @pytest.mark.parametrize(
@@ -224,21 +241,46 @@ def test_bad_options(overfit_reasoner_dir, options, error, message):
         load_reasoner('vllm', **{'model': str(overfit_reasoner_dir), **options})
 
 
-def test_a_frames_tokens_are_computed_once_and_closing_ends_the_engines_process(tiny_reasoner_dir):
+def test_images_of_their_own_size_prefix_caching_and_closing(tiny_reasoner_dir):
     before = children()
-    engine = load_reasoner('vllm', model=str(tiny_reasoner_dir), eager=True, max_new_tokens=3)
+    engine = load_reasoner(
+        'vllm', model=str(tiny_reasoner_dir), family='grounding', eager=True, max_new_tokens=3
+    )
     assert children() - before
-    image = picture()
+    image = picture(0, (840, 840))
     total, cached = prompt_tokens(engine, image, 'the first sentence about this frame')
     assert cached == 0
     assert total > 900  # of the image alone
     total, cached = prompt_tokens(engine, image, 'and another one')
     # Whole blocks only: up to 128 tokens of the image are computed again.
     assert 900 - 128 <= cached < total
-    assert prompt_tokens(engine, picture(8), 'and another one')[1] < 128
+    assert prompt_tokens(engine, picture(8, (840, 840)), 'and another one')[1] < 128
+
+    # More pixels than any family with a fixed size has, and odd shapes.
+    for size in ((1500, 1700), (2000, 2100), (30, 4000), (1, 1), (2464, 2464)):
+        assert engine.reason(picture(0, size), 'the mug').tokens == 3
+    with pytest.raises(ImageError, match='reads at most 7921 of its context of 8192'):
+        engine.reason(picture(0, (3000, 3000)), 'the mug')
+
+    engine.close()
     engine.close()
     while any(is_running(pid) for pid in children() - before):  # the test's time limit ends this
         pass
+    with pytest.raises(ServerError, match='it has been closed'):
+        engine.reason(image, 'the mug')
+    with pytest.raises(ServerError, match='it has been closed'):
+        engine.reason_batch([image], ['the mug'])
+
+
+def test_a_checkpoint_without_a_chat_template_is_refused_when_it_is_loaded(
+    tiny_reasoner_dir, tmp_path
+):
+    folder = tmp_path / 'fine_tuned'
+    shutil.copytree(tiny_reasoner_dir, folder)
+    for file in ('chat_template.jinja', 'chat_template.json'):
+        (folder / file).unlink(missing_ok=True)
+    with pytest.raises(ModelLoadError, match=r'fine_tuned.*chat_template\.jinja'):
+        load_reasoner('vllm', model=str(folder))
 
 
 def children():

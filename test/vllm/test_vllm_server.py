@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ``openai`` reasoner against a real vLLM server, a process of its own."""
 
+import ast
 import json
-import os
 import re
-import signal
+import shlex
 import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ pytest.importorskip('vllm', reason='needs vLLM: make test-vllm')
 from segzero_core import load_reasoner
 from segzero_core.errors import CancelledError, ServerError
 from segzero_core.reasoners.answer_regex import ANSWER_PATTERN
-from segzero_core.reasoners.vllm_drafts import speculation
+from segzero_core.reasoners.vllm_engine import ngram_speculation
 
 # The engine takes a minute to start on two cores, and more beside other work.
 pytestmark = pytest.mark.timeout(600)
@@ -28,28 +29,48 @@ ANSWER = (
 )
 
 
-def picture(seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+SENTENCES = ['the red mug', 'a blue box on the left', 'the third cone from the right']
+IMAGES = [
+    np.random.default_rng(seed).integers(0, 256, (96, 128, 3), dtype=np.uint8) for seed in range(3)
+]
+
+
+def launched_command(model, port):
+    """The command with which launch starts a server."""
+    file = Path(__file__).resolve().parents[2] / 'launch' / 'segzero.launch.py'
+    found = re.search(r'^SERVER = \((.*?)^\)', file.read_text('utf-8'), re.MULTILINE | re.DOTALL)
+    words = shlex.split(ast.literal_eval(f'({found[1]})').format(model=model, port=port))
+    assert words[0] == 'python3'
+    return [sys.executable, *words[1:]]
 
 
 @pytest.fixture(scope='module')
-def server(overfit_reasoner_dir):
-    """The address of a server, and its process."""
+def server(penalised_reasoner_dir):
+    """The address of a server, and the process that supervises it."""
     with socket.create_server(('127.0.0.1', 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, '-m', 'vllm.entrypoints.openai.api_server']
-    command += ['--model', str(overfit_reasoner_dir), '--host', '127.0.0.1', '--port', str(port)]
-    command += ['--max-model-len', '2048', '--enforce-eager', '--generation-config', 'vllm']
+    command = [sys.executable, '-m', 'segzero_ros.run_server']
+    command += launched_command(penalised_reasoner_dir, port)
+    command += ['--max-model-len', '2048', '--enforce-eager']
     # Without a size it would try the largest image there is.
     command += ['--limit-mm-per-prompt.image', '{"count": 1, "width": 112, "height": 112}']
-    command += ['--limit-mm-per-prompt.video', '0', '--dtype', 'float32']
-    command += ['--speculative-config', json.dumps(speculation(8))]
-    with subprocess.Popen(command, start_new_session=True) as process:
+    command += ['--dtype', 'float32']
+    command += ['--speculative-config', json.dumps(ngram_speculation(4))]
+    with subprocess.Popen(command) as process:
         try:
             yield f'http://127.0.0.1:{port}/v1', process
         finally:
-            # The engine's processes outlive a server that was killed.
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+
+
+@pytest.fixture(scope='module')
+def expected(penalised_reasoner_dir):
+    """What the transformers engine answers: its repetition penalty is that of the checkpoint."""
+    other = load_reasoner('transformers', model=str(penalised_reasoner_dir), device='cpu')
+    texts = [reply.text for reply in other.reason_batch(IMAGES, SENTENCES)]
+    assert ANSWER not in texts
+    assert len(set(texts)) > 1
+    return texts
 
 
 @pytest.fixture(scope='module')
@@ -58,22 +79,26 @@ def reasoner(server):
     return load_reasoner('openai', url=server[0], startup_timeout=550)
 
 
-def test_it_knows_the_family_by_the_folder_and_gets_the_answer(reasoner):
+def test_it_knows_the_family_by_the_folder_and_answers_as_other_engines_do(reasoner, expected):
     assert (reasoner.task.family.name, reasoner.task.family.image_size) == ('seg_zero', 112)
     pieces = []
-    assert reasoner.reason(picture(), 'the red mug', pieces.append).text == ANSWER
-    assert ''.join(pieces) == ANSWER
-    assert len(pieces) > 20
+    reply = reasoner.reason(IMAGES[0], SENTENCES[0], pieces.append)
+    assert reply.text == ''.join(pieces) == expected[0]
+    assert reply.finish_reason == 'stop'
+    assert len(pieces) > 10
 
 
-def test_several_sentences_at_once(reasoner):
-    images = [picture(seed) for seed in range(6)]
-    assert [reply.text for reply in reasoner.reason_batch(images, ['the red mug'] * 6)] == [
-        ANSWER
-    ] * 6
+def test_several_sentences_at_once(reasoner, expected):
+    assert [reply.text for reply in reasoner.reason_batch(IMAGES, SENTENCES)] == expected
 
 
-def test_cancelling_stops_at_the_next_piece(reasoner):
+def test_the_limit_of_tokens_is_named_and_counted(server):
+    short = load_reasoner('openai', url=server[0], max_new_tokens=7)
+    reply = short.reason(IMAGES[0], SENTENCES[0])
+    assert (reply.finish_reason, reply.tokens) == ('length', 7)
+
+
+def test_cancelling_stops_at_the_next_piece(reasoner, expected):
     cancel, pieces = threading.Event(), []
 
     def on_text(piece):
@@ -81,29 +106,48 @@ def test_cancelling_stops_at_the_next_piece(reasoner):
         cancel.set()
 
     with pytest.raises(CancelledError):
-        reasoner.reason(picture(), 'the red mug', on_text, cancel)
+        reasoner.reason(IMAGES[0], SENTENCES[0], on_text, cancel)
     assert len(pieces) == 1
-    assert reasoner.reason(picture(), 'the red mug').text == ANSWER
+    assert reasoner.reason(IMAGES[0], SENTENCES[0]).text == expected[0]
 
 
-def test_thinking_and_format_can_be_ruled(server, reasoner):
+def test_a_refusal_of_vllm_reaches_the_user(server):
+    greedy = load_reasoner('openai', url=server[0], max_new_tokens=5000)
+    with pytest.raises(ServerError, match=r'HTTP 400 .*2048') as caught:
+        greedy.reason(IMAGES[0], SENTENCES[0])
+    assert caught.value.kind == 'server_refused'
+    assert '\n' not in str(caught.value)
+
+
+def test_thinking_and_format_can_be_ruled(server):
     url = server[0]
     short = load_reasoner('openai', url=url, thinking='prefilled', max_think_tokens=4)
-    thoughts = re.match(
-        r'<think>(.*?)</think><answer>', short.reason(picture(), 'the red mug').text
-    )
+    free = load_reasoner('openai', url=url, thinking='prefilled')
+    thoughts = re.match('<think>(.*?)</think><answer>', short.reason(IMAGES[0], SENTENCES[0]).text)
     assert thoughts is not None
-    assert ANSWER.startswith(f'<think>{thoughts[1]}')
-    assert 0 < len(thoughts[1]) < len('The red mug ☕ stands left of the box.')
+    assert thoughts[1]
+    assert free.reason(IMAGES[0], SENTENCES[0]).text.startswith(f'<think>{thoughts[1]}')
     guided = load_reasoner('openai', url=url, thinking='none', structured_output=True)
-    text = guided.reason(picture(), 'the red mug').text
+    text = guided.reason(IMAGES[0], SENTENCES[0]).text
     assert re.fullmatch('<think></think><answer>' + ANSWER_PATTERN, text)
 
 
-def test_a_server_that_was_killed_is_an_error(server, reasoner):
+def test_a_supervisor_that_is_killed_takes_all_of_vllm_along(server, reasoner):
     _, process = server
+    running = descendants(process.pid)
+    assert len(running) >= 3  # the keeper, the server, its engine
     process.kill()
     process.wait()
+    while any(Path(f'/proc/{pid}').exists() for pid in running):  # the time limit ends this
+        pass
     with pytest.raises(ServerError) as caught:
-        reasoner.reason(picture(), 'the red mug')
+        reasoner.reason(IMAGES[0], SENTENCES[0])
     assert caught.value.kind == 'server_unreachable'
+
+
+def descendants(pid):
+    found = []
+    for task in Path(f'/proc/{pid}/task').iterdir():
+        for child in (task / 'children').read_text().split():
+            found += [child, *descendants(child)]
+    return found
