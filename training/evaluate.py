@@ -111,8 +111,9 @@ def evaluate(config: EvalConfig, place: Place) -> dict[str, Any] | None:
         return None
     summary = {'settings': settings | {'root': config.root}, **summarise(found)}
     text = json.dumps(summary, indent=2)
-    atomic_text(folder / SUMMARY, text + '\n', shared=True)
-    _report(config, summary, folder)
+    atomic_text(folder / SUMMARY, text + '
+', shared=True)
+    _report(config, samples, summary, folder)
     return summary
 
 
@@ -130,11 +131,13 @@ def own_rows(samples: Samples, place: Place, done: Set[int] = frozenset()) -> li
     return [row for row in missing if images[samples.image_ids[row]] % place.world == place.rank]
 
 
-def _report(config: EvalConfig, summary: dict[str, Any], folder: Path) -> None:
+def _report(config: EvalConfig, samples: Samples, summary: dict[str, Any], folder: Path) -> None:
     """Print the figures, and what went wrong."""
     counts = summary['counts']
     figures = {**summary, **summary.get(config.protocol, {})}
     print(f'{config.dataset}: {summary["rows"]} rows, protocol {config.protocol}')
+    if note := samples.note():
+        print(f'  {note}')
     for name, figure in figures.items():
         if isinstance(figure, dict) and 'value' in figure:
             low, high = 100 * figure['low'], 100 * figure['high']

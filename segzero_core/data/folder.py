@@ -4,10 +4,12 @@
 Each line is an object with ``image`` (path in the folder), ``query`` (or ``problem``) and one of
 
 * ``box`` [x1, y1, x2, y2] and ``points`` [[x, y], [x, y]], in pixels of the image;
-* ``mask``: path of a mask image of the same size, non-zero where the object is;
+* ``mask``: path of a mask file of the same size, see ``mask_files``;
 * ``solution``, as in the released datasets;
 
-and optionally ``id`` and ``reasoning``.
+and optionally ``id`` (text or a number), ``reasoning``, and ``width`` and ``height``: the size of
+the picture that was annotated, which is compared with the file's. A mask may also stand next to
+the others, for measuring and for the reward ``mask_iou``.
 """
 
 from __future__ import annotations
@@ -18,14 +20,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segzero_core.data.image_io import check_image_file, load_mask, load_rgb
+from segzero_core.data.image_io import PictureHeader, load_rgb, read_header
+from segzero_core.data.mask_files import load_mask
 from segzero_core.data.records import Annotation, Record, Skipped
+from segzero_core.data.size_mismatch import explain_mismatch
 from segzero_core.data.solutions import make_target, parse_solution
-from segzero_core.errors import DataError, EmptyMaskError, ImageError, QueryError, first_line
+from segzero_core.errors import (
+    DataError,
+    EmptyMaskError,
+    ImageError,
+    QueryError,
+    first_line,
+    quoted,
+)
 from segzero_core.geometry import largest_inscribed_circles, mask_to_box
 from segzero_core.prompts import check_query
 from segzero_core.runtime.text_files import decode_text, text_encoding
-from segzero_core.types import Size, image_size
+from segzero_core.types import Box, Mask, Size, image_size
 
 FILE = 'records.jsonl'
 
@@ -64,7 +75,7 @@ def _read_line(folder: Path, line: bytes, place: str) -> Record | Skipped:
         row = json.loads(line.decode())
         if not isinstance(row, dict):
             raise DataError('the line is no JSON object')
-        name = str(row.get('id', place))
+        name = _row_id(row, place)
         return _record(folder, row, name)
     except (DataError, ImageError, EmptyMaskError, QueryError) as error:
         return Skipped(name, str(error))
@@ -74,37 +85,90 @@ def _read_line(folder: Path, line: bytes, place: str) -> Record | Skipped:
         return Skipped(name, f'the line is no JSON ({first_line(error)})')
 
 
+def _row_id(row: dict[str, Any], place: str) -> str:
+    value = row.get('id', place)
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise DataError(f"'id' must be text or a number, got {quoted(value)}")
+    return str(value)
+
+
 def _record(folder: Path, row: dict[str, Any], name: str) -> Record:
     query = row.get('query', row.get('problem'))
     if not isinstance(query, str) or not isinstance(row.get('image'), str):
-        raise DataError(f"needs 'image' and 'query', has {', '.join(row) or 'nothing'}")
+        raise DataError(
+            f"needs 'image' and 'query', both text, has {quoted(', '.join(row) or 'nothing')}"
+        )
     path = folder / row['image']
-    size = check_image_file(path)
-    mask = folder / row['mask'] if isinstance(row.get('mask'), str) else None
+    header = read_header(path, verify=True)
+    _check_stated_size(row, header)
+    file = _mask_file(folder, row)
+    mask = None if file is None else _mask(file, header)
     return Record(
         id=name,
         query=check_query(query),
-        size=size,
-        targets=_targets(row, size, mask),
+        size=header.size,
+        targets=_targets(row, header, mask),
         load_image=functools.partial(load_rgb, path, name),
-        load_mask=None if mask is None else functools.partial(load_mask, mask),
+        load_mask=None if file is None else functools.partial(load_mask, file),
         reasoning=str(row.get('reasoning', '')),
         image=row['image'],
     )
 
 
-def _targets(row: dict[str, Any], size: Size, mask_file: Path | None) -> tuple[Annotation, ...]:
-    if 'solution' in row:
-        return parse_solution(str(row['solution']), size)
-    if 'box' in row:
+def _check_stated_size(row: dict[str, Any], header: PictureHeader) -> None:
+    stated = row.get('width'), row.get('height')
+    if stated == (None, None) or stated == header.size:
+        return
+    if not all(isinstance(side, int) and side > 0 for side in stated):
+        raise DataError(f"'width' and 'height' must be pixels, got {quoted(list(stated))}")
+    raise DataError(explain_mismatch(header, Size(*stated)))  # type: ignore[arg-type]
+
+
+def _mask_file(folder: Path, row: dict[str, Any]) -> Path | None:
+    name = row.get('mask')
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise DataError(f"'mask' must be the path of a picture file, got {quoted(name)}")
+    return folder / name
+
+
+def _mask(file: Path, header: PictureHeader) -> Mask:
+    """Read the mask now: training must not meet a wrong one after hours."""
+    mask = load_mask(file)
+    if image_size(mask) != header.size:
+        raise DataError(
+            f'the mask is {mask.shape[::-1]}, the image {tuple(header.size)} pixels: '
+            f'{explain_mismatch(header, image_size(mask))}'
+        )
+    if not mask.any():
+        raise EmptyMaskError(f'the mask of {tuple(header.size)} pixels has no pixel set')
+    return mask
+
+
+def _targets(
+    row: dict[str, Any], header: PictureHeader, mask: Mask | None
+) -> tuple[Annotation, ...]:
+    if row.get('solution') is not None:
+        targets = parse_solution(row['solution'], header.size, header.stored)
+    elif row.get('box') is not None:
         points = row.get('points')
         if not isinstance(points, list) or len(points) != 2:
-            raise DataError(f"'points' must be two points, got {str(points)[:80]}")
-        return (make_target(row['box'], points, size),)
-    if mask_file is None:
+            raise DataError(f"'points' must be two points, got {quoted(points)}")
+        targets = (make_target(row['box'], points, header.size, header.stored),)
+    elif mask is None:
         raise DataError("needs 'box' and 'points', or 'mask', or 'solution'")
-    mask = load_mask(mask_file)
-    if image_size(mask) != size:  # type: ignore[arg-type]
-        raise DataError(f'the mask is {mask.shape[::-1]}, the image {tuple(size)} pixels')
-    circles = largest_inscribed_circles(mask)
-    return (Annotation(mask_to_box(mask), tuple(circle.center for circle in circles)),)
+    else:
+        circles = largest_inscribed_circles(mask)
+        return (Annotation(mask_to_box(mask), tuple(circle.center for circle in circles)),)
+    if mask is not None and not any(_touches(mask, target.box) for target in targets):
+        raise DataError(
+            f"the mask's box is {list(mask_to_box(mask))}, the row's {list(targets[0].box)}: they "
+            'are of different objects'
+        )
+    return targets
+
+
+def _touches(mask: Mask, box: Box) -> bool:
+    x1, y1, x2, y2 = (max(int(value), 0) for value in box)
+    return bool(mask[y1 : y2 + 1, x1 : x2 + 1].any())

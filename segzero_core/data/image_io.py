@@ -1,85 +1,136 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images and masks in files or bytes: checked without decoding, decoded when needed.
+"""Picture files: their size and orientation from the header, their pixels when needed.
 
-Photographs are turned as their EXIF orientation says. So do OpenCV, with which LISA reads them,
-the library datasets, and the tools that polygons are drawn with. Of 16 bits the upper 8 count, as
-for OpenCV.
+A picture is turned as its file says: by the orientation in its EXIF block, wherever the format
+keeps that (JPEG, WebP and AVIF segments, a PNG's ``eXIf`` chunk before or after the pixels or its
+``Raw profile type exif``, a TIFF's own tag), and in its XMP packet where EXIF states none. So do
+OpenCV for EXIF and Pillow for both. ``PictureHeader`` is the only place that decides about it:
+sizes and pixels cannot disagree. Of 16 bits a channel, the upper 8 are used, as by OpenCV.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, ImageOps
+from PIL import ExifTags
 from PIL import Image as PilImage
 
-from segzero_core.errors import DataError, ImageError
-from segzero_core.types import Image, Mask, Size
+from segzero_core.errors import DataError, ImageError, first_line, quoted
+from segzero_core.types import Image, Size
 
-_ERRORS = (
+PICTURE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
     TypeError,
     LookupError,
     OverflowError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
     struct.error,
+    zlib.error,
     PilImage.DecompressionBombError,
 )
 
+# No format that another program would have to draw (EPS, WMF, PDF).
+_FORMATS = (
+    *('JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM', 'MPO', 'AVIF', 'JPEG2000'),
+    *('TGA', 'DIB', 'PCX', 'SGI', 'SUN', 'QOI'),
+)
+_TURNS = {
+    2: PilImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PilImage.Transpose.ROTATE_180,
+    4: PilImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PilImage.Transpose.TRANSPOSE,
+    6: PilImage.Transpose.ROTATE_270,
+    7: PilImage.Transpose.TRANSVERSE,
+    8: PilImage.Transpose.ROTATE_90,
+}
+_PNG = b'\x89PNG\r\n\x1a\n'
+_MOST_METADATA = 64 * 2**20  # bytes of a PNG that are not pixels
 
-def check_image_file(source: Path | bytes) -> Size:
-    """Return the size of an image after reading its header and checksums.
+
+class PictureHeader(NamedTuple):
+    """Size and orientation of a picture, known without decoding it.
+
+    Attributes:
+        size: As the picture is shown and decoded: turned.
+        stored: As its pixels are stored.
+        orientation: EXIF's number, 1 (as stored) to 8.
+    """
+
+    size: Size
+    stored: Size
+    orientation: int = 1
+
+
+def read_header(source: Path | bytes, verify: bool = False) -> PictureHeader:
+    """Return the header of a picture.
+
+    Args:
+        source: A file, or what a file holds.
+        verify: Also check the checksums of the formats that have them.
 
     Raises:
-        DataError: It is missing, no image, or damaged as far as can be seen without decoding.
+        DataError: It is missing, no picture, or damaged as far as can be seen without decoding.
     """
     try:
-        with PilImage.open(_stream(source)) as image:
-            _check_depth(image)
-            size = _turned_size(image)
-            image.verify()
-    except _ERRORS as error:
-        raise DataError(f'{_name(source)} cannot be read as an image ({error})') from error
-    return size
+        with open_picture(source) as (image, header):
+            if verify:
+                image.verify()
+            return header
+    except PICTURE_ERRORS as error:
+        raise DataError(f'{_name(source)} cannot be read as an image ({_why(error)})') from error
+
+
+def check_image_file(source: Path | bytes) -> Size:
+    """Return the size of a picture as it is shown, after reading its header and checksums.
+
+    Raises:
+        DataError: See ``read_header``.
+    """
+    return read_header(source, verify=True).size
 
 
 def image_file_size(path: Path) -> Size:
-    """Return the size of an image after reading its header only.
+    """Return the size of a picture as it is shown, after reading its header only.
 
     Raises:
-        DataError: It is missing or no image.
+        DataError: See ``read_header``.
     """
-    try:
-        with PilImage.open(path) as image:
-            _check_depth(image)
-            return _turned_size(image)
-    except _ERRORS as error:
-        raise DataError(f'{path} cannot be read as an image ({error})') from error
+    return read_header(path).size
 
 
 def decode_rgb(source: Path | bytes) -> Image:
-    """Return the (H, W, 3) uint8 RGB image.
+    """Return the (H, W, 3) uint8 RGB picture as it is shown.
 
     Raises:
         ImageError: It cannot be decoded, or a part of it is missing.
     """
     try:
-        with PilImage.open(_stream(source)) as image:
-            _check_depth(image)
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith('I'):  # 16 bits, of which Pillow would make white
+        with open_picture(source) as (image, header):
+            upright = turn(image, header)
+            if upright.mode.startswith('I'):  # 16 bits, which Pillow would clip to white
                 upright = PilImage.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             return np.asarray(upright.convert('RGB'))
-    except _ERRORS as error:
-        raise ImageError(f'{_name(source)} cannot be decoded as a picture ({error})') from error
+    except PICTURE_ERRORS as error:
+        raise ImageError(
+            f'{_name(source)} cannot be decoded as a picture ({_why(error)})'
+        ) from error
 
 
 def load_rgb(source: Path | bytes, name: str) -> Image:
-    """Return the image of the row called ``name``, see ``decode_rgb``.
+    """Return the picture of the row called ``name``, see ``decode_rgb``.
 
     Raises:
         ImageError: It cannot be decoded; ``name`` (the row's id) is in the message.
@@ -87,37 +138,108 @@ def load_rgb(source: Path | bytes, name: str) -> Image:
     try:
         return decode_rgb(source)
     except ImageError as error:
-        raise ImageError(f'row {name!r}: {error}: repair or remove that row') from error
+        raise ImageError(f'row {quoted(name)}: {error}: repair or remove that row') from error
 
 
-def load_mask(path: Path) -> Mask:
-    """Return the (H, W) bool mask in an image file; every non-zero pixel belongs to it.
+@contextlib.contextmanager
+def open_picture(source: Path | bytes) -> Iterator[tuple[PilImage.Image, PictureHeader]]:
+    """Open a picture without decoding it.
 
     Raises:
-        ImageError: It cannot be decoded.
+        One of ``PICTURE_ERRORS``: It is missing, no picture, or of 32 bits a channel.
     """
+    with PilImage.open(_stream(source), formats=_known_formats()) as image:
+        # Older Pillow calls a PNG of 16 bits "I".
+        if image.mode == 'F' or (image.mode == 'I' and image.format != 'PNG'):
+            raise ValueError('its pixels have 32 bits: save it with 8 bits for each colour')
+        yield image, _header(image, source)
+
+
+def turn(image: PilImage.Image, header: PictureHeader) -> PilImage.Image:
+    """Decode an opened picture and return it as it is shown.
+
+    Raises:
+        One of ``PICTURE_ERRORS``: It cannot be decoded.
+    """
+    image.load()
+    turned = image
+    if image.format != 'TIFF' and header.orientation in _TURNS:  # Pillow turns a TIFF itself
+        turned = image.transpose(_TURNS[header.orientation])
+    if turned.size != header.size:
+        raise ValueError(
+            f'its header says {header.size.width} x {header.size.height} pixels, '
+            f'decoded it has {turned.width} x {turned.height}'
+        )
+    return turned
+
+
+def _header(image: PilImage.Image, source: Path | bytes) -> PictureHeader:
+    if image.format == 'TIFF':  # Pillow has swapped the sides already, by one of the two rules
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        stored = Size(int(tags[256]), int(tags[257]))
+    else:
+        stored = Size(*image.size)
+    if min(stored) < 1:
+        raise ValueError('it has no pixels')
+    orientation = _orientation(image, source)
+    shown = Size(stored.height, stored.width) if orientation >= 5 else stored
+    return PictureHeader(shown, stored, orientation)
+
+
+def _orientation(image: PilImage.Image, source: Path | bytes) -> int:
+    """Return EXIF's number for how the picture is to be turned; 1 where nothing usable says it."""
+    if image.format == 'TIFF':
+        exif = image.getexif()  # errors are not suppressed: decoding would meet them, too
+    else:
+        try:
+            with _with_late_metadata(image, source) as described:
+                # The base class: a PNG's own method would decode it first.
+                exif = PilImage.Image.getexif(described)
+        except PICTURE_ERRORS:
+            return 1
+    value = exif.get(ExifTags.Base.Orientation, 1)
     try:
-        with PilImage.open(path) as image:
-            plain = image.mode in ('1', 'L', 'F') or image.mode.startswith('I')
-            # Not converted to grey: dark blue would become black.
-            pixels = np.asarray(image if plain else image.convert('RGB'))
-            return (pixels if pixels.ndim == 2 else pixels.max(axis=2)) != 0
-    except _ERRORS as error:
-        raise ImageError(f'the mask {path} cannot be decoded ({error})') from error
+        return int(value) if value in _TURNS else 1
+    except TypeError:
+        return 1
 
 
-def _check_depth(image: PilImage.Image) -> None:
-    # Older Pillow calls a PNG of 16 bits "I".
-    if image.mode == 'F' or (image.mode == 'I' and image.format != 'PNG'):
-        raise ValueError('its pixels have 32 bits: save it with 8 bits for each colour')
+@contextlib.contextmanager
+def _with_late_metadata(image: PilImage.Image, source: Path | bytes) -> Iterator[PilImage.Image]:
+    """Give a PNG whose metadata after the pixels is known, too; any other picture as it is."""
+    if image.format != 'PNG':
+        yield image
+        return
+    with PilImage.open(io.BytesIO(_png_without_pixels(source)), formats=('PNG',)) as described:
+        yield described
 
 
-def _turned_size(image: PilImage.Image) -> Size:
-    # Pillow turns a TIFF itself; to look for EXIF in a PNG that has none, it would decode it.
-    upright = image.format == 'TIFF' or (image.format == 'PNG' and 'exif' not in image.info)
-    if upright or image.getexif().get(ExifTags.Base.Orientation, 1) not in (5, 6, 7, 8):
-        return Size(image.width, image.height)
-    return Size(image.height, image.width)
+def _png_without_pixels(source: Path | bytes) -> bytes:
+    """Return the PNG with all its chunks before an empty one of pixels."""
+    opened = io.BytesIO(source) if isinstance(source, bytes) else source.open('rb')
+    kept = [_PNG]
+    total = 0
+    with opened as file:
+        file.seek(len(_PNG))
+        while len(start := file.read(8)) == 8:
+            length, kind = struct.unpack('>I4s', start)
+            if kind == b'IEND':
+                break
+            if kind in (b'IDAT', b'fdAT'):
+                file.seek(length + 4, io.SEEK_CUR)
+                continue
+            total += length
+            if total > _MOST_METADATA:
+                raise ValueError('it holds too much metadata')
+            kept.append(start + file.read(length + 4))
+    for kind in (b'IDAT', b'IEND'):
+        kept.append(struct.pack('>I4sI', 0, kind, zlib.crc32(kind)))
+    return b''.join(kept)
+
+
+def _known_formats() -> list[str]:
+    PilImage.init()
+    return [name for name in _FORMATS if name in PilImage.OPEN]
 
 
 def _stream(source: Path | bytes) -> Path | io.BytesIO:
@@ -125,4 +247,13 @@ def _stream(source: Path | bytes) -> Path | io.BytesIO:
 
 
 def _name(source: Path | bytes) -> str:
-    return f'{len(source)} bytes' if isinstance(source, bytes) else str(source)
+    return f'{len(source)} bytes' if isinstance(source, bytes) else quoted(str(source), 200)[1:-1]
+
+
+def _why(error: BaseException) -> str:
+    """Return the cause without the file's name, which the message says already."""
+    if isinstance(error, PilImage.UnidentifiedImageError):
+        return 'it is no picture of a known format'
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return first_line(error, 160)

@@ -10,16 +10,19 @@ lichengunc/refer and henghuiding/gRefCOCO.
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from segzero_core.data.annotations import load_json, load_plain_pickle, rows_of, text_of
-from segzero_core.data.image_io import image_file_size, load_rgb
+from segzero_core.data.image_io import load_rgb, read_header
 from segzero_core.data.rle import parse_segmentation, unite
 from segzero_core.data.samples import Level, Sample, SampleRow, Samples
-from segzero_core.errors import DataError
+from segzero_core.data.size_mismatch import explain_mismatch
+from segzero_core.errors import DataError, quoted
 from segzero_core.prompts import check_query
+from segzero_core.types import Size
 
 # Which of the published splits of the sentences the papers use.
 FILES = {
@@ -72,9 +75,15 @@ def refer_samples(
         _by_id(instances, 'annotations', folder),
         raw,
     )
-    chosen = (ref for ref in refs if ref.get('split') == split)
-    rows = (row for number, ref in enumerate(chosen) for row in _rows(source, ref, number, level))
-    return Samples(name, split, level, rows, [refs_file, instances_file])
+    chosen = [ref for ref in refs if ref.get('split') == split]
+    asked = [_sentences(ref) for ref in chosen]
+    rows = [
+        row
+        for number, (ref, sentences) in enumerate(zip(chosen, asked, strict=True))
+        for row in _rows(source, ref, sentences, number, level)
+    ]
+    files = [refs_file, instances_file]
+    return Samples(name, split, level, rows, files, without_task=asked.count([]))
 
 
 def _image_folder(root: Path) -> Path:
@@ -113,19 +122,47 @@ def _by_id(instances: dict[str, Any], key: str, folder: Path) -> dict[Any, dict[
 
 def _find(table: dict[Any, dict[str, Any] | None], name: Any, what: str) -> dict[str, Any]:
     if not isinstance(name, (int, str)) or name not in table:
-        raise DataError(f'instances.json has no {what} {name!r}')
+        raise DataError(f'instances.json has no {what} {quoted(name)}')
     found = table[name]
     if found is None:
-        raise DataError(f'instances.json has several different entries for {what} {name!r}')
+        raise DataError(f'instances.json has several different entries for {what} {quoted(name)}')
     return found
 
 
-def _rows(source: _Source, ref: dict[str, Any], number: int, level: Level) -> Iterator[SampleRow]:
+def _sentences(ref: dict[str, Any]) -> list[tuple[int, Any]]:
+    """Return place and content of each sentence that asks for something.
+
+    gRefCOCO has references without a sentence: they are no task, and no row. Whatever is broken
+    is returned, because its row has to say so.
+    """
+    sentences = ref.get('sentences', 'missing')
+    if sentences is None:
+        return []
+    if not isinstance(sentences, list):
+        return [(0, None)]
+    return [(place, content) for place, content in enumerate(sentences) if not _is_blank(content)]
+
+
+def _is_blank(sentence: Any) -> bool:
+    """Return whether nothing was written: texts, and not one letter, digit or symbol in them."""
+    if not isinstance(sentence, dict):
+        return False
+    texts = [sentence[key] for key in ('sent', 'raw') if sentence.get(key) is not None]
+    if not texts or not all(isinstance(text, (str, bytes)) for text in texts):
+        return False
+    written = ''.join(map(text_of, texts))
+    return not any(unicodedata.category(character)[0] in 'LNS' for character in written)
+
+
+def _rows(
+    source: _Source,
+    ref: dict[str, Any],
+    sentences: list[tuple[int, Any]],
+    number: int,
+    level: Level,
+) -> Iterator[SampleRow]:
     name = str(ref.get('ref_id', f'reference {number}'))
-    sentences = ref.get('sentences')
-    if not isinstance(sentences, list) or not sentences:
-        sentences = [None]  # one row, which says what is wrong
-    for place, sentence in enumerate(sentences[:1] if level == 'instance' else sentences):
+    for place, sentence in sentences[:1] if level == 'instance' else sentences:
         own = sentence.get('sent_id', place) if isinstance(sentence, dict) else place
         row_id = name if level == 'instance' else f'{name}/{own}'
         make = functools.partial(_make, source, ref, sentence, row_id)
@@ -137,13 +174,19 @@ def _make(source: _Source, ref: dict[str, Any], sentence: Any, row_id: str) -> S
         raise DataError("the reference has no 'sentences'")
     image = _find(source.images, ref.get('image_id'), 'image')
     path = source.image_folder / str(image.get('file_name'))
-    size = image_file_size(path)
-    if tuple(size) != (image.get('width'), image.get('height')):
+    header = read_header(path)
+    size, stated = header.size, (image.get('width'), image.get('height'))
+    if stated != size:
+        if not all(isinstance(side, int) and side > 0 for side in stated):
+            raise DataError(f'instances.json gives {path} no size, but {quoted(stated)}')
         raise DataError(
             f'{path} is {size.width} x {size.height} pixels, instances.json says '
-            f'{image.get("width")} x {image.get("height")}: it is another image'
+            f'{stated[0]} x {stated[1]}: {explain_mismatch(header, Size(*stated))}'
         )
-    objects = [parse_segmentation(ann.get('segmentation'), size) for ann in _meant(source, ref)]
+    objects = [
+        parse_segmentation(annotation.get('segmentation'), size, header)
+        for annotation in _meant(source, ref)
+    ]
     return Sample(
         id=row_id,
         query=check_query(_text(sentence, source.raw)),
@@ -157,7 +200,9 @@ def _make(source: _Source, ref: dict[str, Any], sentence: Any, row_id: str) -> S
 
 def _text(sentence: dict[str, Any], raw: bool) -> str:
     first, second = ('raw', 'sent') if raw else ('sent', 'raw')
-    return text_of(sentence.get(first, sentence.get(second)))
+    text = sentence.get(first)
+    blank = text is None or (isinstance(text, (str, bytes)) and not text_of(text).strip())
+    return text_of(sentence.get(second, text) if blank else text)
 
 
 def _annotation_ids(ref: dict[str, Any]) -> list[Any]:
@@ -179,7 +224,7 @@ def _meant(source: _Source, ref: dict[str, Any]) -> list[dict[str, Any]]:
         annotation = _find(source.annotations, ann_id, 'annotation')
         if annotation.get('image_id') != ref.get('image_id'):
             raise DataError(
-                f'the annotation {ann_id} belongs to image {annotation.get("image_id")}'
+                f'the annotation {ann_id} belongs to image {quoted(annotation.get("image_id"))}'
             )
         found.append(annotation)
     single = [annotation for annotation in found if annotation.get('iscrowd') != 1]

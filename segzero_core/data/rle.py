@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from segzero_core.errors import DataError
+from segzero_core.data.image_io import PictureHeader
+from segzero_core.data.size_mismatch import explain_mismatch
+from segzero_core.errors import DataError, quoted
 from segzero_core.types import Box, Mask, Size, image_size
 
 
@@ -79,7 +81,7 @@ def unite(masks: Sequence[Rle], size: Size) -> Rle:
     return _from_coco(_coco().merge([_to_coco(mask) for mask in masks], intersect=False))
 
 
-def parse_segmentation(segmentation: Any, size: Size) -> Rle:
+def parse_segmentation(segmentation: Any, size: Size, header: PictureHeader | None = None) -> Rle:
     """Read COCO's ``segmentation`` of one object: polygons, or run lengths in any coding.
 
     The parts of a polygon are united: a pixel in two of them belongs to the object. A part of one
@@ -88,42 +90,64 @@ def parse_segmentation(segmentation: Any, size: Size) -> Rle:
     Args:
         segmentation: ``[[x1, y1, x2, y2, ...], ...]``, ``{'size', 'counts'}`` or a list of those.
         size: Of the image; what reaches beyond it is cut off.
+        header: Of the image, to tell why run lengths of another size do not fit.
 
     Raises:
-        DataError: Neither form, no part of at least three points, numbers that are not finite, or
-            nothing inside the image.
+        DataError: Neither form, no part of at least three points, numbers that are not finite,
+            nothing inside the image, or a polygon that covers all of it and reaches far beyond.
     """
     parts = segmentation if isinstance(segmentation, list) else [segmentation]
     if not parts:
         raise DataError('the segmentation is empty: the object has no polygon')
     shapes = [part for part in parts if not (isinstance(part, list) and len(part) in (2, 4))]
-    found = unite([_part(part, size) for part in shapes or parts], size)
+    known = header or PictureHeader(size, size)
+    found = unite([_part(part, size, known) for part in shapes or parts], size)
     if found.area == 0:
         raise DataError(
             f'the mask is empty: no pixel of the segmentation lies inside the {size.width} x '
             f'{size.height} image'
         )
+    if found.area == size.width * size.height:
+        for part in shapes or parts:
+            if isinstance(part, list):
+                check_reach(part[0::2], part[1::2], size)
     return found
 
 
-def _part(part: Any, size: Size) -> Rle:
+def check_reach(xs: Sequence[float], ys: Sequence[float], size: Size) -> None:
+    """Check that a polygon which covers the whole image was drawn on an image of ``size``.
+
+    Raises:
+        DataError: It reaches far beyond the image: it was drawn on another size.
+    """
+    for values, side in ((xs, size.width), (ys, size.height)):
+        beyond = max(-min(values), max(values) - side)
+        if beyond > max(2.0, 0.05 * side):
+            raise DataError(
+                f'a polygon covers all of the {size.width} x {size.height} image and reaches '
+                f'{beyond:.0f} pixels beyond it: it was drawn on another size or orientation'
+            )
+
+
+def _part(part: Any, size: Size, header: PictureHeader) -> Rle:
     if isinstance(part, dict):
-        return _run_lengths(part, size)
+        return _run_lengths(part, size, header)
     if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
         raise DataError(
-            f'a polygon must be a list of x, y of at least three points, got {str(part)[:80]}'
+            f'a polygon must be a list of x, y of at least three points, got {quoted(part)}'
         )
     reach = 100 * max(size)  # far beyond it the rasteriser's integers overflow
     if not all(isinstance(value, (int, float)) and abs(value) <= reach for value in part):
-        raise DataError(f'a polygon has a coordinate that is none: {str(part)[:80]}')
+        raise DataError(f'a polygon has a coordinate that is none: {quoted(part)}')
     return _from_coco(_coco().frPyObjects([part], size.height, size.width)[0])
 
 
-def _run_lengths(part: dict[str, Any], size: Size) -> Rle:
+def _run_lengths(part: dict[str, Any], size: Size, header: PictureHeader) -> Rle:
     counts, given = part.get('counts'), part.get('size')
     if given != [size.height, size.width]:
         raise DataError(
-            f'the run lengths are of size {given}, the image is {size.height, size.width}'
+            f'the run lengths are of size {quoted(given)}, the image is '
+            f'{size.height, size.width}{_why_other(header, given)}'
         )
     if isinstance(counts, bytes):
         counts = counts.decode('ascii', 'replace')
@@ -136,7 +160,14 @@ def _run_lengths(part: dict[str, Any], size: Size) -> Rle:
         )
     if isinstance(counts, str) and _runs_total(counts) == size.width * size.height:
         return Rle(size, counts)
-    raise DataError(f'the run lengths {str(counts)[:40]!r} do not describe a mask of the image')
+    raise DataError(f'the run lengths {quoted(counts, 40)} do not describe a mask of the image')
+
+
+def _why_other(header: PictureHeader, given: Any) -> str:
+    sides = isinstance(given, (list, tuple)) and len(given) == 2
+    if not sides or not all(isinstance(side, int) and side > 0 for side in given):
+        return ''
+    return f': {explain_mismatch(header, Size(given[1], given[0]))}'
 
 
 def _runs_total(counts: str) -> int:

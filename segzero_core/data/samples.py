@@ -79,6 +79,8 @@ class Samples(Sequence['Sample | Skipped']):
         image_ids: The image of each row, known without making it.
         ids: The id of each row, likewise.
         files: What the rows are annotated in; images are not among them.
+        without_task: Published parts that ask for nothing and so are no row: references without
+            a sentence.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Samples(Sequence['Sample | Skipped']):
         level: Level,
         rows: Iterable[SampleRow],
         files: Sequence[Path] = (),
+        without_task: int = 0,
     ) -> None:
         """Take note of the rows; none is made yet.
 
@@ -95,6 +98,7 @@ class Samples(Sequence['Sample | Skipped']):
             DataError: There is not one row.
         """
         self.dataset, self.split, self.level, self.files = dataset, split, level, files
+        self.without_task = without_task
         by_image: dict[str, list[SampleRow]] = {}
         seen: Counter[str] = Counter()
         for row in rows:
@@ -131,7 +135,19 @@ class Samples(Sequence['Sample | Skipped']):
 
     def first(self, count: int) -> Samples:
         """Return the first ``count`` rows alone."""
-        return Samples(self.dataset, self.split, self.level, self._rows[:count], self.files)
+        rows = self._rows[:count]
+        return Samples(
+            self.dataset, self.split, self.level, rows, self.files, without_task=self.without_task
+        )
+
+    def note(self) -> str:
+        """Return one sentence about what the dataset holds that is no row; '' for nothing."""
+        if not self.without_task:
+            return ''
+        return (
+            f'{self.dataset}:{self.split} has {self.without_task} references without a sentence: '
+            'they ask for nothing and are no rows'
+        )
 
 
 def _once(row: SampleRow, times: int) -> SampleRow:

@@ -6,14 +6,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from segzero_core.data import Record, read_dataset
 from segzero_core.data.hub_train import read_hub
-from segzero_core.data.image_io import check_image_file, image_file_size, load_mask, load_rgb
 from segzero_core.data.scenes import (
     HELD_OUT_COLOURS,
     HELD_OUT_RELATION,
@@ -137,52 +135,6 @@ def test_image_that_breaks_later_names_its_row(photo: Path) -> None:
     (photo / 'photo.png').write_bytes(b'no image')
     with pytest.raises(ImageError, match="row 'r7'"):
         records[0].load_image()
-
-
-@pytest.mark.parametrize('kind', ['png', 'jpg', 'webp', 'tiff'])
-@pytest.mark.parametrize('orientation', [None, 1, 3, 6, 8])
-def test_the_size_is_that_of_the_picture_as_it_is_turned(
-    tmp_path: Path, kind: str, orientation: int | None
-) -> None:
-    exif = Image.Exif()
-    if orientation:
-        exif[0x0112] = orientation
-    file = tmp_path / f'photo.{kind}'
-    Image.new('RGB', (60, 40), (9, 9, 9)).save(file, exif=exif)
-    lies = orientation in (6, 8)
-    assert check_image_file(file) == image_file_size(file) == (Size(40, 60) if lies else SMALL)
-    assert load_rgb(file, 'x').shape == ((60, 40, 3) if lies else (40, 60, 3))
-
-
-def test_pictures_of_16_bits_look_as_they_do_to_opencv(tmp_path: Path) -> None:
-    values = np.linspace(0, 2**16 - 1, 60 * 40).reshape(40, 60).astype(np.uint16)
-    file = tmp_path / 'thermal.png'
-    Image.fromarray(values).save(file)
-    assert check_image_file(file) == image_file_size(file) == SMALL
-    assert load_rgb(file, 'x').tolist() == cv2.imread(str(file)).tolist()
-
-
-def test_pictures_of_32_bits_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / 'metres.tiff'
-    Image.fromarray(np.zeros((40, 60), np.float32)).save(file)
-    for read in (check_image_file, image_file_size):
-        with pytest.raises(DataError, match='32 bits: save it with 8 bits'):
-            read(file)
-    with pytest.raises(ImageError, match='32 bits'):
-        load_rgb(file, 'x')
-
-
-@pytest.mark.parametrize('mode', ['1', 'L', 'P', 'RGB', 'RGBA', 'I;16'])
-def test_every_pixel_of_a_mask_counts_that_is_not_zero(tmp_path: Path, mode: str) -> None:
-    dark = {'RGB': (0, 0, 1), 'RGBA': (1, 0, 0, 255)}.get(mode, 1)
-    mask = Image.new(mode, (60, 40), (0, 0, 0, 255) if mode == 'RGBA' else 0)
-    if mode == 'P':
-        mask.putpalette([0, 0, 0, 0, 0, 1])
-    mask.paste(dark, (5, 8, 25, 18))
-    mask.save(tmp_path / 'mask.png')
-    found = load_mask(tmp_path / 'mask.png')
-    assert found.dtype == np.bool_
-    assert (mask_to_box(found), int(found.sum())) == (Box(5, 8, 24, 17), 200)
 
 
 @pytest.mark.parametrize('separator', ['\u2028', '\x85', '\r\n'])
