@@ -111,8 +111,7 @@ def evaluate(config: EvalConfig, place: Place) -> dict[str, Any] | None:
         return None
     summary = {'settings': settings | {'root': config.root}, **summarise(found)}
     text = json.dumps(summary, indent=2)
-    atomic_text(folder / SUMMARY, text + '
-', shared=True)
+    atomic_text(folder / SUMMARY, text + '\n', shared=True)
     _report(config, samples, summary, folder)
     return summary
 

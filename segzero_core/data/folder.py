@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +36,25 @@ from segzero_core.errors import (
 from segzero_core.geometry import largest_inscribed_circles, mask_to_box
 from segzero_core.prompts import check_query
 from segzero_core.runtime.text_files import decode_text, text_encoding
-from segzero_core.types import Box, Mask, Size, image_size
+from segzero_core.types import Box, Mask, Size
 
 FILE = 'records.jsonl'
 
 
-def read_folder(folder: Path) -> Iterator[Record | Skipped]:
+def read_folder(folder: Path, check_masks: bool = True) -> Iterator[Record | Skipped]:
     """Yield every row of ``folder``, in order.
+
+    Args:
+        folder: Holds ``records.jsonl``.
+        check_masks: Read the masks of rows that have a box now: training must not meet a wrong
+            one after hours. Without, ``Record.load_mask`` raises for a wrong one.
 
     Raises:
         DataError: ``records.jsonl`` cannot be read.
     """
     for number, line in enumerate(_lines(folder / FILE), start=1):
         if line.strip():
-            yield _read_line(folder, line, f'{FILE}:{number}')
+            yield _read_line(folder, line, f'{FILE}:{number}', check_masks)
 
 
 def _lines(file: Path) -> list[bytes]:
@@ -69,14 +74,14 @@ def _lines(file: Path) -> list[bytes]:
     return content.split(b'\n')
 
 
-def _read_line(folder: Path, line: bytes, place: str) -> Record | Skipped:
+def _read_line(folder: Path, line: bytes, place: str, check_masks: bool) -> Record | Skipped:
     name = place
     try:
         row = json.loads(line.decode())
         if not isinstance(row, dict):
             raise DataError('the line is no JSON object')
         name = _row_id(row, place)
-        return _record(folder, row, name)
+        return _record(folder, row, name, check_masks)
     except (DataError, ImageError, EmptyMaskError, QueryError) as error:
         return Skipped(name, str(error))
     except UnicodeDecodeError as error:
@@ -92,7 +97,7 @@ def _row_id(row: dict[str, Any], place: str) -> str:
     return str(value)
 
 
-def _record(folder: Path, row: dict[str, Any], name: str) -> Record:
+def _record(folder: Path, row: dict[str, Any], name: str, check_masks: bool) -> Record:
     query = row.get('query', row.get('problem'))
     if not isinstance(query, str) or not isinstance(row.get('image'), str):
         raise DataError(
@@ -102,26 +107,35 @@ def _record(folder: Path, row: dict[str, Any], name: str) -> Record:
     header = read_header(path, verify=True)
     _check_stated_size(row, header)
     file = _mask_file(folder, row)
-    mask = None if file is None else _mask(file, header)
+    targets = _targets(row, header)
+    load = None
+    if file is not None:
+        load = functools.partial(_mask, file, header, tuple(target.box for target in targets))
+        if not targets:
+            targets = (_around(load()),)
+        elif check_masks:
+            load()
+    if not targets:
+        raise DataError("needs 'box' and 'points', or 'mask', or 'solution'")
     return Record(
         id=name,
         query=check_query(query),
         size=header.size,
-        targets=_targets(row, header, mask),
+        targets=targets,
         load_image=functools.partial(load_rgb, path, name),
-        load_mask=None if file is None else functools.partial(load_mask, file),
+        load_mask=load,
         reasoning=str(row.get('reasoning', '')),
         image=row['image'],
     )
 
 
 def _check_stated_size(row: dict[str, Any], header: PictureHeader) -> None:
-    stated = row.get('width'), row.get('height')
-    if stated == (None, None) or stated == header.size:
+    width, height = row.get('width'), row.get('height')
+    if (width, height) == (None, None) or (width, height) == header.size:
         return
-    if not all(isinstance(side, int) and side > 0 for side in stated):
-        raise DataError(f"'width' and 'height' must be pixels, got {quoted(list(stated))}")
-    raise DataError(explain_mismatch(header, Size(*stated)))  # type: ignore[arg-type]
+    if not isinstance(width, int) or not isinstance(height, int):
+        raise DataError(f"'width' and 'height' must be pixels, got {quoted([width, height])}")
+    raise DataError(explain_mismatch(header, Size(width, height)))
 
 
 def _mask_file(folder: Path, row: dict[str, Any]) -> Path | None:
@@ -133,40 +147,40 @@ def _mask_file(folder: Path, row: dict[str, Any]) -> Path | None:
     return folder / name
 
 
-def _mask(file: Path, header: PictureHeader) -> Mask:
-    """Read the mask now: training must not meet a wrong one after hours."""
+def _mask(file: Path, header: PictureHeader, boxes: Sequence[Box]) -> Mask:
+    """Return the row's (H, W) mask, checked against its picture and its boxes."""
     mask = load_mask(file)
-    if image_size(mask) != header.size:
+    size = Size(mask.shape[1], mask.shape[0])
+    if size != header.size:
         raise DataError(
-            f'the mask is {mask.shape[::-1]}, the image {tuple(header.size)} pixels: '
-            f'{explain_mismatch(header, image_size(mask))}'
+            f'the mask is {tuple(size)}, the image {tuple(header.size)} pixels: '
+            f'{explain_mismatch(header, size)}'
         )
     if not mask.any():
-        raise EmptyMaskError(f'the mask of {tuple(header.size)} pixels has no pixel set')
+        raise EmptyMaskError(f'the mask of {tuple(size)} pixels has no pixel set')
+    if boxes and not any(_touches(mask, box) for box in boxes):
+        raise DataError(
+            f"the mask's box is {list(mask_to_box(mask))}, the row's {list(boxes[0])}: they are "
+            'of different objects'
+        )
     return mask
 
 
-def _targets(
-    row: dict[str, Any], header: PictureHeader, mask: Mask | None
-) -> tuple[Annotation, ...]:
+def _targets(row: dict[str, Any], header: PictureHeader) -> tuple[Annotation, ...]:
+    """Return what the row says in numbers; empty where it has a mask alone."""
     if row.get('solution') is not None:
-        targets = parse_solution(row['solution'], header.size, header.stored)
-    elif row.get('box') is not None:
-        points = row.get('points')
-        if not isinstance(points, list) or len(points) != 2:
-            raise DataError(f"'points' must be two points, got {quoted(points)}")
-        targets = (make_target(row['box'], points, header.size, header.stored),)
-    elif mask is None:
-        raise DataError("needs 'box' and 'points', or 'mask', or 'solution'")
-    else:
-        circles = largest_inscribed_circles(mask)
-        return (Annotation(mask_to_box(mask), tuple(circle.center for circle in circles)),)
-    if mask is not None and not any(_touches(mask, target.box) for target in targets):
-        raise DataError(
-            f"the mask's box is {list(mask_to_box(mask))}, the row's {list(targets[0].box)}: they "
-            'are of different objects'
-        )
-    return targets
+        return parse_solution(row['solution'], header.size, header.stored)
+    if row.get('box') is None:
+        return ()
+    points = row.get('points')
+    if not isinstance(points, list) or len(points) != 2:
+        raise DataError(f"'points' must be two points, got {quoted(points)}")
+    return (make_target(row['box'], points, header.size, header.stored),)
+
+
+def _around(mask: Mask) -> Annotation:
+    circles = largest_inscribed_circles(mask)
+    return Annotation(mask_to_box(mask), tuple(circle.center for circle in circles))
 
 
 def _touches(mask: Mask, box: Box) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags
+from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PilImage
 
 from segzero_core.errors import DataError, ImageError, first_line, quoted
@@ -252,7 +252,7 @@ def _name(source: Path | bytes) -> str:
 
 def _why(error: BaseException) -> str:
     """Return the cause without the file's name, which the message says already."""
-    if isinstance(error, PilImage.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return 'it is no picture of a known format'
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -42,7 +42,7 @@ def folder_samples(folder: Path) -> Samples:
 
 
 def _folder_rows(folder: Path) -> Iterator[SampleRow]:
-    for found in read_folder(folder):
+    for found in read_folder(folder, check_masks=False):
         if isinstance(found, Skipped):
             yield SampleRow(found.id, found.id, functools.partial(_refuse, found.reason))
         else:

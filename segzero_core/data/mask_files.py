@@ -131,7 +131,7 @@ def _from_grey(pixels: npt.NDArray[Any], lossy: bool) -> Mask:
     white = 255 if pixels.dtype == np.uint8 else 65535
     soft = len(found) > 2 and (lossy or len(found) > 4)
     if soft and found[0] >= 0 and found[-1] <= white:
-        share = pixels.astype(np.float32) / white
+        share = pixels.astype(np.float32) / np.float32(white)
         mask = share >= 0.5
         if _only_edges_are_soft(share, mask, lossy):
             return mask

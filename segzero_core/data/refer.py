@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segzero_core.data.annotations import load_json, load_plain_pickle, rows_of, text_of
-from segzero_core.data.image_io import load_rgb, read_header
+from segzero_core.data.image_io import PictureHeader, load_rgb, read_header
 from segzero_core.data.rle import parse_segmentation, unite
 from segzero_core.data.samples import Level, Sample, SampleRow, Samples
 from segzero_core.data.size_mismatch import explain_mismatch
@@ -175,14 +175,8 @@ def _make(source: _Source, ref: dict[str, Any], sentence: Any, row_id: str) -> S
     image = _find(source.images, ref.get('image_id'), 'image')
     path = source.image_folder / str(image.get('file_name'))
     header = read_header(path)
-    size, stated = header.size, (image.get('width'), image.get('height'))
-    if stated != size:
-        if not all(isinstance(side, int) and side > 0 for side in stated):
-            raise DataError(f'instances.json gives {path} no size, but {quoted(stated)}')
-        raise DataError(
-            f'{path} is {size.width} x {size.height} pixels, instances.json says '
-            f'{stated[0]} x {stated[1]}: {explain_mismatch(header, Size(*stated))}'
-        )
+    size = header.size
+    _check_stated_size(image, header, path)
     objects = [
         parse_segmentation(annotation.get('segmentation'), size, header)
         for annotation in _meant(source, ref)
@@ -195,6 +189,18 @@ def _make(source: _Source, ref: dict[str, Any], sentence: Any, row_id: str) -> S
         load_image=functools.partial(load_rgb, path, row_id),
         truth=unite(objects, size),
         boxes=tuple(box for box in (mask.box for mask in objects) if box is not None),
+    )
+
+
+def _check_stated_size(image: dict[str, Any], header: PictureHeader, path: Path) -> None:
+    width, height = image.get('width'), image.get('height')
+    if (width, height) == header.size:
+        return
+    if not isinstance(width, int) or not isinstance(height, int):
+        raise DataError(f'instances.json gives {path} the size {quoted((width, height))}')
+    raise DataError(
+        f'{path} is {header.size.width} x {header.size.height} pixels, instances.json says '
+        f'{width} x {height}: {explain_mismatch(header, Size(width, height))}'
     )
 
 

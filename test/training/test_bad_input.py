@@ -136,7 +136,9 @@ def test_thinking_that_is_not_in_the_data(
 def test_rows_a_training_cannot_use_are_left_out_before_it_begins(
     short_grpo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Image.new('L', (56, 56), 1).save(tmp_path / 'mask.png')
+    mask = Image.new('L', (56, 56))
+    mask.paste(1, (0, 0, 31, 41))
+    mask.save(tmp_path / 'mask.png')
     rows = [
         {**GOOD, 'id': 'plain'},
         {**GOOD, 'id': 'thought', 'reasoning': 'It is that one.'},
