@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import NoReturn
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from segzero_core.errors import QueryError
 from segzero_core.renamed import new_name
@@ -14,17 +16,22 @@ from segzero_core.renamed import new_name
 class ArgumentParser(argparse.ArgumentParser):
     """``argparse.ArgumentParser``; an old name of an option is an error that says the new one."""
 
+    _dashed: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Remember the words of the command line for ``error``."""
+        words = sys.argv[1:] if args is None else list(args)
+        self._dashed = [word.split('=', 1)[0] for word in words if str(word).startswith('-')]
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Print the usage and what is wrong; exit with code 2."""
-        kind, _, rest = message.partition(': ')
-        if kind == 'unrecognized arguments':
-            words = [word.split('=', 1)[0] for word in rest.split()]
-            names = {word: new_name(word) for word in words if word.startswith('-')}
-            for old, new in names.items():
-                if new is not None:
-                    message += f'; {old} is now called {new}'
-            if names and not any(names.values()):
-                message += '; words that begin with a dash go after --'
+        strangers = [word for word in self._dashed if word not in self._option_string_actions]
+        renamed = {word: new for word in strangers if (new := new_name(word)) is not None}
+        for old, new in renamed.items():
+            message += f'; {old} is now called {new}'
+        if strangers and not renamed and '--' not in strangers:
+            message += '; words that begin with a dash go after --'
         super().error(message)
 
 
