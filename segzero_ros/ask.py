@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ask a running node one sentence and print the answer.
 
-``ros2 run segzero_ros segzero_ask the red mug``; unlike ``ros2 topic pub --once`` it makes sure
-that the node is active and both sides have found each other before it speaks.
+``ros2 run segzero_ros segzero_ask the red mug``. Unlike ``ros2 topic pub --once`` it waits until
+the node is active and both sides have discovered each other before it publishes the sentence.
 """
 
 from __future__ import annotations
@@ -14,49 +14,63 @@ if __name__ == '__main__':  # first: the imports below take seconds
 
     sys.exit(segzero_ask())
 
-import functools
+import argparse
 import json
 import math
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
 from lifecycle_msgs.srv import GetState
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.utilities import remove_ros_args
 from std_msgs.msg import String
 
-from segzero_core.prompts import MAX_QUERY_CHARACTERS
-from segzero_ros.ros_context import creating_node, ros_context
+from segzero_core.prompts import check_query
+from segzero_core.runtime.arguments import ArgumentParser, positive, sentence
+from segzero_core.runtime.program import ERROR, say
+from segzero_ros.ros_context import creating_node, program_arguments, ros_context
 from segzero_ros.signals import stop_event
 
 POLL_S = 0.2
 REPLY_S = 2.0  # for a node that is busy
 PATIENCE_S = 3.0  # before it says what it waits for: nodes that start at once find each other
 LOOK_S = 2.0  # between two looks at whether the node is still there, while it answers
+CANCEL_S = 0.3  # for the node to receive the cancellation
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+EXIT_CODES = {'ok': 0, 'nothing_found': 1}  # of a result by its status; ERROR for the others
 
 
 class AskClient:
     """Asks ``segzero``; setting ``stop`` ends every wait."""
 
-    def __init__(self, node: Node, stop: threading.Event, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        stop: threading.Event,
+        tell: Callable[[str], None],
+        timeout: float = math.inf,
+    ) -> None:
         """Join the graph.
 
         Args:
             node: Spun by the methods.
             stop: See above.
-            tell: Called with why it takes so long.
+            tell: Called with the reason for a long wait, or for not getting an answer.
+            timeout: Seconds from now until an answer must have come.
         """
         self._node, self._stop, self._tell = node, stop, tell
+        self._timeout = timeout
+        self._end = time.monotonic() + timeout
         self._name = node.resolve_service_name('segzero/get_state').removesuffix('/get_state')
         self._results: list[dict[str, Any]] = []
-        # Before the client: DDS announces in this order what a process hears. So the response of
-        # the service, which tells that it knows the client, tells that it knows this one, too.
+        # Created before the client: DDS announces what a process subscribes to in this order. So
+        # when the service replies, which shows that it knows the client, it knows this one too.
         node.create_subscription(String, 'segzero/result', self._keep, RELIABLE)
         self._states = node.create_client(GetState, 'segzero/get_state')
 
@@ -64,35 +78,60 @@ class AskClient:
         """Publish ``query`` once the node is active.
 
         Returns:
-            The document of ``segzero/result``; None when ``stop`` was set before it came, or the
-            node ended or was deactivated.
+            The document of ``segzero/result``. None if no answer came: ``stop`` was set, the
+            time was up, or the node ended or was deactivated. ``tell`` has then said why, except
+            for ``stop``.
         """
         self._wait_until_active()
         publisher = self._node.create_publisher(String, 'segzero/query', RELIABLE)
-        if not self._spin_until(publisher.get_subscription_count):
+        self._spin_until(publisher.get_subscription_count)
+        if self._stop.is_set() or self._is_late():
             return None
-        publisher.publish(String(data=query))
+        ours = uuid.uuid4().hex
+        publisher.publish(String(data=json.dumps({'query': query, 'id': ours})))
+        result = self._wait_for_result(ours)
+        if result is None:  # nobody will read the answer
+            publisher.publish(String(data=json.dumps({'cancel': ours})))
+            publisher.wait_for_all_acked(Duration(seconds=CANCEL_S))
+        return result
 
+    def _wait_for_result(self, ours: str) -> dict[str, Any] | None:
         def answers() -> list[dict[str, Any]]:
-            said = query[:MAX_QUERY_CHARACTERS]
-            return [r for r in self._results if r['query'] == said and not r['repeat']]
+            return [r for r in self._results if r.get('id') == ours and not r.get('repeat')]
 
-        while self._spin_until(answers, LOOK_S) and not answers():
+        while not answers():
+            self._spin_until(answers, LOOK_S)
+            if answers():
+                break
+            if self._stop.is_set() or self._is_late():
+                return None
             state = self._state()
             if state in ('active', 'silent'):
                 continue
-            self._spin_until(answers, LOOK_S)  # what it said before may still be on its way
+            self._spin_until(answers, LOOK_S)  # a result sent before may still be on its way
             if not answers():
                 self._tell(f'{self._name} is {state} and has not answered: ask again')
                 return None
-        return next(iter(answers()), None)
+        return answers()[0]
+
+    def _is_late(self) -> bool:
+        """Return whether the time is up, and say so."""
+        late = time.monotonic() > self._end
+        if late:
+            self._tell(f'no answer from {self._name} within {self._timeout:g} s')
+        return late
 
     def _keep(self, message: String) -> None:
-        self._results.append(json.loads(message.data))
+        try:
+            document = json.loads(message.data)
+        except (ValueError, RecursionError):
+            return  # another program's
+        if isinstance(document, dict):
+            self._results.append(document)
 
     def _wait_until_active(self) -> None:
         told, patient_until = '', time.monotonic() + PATIENCE_S
-        while (state := self._state()) != 'active' and not self._stop.is_set():
+        while not self._ended() and (state := self._state()) != 'active':
             if state != told and time.monotonic() > patient_until:
                 self._tell(f'{self._name} is {state}: waiting until it is active')
                 told = state
@@ -106,31 +145,74 @@ class AskClient:
         self._states.remove_pending_request(reply)
         return reply.result().current_state.label if reply.done() else 'silent'
 
-    def _spin_until(self, ready: Callable[[], Any], timeout: float = math.inf) -> bool:
-        """Return whether it was not stopped."""
+    def _ended(self) -> bool:
+        return self._stop.is_set() or time.monotonic() > self._end
+
+    def _spin_until(self, ready: Callable[[], Any], timeout: float = math.inf) -> None:
         deadline = time.monotonic() + timeout
-        while not self._stop.is_set() and not ready() and time.monotonic() < deadline:
+        while not self._ended() and not ready() and time.monotonic() < deadline:
             rclpy.spin_once(self._node, timeout_sec=0.1)
-        return not self._stop.is_set()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, without the part for ROS."""
+    parser = ArgumentParser(
+        prog='segzero_ask',
+        description='Ask the running node segzero one sentence and print the answer.',
+        epilog='Exit code: 0 for an answer, 1 if nothing matches, 2 for an error, 130 for Ctrl-C. '
+        'A sentence that begins with a dash goes after --. Arguments for ROS go after '
+        '--ros-args, for example: --ros-args -r __ns:=/robot1',
+    )
+    parser.add_argument(
+        'query', nargs='+', metavar='WORD', help='the sentence: the object you are looking for'
+    )
+    parser.add_argument(
+        '--timeout',
+        type=positive,
+        default=math.inf,
+        metavar='SECONDS',
+        help='longest wait for the node and its answer (default: no limit)',
+    )
+    parser.add_argument(
+        '--json', action='store_true', help='print the result as one JSON document'
+    )
+    return parser
+
+
+def tell(line: str) -> None:
+    """Say why there is no answer yet, or none at all."""
+    say(f'segzero_ask: {line}')
+
+
+def print_result(result: dict[str, Any], as_json: bool) -> None:
+    """Print a result: a line for each field, its warnings on standard error."""
+    if as_json:
+        print(json.dumps(result), flush=True)
+        return
+    for key, value in result.items():
+        if key != 'warnings':
+            print(f'{key}: {value if isinstance(value, str) else json.dumps(value)}')
+    sys.stdout.flush()
+    for warning in result.get('warnings', []):
+        say(f'segzero_ask: warning: {warning["message"]}')
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Print the answer, a line for each field; 0 if something was found, else 1."""
-    arguments = sys.argv if args is None else ['segzero_ask', *args]
-    query = ' '.join(remove_ros_args(args=arguments)[1:])
-    if not query:
-        print('usage: segzero_ask SENTENCE', file=sys.stderr)
-        return 2
+    """Print the answer; return the exit code, see ``EXIT_CODES``.
+
+    Raises:
+        QueryError: The sentence cannot be used.
+        RosStartError: ROS does not start.
+    """
+    words, ros_arguments = program_arguments('segzero_ask', args)
+    options = build_parser().parse_args(words)
+    query = check_query(sentence(options.query))
     stop = stop_event()
-    with ros_context(arguments):
-        tell = functools.partial(print, file=sys.stderr, flush=True)
+    with ros_context(ros_arguments):
         with creating_node():
             node = rclpy.create_node('segzero_ask')
-        result = AskClient(node, stop, tell).ask(query)
-    if stop.exit_code:
-        return stop.exit_code
+        result = AskClient(node, stop, tell, options.timeout).ask(query)
     if result is None:
-        return 1
-    for key, value in result.items():
-        print(f'{key}: {value if isinstance(value, str) else json.dumps(value)}')
-    return 0 if result['status'] == 'ok' else 1
+        return stop.exit_code or ERROR
+    print_result(result, options.json)
+    return EXIT_CODES.get(result['status'], ERROR)

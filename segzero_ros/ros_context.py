@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from rclpy.exceptions import (
 )
 from rclpy.logging import LoggingSeverity, set_logger_level
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
 from segzero_core.errors import RosStartError, SegZeroError
 from segzero_core.runtime.program import one_line
@@ -32,6 +34,11 @@ MAX_DOMAIN_ID = 232  # the UDP ports of higher ones would exceed 65535
 _PLACE = re.compile(r', at /?[^,\s]*\.(?:c|cpp|h|hpp):\d+')  # where in the sources of ROS it is
 _PARAMS_FILE = re.compile(r"Couldn't parse params file: '--params-file (?P<file>.*)'\. Error: ")
 _ARGUMENT = re.compile(r"Couldn't parse (?P<kind>[\w ]+): '(?P<argument>.*)'\. Error: (?P<why>.*)")
+# How arguments are written; what rcl says of them is about its own lexer.
+_WRITTEN = {
+    'parameter override rule': 'write it as -p NAME:=VALUE',
+    'remap rule': 'write it as -r FROM:=TO, with valid ROS names',
+}
 
 
 @contextlib.contextmanager
@@ -77,6 +84,26 @@ def creating_node() -> Iterator[None]:
         raise RosStartError(_explain(error)) from error
 
 
+def program_arguments(name: str, args: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Return the command line without the part for ROS, and the whole of it for ``ros_context``.
+
+    Args:
+        name: The program's.
+        args: The words after the program's name; None stands for ``sys.argv[1:]``.
+
+    Raises:
+        RosStartError: What stands after ``--ros-args`` cannot be read.
+    """
+    words = [name, *(sys.argv[1:] if args is None else args)]
+    set_logger_level('rcl', LoggingSeverity.FATAL)
+    try:
+        return remove_ros_args(args=words)[1:], words
+    except Exception as error:
+        raise RosStartError(_explain(error)) from error
+    finally:
+        set_logger_level('rcl', LoggingSeverity.UNSET)
+
+
 def _check_domain_id() -> None:
     text = os.environ.get('ROS_DOMAIN_ID', '')
     if text and not (text.isascii() and text.isdigit() and int(text) <= MAX_DOMAIN_ID):
@@ -96,7 +123,8 @@ def _explain(error: Exception) -> str:
     if found := _PARAMS_FILE.search(text):
         return _explain_file(found['file'], text[found.end() :])
     if found := _ARGUMENT.search(text):
-        return f'the {found["kind"]} {found["argument"]!r} is not valid: {found["why"]}'
+        how = _WRITTEN.get(found['kind'], found['why'])
+        return f'the {found["kind"]} {found["argument"]!r} is not valid: {how}'
     if type(error).__name__ == 'UnknownROSArgsError':
         return f'unknown ROS arguments after --ros-args: {text}'
     return f'ROS does not start: {text}'

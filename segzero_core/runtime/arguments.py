@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -30,9 +31,25 @@ class ArgumentParser(argparse.ArgumentParser):
         renamed = {word: new for word in strangers if (new := new_name(word)) is not None}
         for old, new in renamed.items():
             message += f'; {old} is now called {new}'
-        if strangers and not renamed and '--' not in strangers:
+        about_words = message.startswith(('unrecognized arguments', 'the following arguments'))
+        if about_words and strangers and not renamed and '--' not in strangers:
             message += '; words that begin with a dash go after --'
         super().error(message)
+
+
+def positive(text: str) -> float:
+    """Return the finite number above zero that ``text`` is; for ``type=`` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f'must be a number above 0, not {text!r}')
+    return number
 
 
 def sentence(words: list[str]) -> str:

@@ -59,7 +59,9 @@ def state(peer: Peer) -> Iterator[list[str]]:
     peer.node.destroy_service(service)
 
 
-@pytest.mark.parametrize(('status', 'code'), [('ok', 0), ('nothing_found', 1), ('error', 1)])
+@pytest.mark.parametrize(
+    ('status', 'code'), [('ok', 0), ('nothing_found', 1), ('error', 2), ('replaced', 2)]
+)
 def test_prints_the_answer_to_its_own_sentence(
     peer: Peer, start: Start, state: list[str], status: str, code: int
 ) -> None:
@@ -68,19 +70,37 @@ def test_prints_the_answer_to_its_own_sentence(
     asked: list[str] = []
 
     def answer(message: String) -> None:
-        asked.append(message.data)
-        for query, repeat in [('of somebody else', 0), (message.data, 7), (message.data, 0)]:
-            box = [1, 2, 3, repeat]
-            document = {'query': query, 'repeat': repeat, 'status': status, 'box': box}
+        request = json.loads(message.data)
+        asked.append(request['query'])
+        results.publish(String(data='no JSON'))
+        # Somebody else asked the same sentence; the node repeats ours.
+        for asker, repeat in [('other', 0), (request['id'], 7), (request['id'], 0)]:
+            document = {
+                'query': request['query'],
+                'id': asker,
+                'repeat': repeat,
+                'status': status,
+                'box': [1, 2, 3, repeat],
+                'warnings': [{'kind': 'little_depth', 'message': 'little depth'}],
+            }
             results.publish(String(data=json.dumps(document)))
 
     subscription = peer.node.create_subscription(String, 'segzero/query', answer, 10)
-    out, err = start('the', 'red "mug"').communicate(timeout=LONG)
+    process = start('the', 'red "mug"', '--', '-x')
+    out, err = process.communicate(timeout=LONG)
+    as_json = start('--json', 'the mug')
+    document, quiet = as_json.communicate(timeout=LONG)
     peer.node.destroy_subscription(subscription)
     peer.node.destroy_publisher(results)
-    assert asked == ['the red "mug"']
-    assert out == f'query: the red "mug"\nrepeat: 0\nstatus: {status}\nbox: [1, 2, 3, 0]\n'
-    assert 'Traceback' not in err
+    assert asked == ['the red "mug" -x', 'the mug']
+    fields = dict(line.split(': ', 1) for line in out.splitlines())
+    assert fields.pop('id')
+    expected = {'query': asked[0], 'repeat': '0', 'status': status, 'box': '[1, 2, 3, 0]'}
+    assert fields == expected
+    assert err.endswith('segzero_ask: warning: little depth\n')
+    assert json.loads(document)['warnings'][0]['kind'] == 'little_depth'
+    assert 'warning' not in quiet
+    assert (process.returncode, as_json.returncode) == (code, code)
 
 
 def test_says_why_it_waits(start: Start, state: list[str]) -> None:
@@ -88,7 +108,7 @@ def test_says_why_it_waits(start: Start, state: list[str]) -> None:
     process = start('the red mug')
     assert process.stderr is not None
     # Before it, perhaps, that there is none: DDS takes its time.
-    assert '/segzero is inactive: waiting until it is active\n' in process.stderr
+    assert 'segzero_ask: /segzero is inactive: waiting until it is active\n' in process.stderr
 
 
 def test_a_node_that_is_deactivated_before_it_answers_is_not_waited_for(
@@ -101,23 +121,64 @@ def test_a_node_that_is_deactivated_before_it_answers_is_not_waited_for(
     process = start('the red mug')
     _, err = process.communicate(timeout=LONG)
     peer.node.destroy_subscription(subscription)
-    assert process.returncode == 1
-    assert err.endswith('/segzero is inactive and has not answered: ask again\n')
+    assert process.returncode == 2
+    assert err.endswith('segzero_ask: /segzero is inactive and has not answered: ask again\n')
 
 
 def test_one_interrupt_ends_the_wait(peer: Peer, start: Start) -> None:
     process = start('the red mug')
     assert process.stderr is not None
     line = process.stderr.readline()
-    assert line == '/segzero is not to be found: waiting until it is active\n'
+    assert line == 'segzero_ask: /segzero is not to be found: waiting until it is active\n'
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=LONG)
     assert process.returncode == 130
     assert 'Traceback' not in err
 
 
-def test_no_sentence_is_a_usage_error(start: Start) -> None:
-    process = start()
+def test_a_sentence_that_is_given_up_is_cancelled(
+    peer: Peer, start: Start, state: list[str]
+) -> None:
+    heard: list[dict[str, str]] = []
+
+    def hear(message: String) -> None:
+        heard.append(json.loads(message.data))
+
+    subscription = peer.node.create_subscription(String, 'segzero/query', hear, 10)
+    process = start('the red mug', '--timeout', '4')
+    _, err = process.communicate(timeout=LONG)
+    peer.node.destroy_subscription(subscription)
+    assert process.returncode == 2
+    assert err.endswith('segzero_ask: no answer from /segzero within 4 s\n')
+    question, cancellation = heard
+    assert question['query'] == 'the red mug'
+    assert cancellation == {'cancel': question['id']}
+
+
+def test_a_timeout_ends_the_wait_for_a_node(start: Start) -> None:
+    process = start('the red mug', '--timeout', '0.5')
     _, err = process.communicate(timeout=LONG)
     assert process.returncode == 2
-    assert 'usage' in err
+    assert err == 'segzero_ask: no answer from /segzero within 0.5 s\n'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'code', 'said'),
+    [
+        ([], 2, 'usage: segzero_ask'),
+        (['--help'], 0, 'usage: segzero_ask'),
+        (['-h', '--ros-args', '-r', '__ns:=/x'], 0, 'usage: segzero_ask'),
+        (['--nonsense', 'the mug'], 2, 'words that begin with a dash go after --'),
+        (['the mug', '--timeout', 'soon'], 2, "must be a number above 0, not 'soon'"),
+        (['...'], 2, 'is empty'),
+        (['the mug', '--ros-args', '--nonsense'], 2, 'unknown ROS arguments'),
+        (['the mug', '--ros-args', '-p', 'rate'], 2, 'write it as -p NAME:=VALUE'),
+    ],
+)
+def test_usage(start: Start, arguments: list[str], code: int, said: str) -> None:
+    """Without a node, at once."""
+    process = start(*arguments)
+    out, err = process.communicate(timeout=LONG)
+    assert process.returncode == code
+    assert said in out + err
+    assert 'Traceback' not in err
