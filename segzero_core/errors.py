@@ -88,6 +88,12 @@ class OutOfMemoryError(SegZeroError):
     kind = 'out_of_memory'
 
 
+class BagError(SegZeroError):
+    """A bag that cannot be read or written. The message names the file and what helps."""
+
+    kind = 'bad_bag'
+
+
 class RosStartError(SegZeroError):
     """ROS 2 cannot be initialised, or a node cannot be created. The message says what helps."""
 

@@ -43,7 +43,7 @@ from segzero_core.image_writer import write_image
 from segzero_core.metrics.masks import giou, overlap
 from segzero_core.synthetic import Query, Scene, make_scene
 from segzero_ros.images import image_to_array
-from segzero_ros.paths import config_file
+from segzero_ros.paths import config_file, use_fastdds_profile
 from segzero_ros.ros_context import creating_node, ros_context
 from segzero_ros.signals import stop_event
 from segzero_ros.sim_camera import SEED
@@ -249,18 +249,6 @@ def running(*commands: list[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
                 process.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-def use_fastdds_profile() -> None:
-    """Point Fast DDS at the shared-memory profile, unless the user has one of their own.
-
-    Must come before ``rclpy.init``; child processes inherit it.
-    """
-    new, old = 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'
-    if new not in os.environ and old not in os.environ:
-        # Kilted and later warn about the old name, Jazzy does not know the new one.
-        name = old if os.environ.get('ROS_DISTRO') in ('humble', 'jazzy') else new
-        os.environ[name] = str(config_file('fastdds.xml'))
 
 
 def main() -> int:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the files that ship beside the code are: in a checkout or in an installed package."""
+"""Finds the configuration files, in a checkout or in an installed package."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -22,3 +23,15 @@ def config_file(name: str) -> Path:
     if not installed.is_file():
         raise FileNotFoundError(f'no {checkout} and no {installed}')
     return installed
+
+
+def use_fastdds_profile() -> None:
+    """Let Fast DDS use the shared-memory profile, unless the user has set another.
+
+    Must be called before ``rclpy.init``; child processes inherit it.
+    """
+    new, old = 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'
+    if new not in os.environ and old not in os.environ:
+        # Kilted and later warn about the old name, Jazzy does not know the new one.
+        name = old if os.environ.get('ROS_DISTRO') in ('humble', 'jazzy') else new
+        os.environ[name] = str(config_file('fastdds.xml'))
