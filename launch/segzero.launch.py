@@ -192,6 +192,14 @@ def overrides(given: dict[str, str]) -> dict[str, Any]:
     return chosen
 
 
+def log_level(given: dict[str, str]) -> str:
+    """Return the argument of ``--log-level``: debug is for the node's own lines, not for rcl's."""
+    if given['log_level'] != 'debug':
+        return given['log_level']
+    name = '/'.join(part for part in (*given['namespace'].split('/'), 'segzero') if part)
+    return f'{name.replace("/", ".")}:=debug'
+
+
 def serve(given: dict[str, str]) -> list[ExecuteProcess]:
     """Return the model server, if one is wanted.
 
@@ -249,7 +257,7 @@ def start(context: LaunchContext) -> list[Action]:
             for topic in ('image', 'depth', 'camera_info')
             if given[f'{topic}_topic']
         ],
-        ros_arguments=['--log-level', given['log_level']],
+        ros_arguments=['--log-level', log_level(given)],
         additional_env=NO_PROGRESS_BARS,
         # Without a server launch ends with the node, so that systemd or a person can see it.
         respawn=given['model_server'] == 'true',

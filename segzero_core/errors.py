@@ -235,6 +235,12 @@ class UnknownFrameError(SegZeroError):
     kind = 'unknown_frame'
 
 
+class FrameMismatchError(SegZeroError):
+    """Image, depth and camera_info name different frames, and ``depth.frame_mismatch`` refuses."""
+
+    kind = 'frame_id_mismatch'
+
+
 class CodecError(SegZeroError):
     """The image codec cannot be used on this machine."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the newest camera frame, unconverted, and joins depth to it."""
+"""Keeps the newest camera frame, undecoded, and joins depth to it."""
 
 from __future__ import annotations
 
@@ -9,40 +9,45 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from segzero_core.errors import CancelledError, NoImageError, StaleFrameError
+from segzero_core.errors import CancelledError, NoImageError, UnknownFrameError
 
-DEPTH_LAG_S = 0.5  # depth may come so much later than the image it belongs to
-HISTORY = 15  # images, and depth images, that wait for one another: as many as come in that time
-GRACE_S = 0.2  # for the depth of an image that has just come, on a machine that is busy
+DEPTH_LAG_S = 0.5  # depth may arrive this much later than its image
+GRACE_S = 0.2  # for the depth of an image that has just arrived, on a busy machine
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What the camera saw at one moment.
+    """One image and everything that belongs to it.
 
     Attributes:
         image: The message as it came.
-        received: When it came, ``time.monotonic()``.
-        depth: The depth image that belongs to it, as it came, if there is one.
-        no_depth: Why there is none, for people.
+        received: Time of arrival, ``time.monotonic()``.
+        offset: Seconds from its stamp to the node's clock when it arrived; ``None`` if it has no
+            stamp.
+        depth: The depth image of the same moment, as it came, if there is one.
+        no_depth: The reason why there is none, for people.
         info: The newest calibration, if there is one.
+        is_newest: Whether it is the newest frame, and not one that a sentence has named.
     """
 
     image: Image | CompressedImage
     received: float
+    offset: float | None = None
     depth: Image | CompressedImage | None = None
     no_depth: str = ''
     info: CameraInfo | None = None
+    is_newest: bool = True
 
 
 class FrameBuffer:
     """Filled by the subscriptions, read by the worker.
 
-    message_filters would do the joining, but holds its lock while it calls back, and is not
-    among the ROS wheels.
+    It joins depth itself because message_filters calls back with its lock held, and is not among
+    the ROS wheels.
     """
 
     def __init__(
@@ -51,32 +56,35 @@ class FrameBuffer:
         """Start empty.
 
         Args:
-            slop: Stamps of image and depth may differ by this many seconds; ``None`` if there
-                is no depth camera.
-            patience: For so many seconds from now, and from the first image on, ``newest`` waits
-                for a first complete frame: a camera may come up after us, and DDS finds its
+            slop: Maximum difference between the stamps of image and depth, in seconds; ``None``
+                without a depth camera.
+            patience: Seconds, from now and from the first image on, that ``newest`` waits for a
+                first complete frame: a camera may start after the node, and DDS discovers its
                 topics one by one.
-            clock: Seconds, of the clock that images are stamped by.
+            clock: Returns seconds, by the clock of the images' stamps.
         """
         self._slop = slop
         self._patience = patience
         self._clock = clock
         self._patient_until = time.monotonic() + patience
         self._changed = threading.Condition()
-        self._images: deque[Frame] = deque(maxlen=1 if slop is None else HISTORY)
-        self._depths: deque[Image | CompressedImage] = deque(maxlen=HISTORY)
+        self._images: deque[Frame] = deque(maxlen=1 if slop is None else None)
+        self._depths: deque[tuple[float, Image | CompressedImage]] = deque()  # with their arrival
         self._complete: Frame | None = None
-        self._received: dict[str, float] = {}  # when each topic's newest message came
+        self._kept: Frame | None = None  # a sentence may name its stamp
+        self._received: dict[str, float] = {}  # arrival of each topic's newest message
         self._count = 0
         self._info: CameraInfo | None = None
 
     def add_image(self, message: Image | CompressedImage) -> None:
         """Keep an image."""
+        stamp = stamp_seconds(message.header)
+        offset = self._clock() - stamp if stamp else None
         with self._changed:
             now = self._received['image'] = time.monotonic()
             if not self._images:
                 self._patient_until = now + self._patience
-            self._images.append(Frame(message, now))
+            self._images.append(Frame(message, now, offset))
             while len(self._images) > 1 and now - self._images[0].received > DEPTH_LAG_S:
                 self._images.popleft()
             self._count += 1
@@ -85,8 +93,10 @@ class FrameBuffer:
     def add_depth(self, message: Image | CompressedImage) -> None:
         """Keep a depth image."""
         with self._changed:
-            self._received['depth'] = time.monotonic()
-            self._depths.append(message)
+            now = self._received['depth'] = time.monotonic()
+            self._depths.append((now, message))
+            while len(self._depths) > 1 and now - self._depths[0][0] > DEPTH_LAG_S:
+                self._depths.popleft()
             self._join()
 
     def add_info(self, message: CameraInfo) -> None:
@@ -97,7 +107,7 @@ class FrameBuffer:
             self._changed.notify_all()
 
     def newest(self, cancel: threading.Event) -> Frame:
-        """Return the newest frame: with its depth, unless depth has fallen behind.
+        """Return the newest frame: the newest with depth, unless depth has fallen behind.
 
         Raises:
             NoImageError: No image has come.
@@ -114,35 +124,49 @@ class FrameBuffer:
                     'no image has come: is the camera running, is the topic remapped, and does '
                     'image.reliability fit (a best_effort camera needs best_effort)?'
                 )
-            frame = self._fresh_complete() or self._images[-1]
-            why = '' if frame.depth or self._slop is None else self._why_no_depth(frame)
-            return replace(frame, info=self._info, no_depth=why)
+            return self._completed(self._fresh_complete() or self._images[-1])
 
-    def check_age(self, frame: Frame, most: float) -> None:
-        """Refuse a frame that is too old, or comes from a clock that cannot tell.
-
-        Args:
-            frame: From ``newest``.
-            most: Seconds between its stamp and now; 0 is any.
+    def at(self, stamp: Time) -> Frame:
+        """Return the frame of a stamp: one that still waits for depth, or the one kept last.
 
         Raises:
-            StaleFrameError: It is older, or stamped so far in the future.
+            UnknownFrameError: It is not there any more, or never was.
         """
-        if not most:
-            return
-        stamp = stamp_seconds(frame.image.header)
-        age = self._clock() - stamp
-        if abs(age) > most:
-            when = f'{age:.3f} s ago' if age > 0 else f'{-age:.3f} s in the future'
-            raise StaleFrameError(
-                f'the newest frame was stamped {when} (at {stamp:.3f}), more than '
-                f'image.max_age = {most:g} s: has the camera stopped, is its clock set, and, '
-                'for a bag, is use_sim_time?'
-            )
+        with self._changed:
+            frames = [self._kept, self._complete, *self._images]
+            for frame in frames:
+                if frame is not None and frame.image.header.stamp == stamp:
+                    return replace(self._completed(frame), is_newest=False)
+        known = {_dotted(frame.image.header.stamp) for frame in frames if frame is not None}
+        raise UnknownFrameError(
+            f'the frame stamped {_dotted(stamp)} is not kept: only the newest frame and the one '
+            f'of the last answer are ({", ".join(sorted(known)) or "none yet"})'
+        )
+
+    def keep(self, frame: Frame) -> None:
+        """Keep an answered frame, so that another sentence can name its stamp."""
+        with self._changed:
+            self._kept = frame
+
+    def now(self) -> float:
+        """Return the time by the clock of the images' stamps, seconds."""
+        return self._clock()
+
+    @property
+    def newest_stamp(self) -> Time | None:
+        """Stamp of the newest image; ``None`` before the first."""
+        with self._changed:
+            return self._images[-1].image.header.stamp if self._images else None
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether a depth image has joined an image."""
+        with self._changed:
+            return self._complete is not None
 
     @property
     def count(self) -> int:
-        """How many images have come."""
+        """Number of images that have come."""
         with self._changed:
             return self._count
 
@@ -161,8 +185,12 @@ class FrameBuffer:
             return bool(self._images)
         return self._fresh_complete() is not None and self._info is not None
 
+    def _completed(self, frame: Frame) -> Frame:
+        why = '' if frame.depth or self._slop is None else self._why_no_depth(frame)
+        return replace(frame, info=self._info, no_depth=why)
+
     def _fresh_complete(self) -> Frame | None:
-        """Return the newest frame with depth, unless the images have left it behind."""
+        """Return the newest frame with depth, unless depth has fallen far behind the images."""
         complete = self._complete
         if complete and self._images[-1].received - complete.received <= DEPTH_LAG_S:
             return complete
@@ -170,7 +198,7 @@ class FrameBuffer:
 
     def _why_no_depth(self, frame: Frame) -> str:
         stamp = stamp_seconds(frame.image.header)
-        gaps = [stamp_seconds(depth.header) - stamp for depth in self._depths]
+        gaps = [stamp_seconds(depth.header) - stamp for _, depth in self._depths]
         if not gaps:
             return (
                 'no depth image has come: is the depth camera running, is depth remapped to its '
@@ -189,25 +217,30 @@ class FrameBuffer:
     def _join(self) -> None:
         """Find the newest image that has a depth image; of several, the nearest in time.
 
-        What came before the two is of no use any more.
+        Images and depth images from before these two are dropped.
         """
         self._changed.notify_all()
         if self._slop is None or not self._depths:
             return
+        stamps = [stamp_seconds(depth.header) for _, depth in self._depths]
         for frame in reversed(self._images):
             stamp = stamp_seconds(frame.image.header)
-            if not stamp:  # no time at all: that of another moment would fit as well
+            if not stamp:  # depth of any other moment would fit just as well
                 continue
-            depth = min(self._depths, key=lambda d: abs(stamp_seconds(d.header) - stamp))
-            if abs(stamp_seconds(depth.header) - stamp) <= self._slop:
-                self._complete = replace(frame, depth=depth)
+            nearest = min(range(len(stamps)), key=lambda i: abs(stamps[i] - stamp))
+            if abs(stamps[nearest] - stamp) <= self._slop:
+                for _ in range(nearest):
+                    self._depths.popleft()
+                self._complete = replace(frame, depth=self._depths[0][1])
                 while self._images[0] is not frame:
                     self._images.popleft()
-                while self._depths[0] is not depth:
-                    self._depths.popleft()
                 return
 
 
 def stamp_seconds(header: Header) -> float:
-    """Return a header's stamp in seconds."""
+    """Return a header's stamp in seconds; 0 where a driver left it empty."""
     return float(header.stamp.sec + header.stamp.nanosec * 1e-9)
+
+
+def _dotted(stamp: Time) -> str:
+    return f'{stamp.sec}.{stamp.nanosec:09}'

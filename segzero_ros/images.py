@@ -142,7 +142,7 @@ class CvBridgeCodec:
         Raises:
             CodecError: It is not installed, or does not work with this NumPy and OpenCV.
         """
-        _probe_cv_bridge()
+        probe_cv_bridge()
         import cv_bridge
 
         self._bridge = cv_bridge.CvBridge()
@@ -305,7 +305,12 @@ assert CvBridge().imgmsg_to_cv2(message, 'rgb8').tolist() == [[[3, 2, 1]]]
 """
 
 
-def _probe_cv_bridge() -> None:
+def probe_cv_bridge() -> None:
+    """Convert one pixel with cv_bridge in a process of its own, which it may crash.
+
+    Raises:
+        CodecError: cv_bridge is not installed, or does not work with this NumPy and OpenCV.
+    """
     try:
         probe = subprocess.run(
             [sys.executable, '-c', PROBE], capture_output=True, text=True, timeout=PROBE_S

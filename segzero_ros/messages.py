@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node found, as standard messages; all but the strings carry the frame's header."""
+"""Standard messages of the results; all but the strings carry the header of the frame."""
 
 from __future__ import annotations
 
@@ -22,26 +22,28 @@ from geometry_msgs.msg import (
     PoseArray,
     Quaternion,
 )
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
 
-from segzero_core.errors import AnswerError, SegZeroError, TargetError
-from segzero_core.grasping.camera_model import Distortion
+from segzero_core.errors import AnswerError, SegZeroError
 from segzero_core.grasping.target import GraspTarget, Metres
 from segzero_core.types import Image as RgbImage
-from segzero_core.types import Intrinsics, Mask, Point, Segmentation, Size
+from segzero_core.types import Mask, Point, ResultWarning, Segmentation
+
+NOWHERE: Metres = (math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class PerceptionResult:
-    """What the node found out about one sentence.
+    """The answer to one sentence.
 
     Attributes:
-        header: Of the frame that was looked at.
+        header: Of the frame that the sentence was about.
         image: The frame, (H, W, 3) uint8 RGB.
-        segmentation: What the pipeline answered.
-        target: Metric points, or why there are none; ``None`` without a depth camera.
+        segmentation: The pipeline's answer.
+        target: Metric points, or the reason why there are none; ``None`` without a depth camera.
         timings: Seconds per stage, the pipeline's included.
+        warnings: About the frame, the answer and the target.
     """
 
     header: Header
@@ -49,6 +51,26 @@ class PerceptionResult:
     segmentation: Segmentation
     target: GraspTarget | SegZeroError | None
     timings: Mapping[str, float]
+    warnings: tuple[ResultWarning, ...] = ()
+
+
+@dataclass(frozen=True)
+class ResultHead:
+    """The part that the results of all sentences share, whether answered or not.
+
+    Attributes:
+        header: Of the frame that the sentence was about; empty if no frame was chosen.
+        query: The sentence.
+        id: Chosen by the asker; ``None`` if there is none.
+        repeat: Number of times the sentence was answered before, in continuous mode.
+        warnings: What a user should know although there is no error.
+    """
+
+    header: Header
+    query: str
+    id: str | None = None
+    repeat: int = 0
+    warnings: tuple[ResultWarning, ...] = ()
 
 
 def text_message(text: str) -> String:
@@ -79,7 +101,7 @@ def poses_message(header: Header, points: Sequence[Metres]) -> PoseArray:
 
 
 def point_message(header: Header, point: Metres) -> PointStamped:
-    """Return a point in metres."""
+    """Return a point in metres; ``NOWHERE`` takes the last one back."""
     return PointStamped(header=header, point=_point(point))
 
 
@@ -88,59 +110,13 @@ def target_header(header: Header, target: GraspTarget) -> Header:
     return Header(stamp=header.stamp, frame_id=target.frame_id or header.frame_id)
 
 
-def read_lens(
-    info: CameraInfo, size: Size, rectified: bool
-) -> tuple[Intrinsics, Distortion | None]:
-    """Return the lens an image was taken through, in the image's own pixels (REP 104).
-
-    A rectified image has the pinhole P (K where a driver leaves P empty), a raw one K and the
-    distortion D. Both are moved to the ROI and divided by the binning as image_geometry does it.
-
-    Args:
-        info: Of the image.
-        size: Of the image.
-        rectified: Whether the image is.
-
-    Raises:
-        TargetError: The calibration is for images of another size than ``size``.
-    """
-    binning = max(info.binning_x, 1), max(info.binning_y, 1)
-    roi = info.roi
-    expected = Size(
-        (roi.width or info.width) // binning[0], (roi.height or info.height) // binning[1]
-    )
-    if expected != size:
-        raise TargetError(
-            'size_mismatch',
-            f'camera_info is for {expected.width} x {expected.height} pixels, the image has '
-            f'{size.width} x {size.height}: remap camera_info to the image that is used',
-        )
-    p, k = info.p, info.k
-    fx, fy, cx, cy = (p[0], p[5], p[2], p[6]) if rectified and p[0] else (k[0], k[4], k[2], k[5])
-    intrinsics = Intrinsics(
-        float(fx / binning[0]),
-        float(fy / binning[1]),
-        float((cx - roi.x_offset) / binning[0]),
-        float((cy - roi.y_offset) / binning[1]),
-    )
-    if rectified or not any(info.d):
-        return intrinsics, None
-    return intrinsics, Distortion(info.distortion_model, tuple(float(d) for d in info.d))
-
-
-def answer_document(answer: PerceptionResult, query: str, repeat: int = 0) -> dict[str, Any]:
-    """Return the JSON document of a sentence that was answered.
-
-    Args:
-        answer: What was found.
-        query: The sentence.
-        repeat: How often it had been answered before, in continuous mode.
-    """
+def answer_document(head: ResultHead, answer: PerceptionResult) -> dict[str, Any]:
+    """Return the JSON document of a sentence that was answered."""
     found = answer.segmentation
     return {
-        **_document(answer.header, query, 'ok', repeat),
+        **_document(head, 'ok'),
         'box': list(found.box) if found.box else None,
-        'points': [list(point) for point in found.points],
+        'points': [list(point) for point in found.points] or None,
         'score': _number(found.score),
         'reasoning': found.reasoning,
         'repairs': list(found.repairs),
@@ -150,19 +126,17 @@ def answer_document(answer: PerceptionResult, query: str, repeat: int = 0) -> di
 
 
 def failure_document(
-    header: Header, query: str, status: str, error: BaseException | None = None, repeat: int = 0
+    head: ResultHead, status: str, error: BaseException | None = None
 ) -> dict[str, Any]:
     """Return the JSON document of a sentence that was not answered.
 
     Args:
-        header: Of the frame that was looked at; an empty one if none was.
-        query: The sentence.
+        head: The sentence, and the frame that was chosen for it.
         status: ``nothing_found``, ``cancelled``, ``replaced``, ``rejected`` or ``error``.
-        error: What went wrong. Errors that segzero does not raise on purpose have the kind
+        error: The reason. Errors that segzero does not raise on purpose have the kind
             ``internal``.
-        repeat: As in ``answer_document``.
     """
-    document = _document(header, query, status, repeat)
+    document = _document(head, status)
     if isinstance(error, AnswerError):
         document['reasoning'] = error.text
     if error is not None:
@@ -188,13 +162,16 @@ def diagnostics_message(
     return DiagnosticArray(header=header, status=[status])
 
 
-def _document(header: Header, query: str, status: str, repeat: int) -> dict[str, Any]:
+def _document(head: ResultHead, status: str) -> dict[str, Any]:
+    stamp = head.header.stamp
     return {
-        'stamp': {'sec': header.stamp.sec, 'nanosec': header.stamp.nanosec},
-        'frame_id': header.frame_id,
-        'query': query,
-        'repeat': repeat,
+        'id': head.id,
+        'stamp': {'sec': stamp.sec, 'nanosec': stamp.nanosec},
+        'frame_id': head.header.frame_id,
+        'query': head.query,
+        'repeat': head.repeat,
         'status': status,
+        'warnings': [{'kind': kind, 'message': message} for kind, message in head.warnings],
         'box': None,
         'points': None,
         'score': None,

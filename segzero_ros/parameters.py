@@ -13,23 +13,25 @@ from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from segzero_core.errors import ParameterError
+from segzero_core.errors import ParameterError, quoted
+from segzero_core.renamed import new_name
 
-Conflicts = Callable[[Mapping[str, Any]], list[str]]  # values -> which of them cannot go together
+# Values -> reasons why some of them cannot be combined.
+Conflicts = Callable[[Mapping[str, Any]], list[str]]
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a parameter may be.
+    """The default and the valid values of a parameter.
 
     Attributes:
-        default: Its type is the parameter's; where it is a float, whole numbers will do too.
-        description: What ``ros2 param describe`` shows.
-        choices: Returns the values allowed, if only some are.
+        default: Its type is the parameter's type. Where it is a float, integers are valid too.
+        description: Text for ``ros2 param describe``, the parameter file and the docs.
+        choices: Returns the valid values, if only some are.
         low: Smallest value of a number.
         high: Largest value of a number.
         read_only: Can only be set when the node starts.
-        live: Can be set at any time; the others only until they are read.
+        live: Can be set at any time; the others only while the node is unconfigured.
     """
 
     default: bool | int | float | str
@@ -41,9 +43,9 @@ class Spec:
     live: bool = False
 
     def problem(self, value: Any) -> str | None:
-        """Return what is wrong with ``value``; ``None`` if nothing is."""
+        """Return why ``value`` is invalid; ``None`` if it is valid."""
         kind = type(self.default)
-        # bool is an int to Python, but `true` is no number to anybody else.
+        # bool is an int to Python, but nobody who writes `true` means a number.
         fits = type(value) is kind or (kind is float and type(value) is int)
         if not fits:
             return f'must be of type {kind.__name__}'
@@ -53,18 +55,20 @@ class Spec:
             return f'must be from {self.low:g} to {self.high:g}'
         return None
 
-    def descriptor(self) -> ParameterDescriptor:
-        """Return what rclpy declares the parameter with."""
-        constraints = ''
+    @property
+    def constraints(self) -> str:
+        """The valid values, for people; '' if there is no limit."""
         if self.choices is not None:
-            constraints = f'One of: {", ".join(sorted(self.choices()))}'
-        elif math.isfinite(self.low):
-            constraints = f'From {self.low:g} to {self.high:g}'
+            return 'One of: ' + ', '.join(name or "''" for name in sorted(self.choices()))
+        return f'From {self.low:g} to {self.high:g}' if math.isfinite(self.low) else ''
+
+    def descriptor(self) -> ParameterDescriptor:
+        """Return the descriptor that rclpy declares the parameter with."""
         # With a fixed type or range, rclpy raises in the middle of the node's constructor. Our
-        # own check comes with the configure transition and says more.
+        # own check runs in the configure transition and says more.
         return ParameterDescriptor(
             description=self.description,
-            additional_constraints=constraints,
+            additional_constraints=self.constraints,
             read_only=self.read_only,
             dynamic_typing=True,
         )
@@ -80,25 +84,36 @@ def declare_parameters(
     conflicts: Conflicts = _none,
     settled: Callable[[], str | None] = lambda: None,
 ) -> None:
-    """Declare every parameter; from then on the node refuses values it could not use.
+    """Declare every parameter; from then on the node refuses invalid values.
 
-    Values it was started with for parameters that are not there, but are named as if they were,
-    are warned of: in a parameter file, ROS passes over what is misspelled.
+    ROS ignores parameters that a node does not have, such as misspelled ones in a parameter file.
+    Here each of them is warned of; one that had this name before version 0.2.0 is an error.
 
     Args:
         node: Gets the parameters.
-        specs: What they may be.
-        conflicts: Looks at values each of which can be used.
-        settled: Returns why those that are not live cannot change now; ``None`` if they can.
+        specs: Name to default and valid values.
+        conflicts: Checks combinations of values that are valid by themselves.
+        settled: Returns why parameters that are not live cannot change now; ``None`` if they can.
+
+    Raises:
+        ParameterError: A parameter has the old name of another one, or a read-only one is invalid.
     """
+    unused = _unused(node, specs)
+    if renamed := {name: new for name in unused if (new := _renamed(name, specs))}:
+        raise ParameterError(
+            '; '.join(f'the parameter {old} is called {new} now' for old, new in renamed.items())
+        )
     for name, spec in specs.items():
         node.declare_parameter(name, spec.default, spec.descriptor())
-    for name in _misspelled(node, specs):
-        meant = difflib.get_close_matches(name, specs, n=1, cutoff=0.8)
+    for name in unused:
+        meant = _similar(name, specs)
         node.get_logger().warning(
-            f'there is no parameter {name}; what it was set to has no effect'
-            + ''.join(f'. Is it {each}?' for each in meant)
+            f'there is no parameter {name}; its value has no effect'
+            + ''.join(f'. Did you mean {each}?' for each in meant)
         )
+    fixed = {name: node.get_parameter(name).value for name, s in specs.items() if s.read_only}
+    if problems := _problems(specs, fixed):  # nobody can correct them later
+        raise ParameterError('; '.join(problems))
 
     def judge(parameters: Sequence[Parameter[Any]]) -> SetParametersResult:
         given = {p.name: p.value for p in parameters if p.name in specs}
@@ -117,10 +132,10 @@ def declare_parameters(
 def read_parameters(
     node: Node, specs: Mapping[str, Spec], conflicts: Conflicts = _none
 ) -> dict[str, Any]:
-    """Return the values of the parameters that were declared with ``specs`` and ``conflicts``.
+    """Return the values of the parameters declared with ``specs`` and ``conflicts``.
 
     Raises:
-        ParameterError: Some cannot be used; the message names all of them.
+        ParameterError: Some are invalid; the message names all of them.
     """
     values = {name: node.get_parameter(name).value for name in specs}
     if problems := _problems(specs, values) or conflicts(values):
@@ -128,17 +143,36 @@ def read_parameters(
     return values
 
 
-def _misspelled(node: Node, specs: Mapping[str, Spec]) -> list[str]:
-    """Return the parameters in one of our groups that were given and do not exist."""
-    groups = {name.split('.')[0] for name in specs if '.' in name}
-    given = node._parameter_overrides  # rclpy has no other way to see what is not declared
-    return sorted(name for name in given if name.split('.')[0] in groups and name not in specs)
+def _unused(node: Node, specs: Mapping[str, Spec]) -> list[str]:
+    """Return the names of given parameters that the node does not have."""
+    given = node._parameter_overrides  # rclpy shows undeclared ones nowhere else
+    return sorted(
+        name
+        for name in given
+        if name not in specs
+        and not node.has_parameter(name)  # rclpy's own, such as use_sim_time
+        and not name.startswith('qos_overrides.')
+    )
+
+
+def _renamed(name: str, specs: Mapping[str, Spec]) -> str | None:
+    new = new_name(name)
+    return new if new in specs else None
+
+
+def _similar(name: str, specs: Mapping[str, Spec]) -> list[str]:
+    """Return the parameter that was probably meant: a similar name, or one of that last part."""
+    near = difflib.get_close_matches(name, specs, n=1, cutoff=0.8)
+    group, _, last = name.rpartition('.')
+    same = [each for each in specs if group and each.rpartition('.')[2] == last]
+    groups = {each.rpartition('.')[0] for each in same}
+    return near or [f'{each}.{last}' for each in difflib.get_close_matches(group, groups, n=1)]
 
 
 def _problems(specs: Mapping[str, Spec], values: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with values; those of other parameters are not our business."""
+    """Return the reasons why values are invalid; parameters without a spec are ignored."""
     return [
-        f'{name} {problem}, not {value!r}'
+        f'{name} {problem}, not {quoted(value)}'
         for name, value in values.items()
         if name in specs and (problem := specs[name].problem(value))
     ]

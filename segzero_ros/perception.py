@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One sentence, answered: the newest frame through the codec, the pipeline and the depth."""
+"""Answers one sentence: decodes the frame, runs the pipeline, and finds the metric target."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,15 +14,26 @@ from std_msgs.msg import Header
 
 from segzero_core import SegZero, load_reasoner, load_segmenter
 from segzero_core.errors import OutOfMemoryError, SegZeroError, TargetError
+from segzero_core.grasping.camera_model import read_lens
 from segzero_core.grasping.target import GraspTarget, find_target
 from segzero_core.pipeline import check_found
 from segzero_core.runtime.memory import free_memory, is_out_of_memory
-from segzero_core.types import Image, Segmentation, Size
-from segzero_ros.frames import Frame, FrameBuffer
+from segzero_core.types import Image, ResultWarning, Segmentation, Size
+from segzero_ros.frame_checks import (
+    check_age,
+    check_frame_ids,
+    cut_warnings,
+    depth_warnings,
+    frame_warnings,
+)
+from segzero_ros.frames import Frame, FrameBuffer, stamp_seconds
 from segzero_ros.images import load_codec
-from segzero_ros.messages import PerceptionResult, read_lens
+from segzero_ros.messages import PerceptionResult
+from segzero_ros.query_request import QueryRequest
 from segzero_ros.settings import NodeSettings
 from segzero_ros.transforms import TargetFrame, move_target, rectification
+
+log = logging.getLogger(__name__)
 
 _MEMORY_REMEDY = 'end what else runs on the device, or take smaller models'
 
@@ -31,24 +43,26 @@ class Query:
     """A sentence to answer.
 
     Attributes:
-        query: As it came.
-        frames: Where the frame is taken from when the job starts.
+        request: The sentence, its id, and the stamp of the frame it is about.
+        frames: Where the frame is taken from when the query starts to run.
         settings: As they were when the sentence came.
         stream: Called with each new piece of the reasoner's text.
-        repeat: How often it had been answered before, in continuous mode.
-        header: Of that frame; empty until then.
+        repeat: Number of times it was answered before, in continuous mode.
+        header: Of the chosen frame; empty until then.
+        warnings: About the chosen frame; empty until then.
     """
 
-    query: str
+    request: QueryRequest
     frames: FrameBuffer
     settings: NodeSettings
     stream: Callable[[str], None]
     repeat: int = 0
     header: Header = field(default_factory=Header)
+    warnings: tuple[ResultWarning, ...] = ()
 
 
 class Perception:
-    """Codec and models, loaded as the settings say."""
+    """The codec and the models that the settings name."""
 
     def __init__(
         self,
@@ -60,8 +74,9 @@ class Perception:
 
         Args:
             settings: Which codec and models.
-            progress: Called with the name of each model before it is loaded, at last with ''.
-            target_frame: Where metric targets are wanted; ``None`` = the camera's frame.
+            progress: Called with the name of each model before it is loaded, and with '' at the
+                end.
+            target_frame: Moves metric targets to another frame; ``None`` = the camera's frame.
 
         Raises:
             OutOfMemoryError: The models do not fit.
@@ -79,17 +94,18 @@ class Perception:
         progress('')
 
     def answer(self, job: Query, cancel: threading.Event) -> PerceptionResult:
-        """Answer a sentence with the frame that is the newest now.
+        """Answer a sentence about the frame that it names, or the newest frame.
 
         Args:
-            job: Its ``header`` is set as soon as the frame is chosen.
+            job: Its ``header`` and ``warnings`` are set as soon as the frame is chosen.
             cancel: Set it from another thread to stop.
 
         Raises:
-            NoImageError: There is no frame.
-            StaleFrameError: It is older than ``image.max_age``.
+            NoImageError: No frame has come.
+            UnknownFrameError: The frame that the sentence names is not kept.
+            StaleFrameError: The frame is too old; see ``check_age``.
             AnswerError: Nothing is found: the reasoner says so, or the mask is empty.
-            OutOfMemoryError: Not even with a smaller image there is enough.
+            OutOfMemoryError: There is not enough memory even for a smaller image.
             SegZeroError: See ``Codec.rgb`` and ``SegZero``.
         """
 
@@ -97,22 +113,41 @@ class Perception:
             if not cancel.is_set():
                 job.stream(piece)
 
-        frame = job.frames.newest(cancel)
-        job.header = frame.image.header
-        job.frames.check_age(frame, job.settings.max_age)
+        frame = self._choose(job, cancel)
         start = time.monotonic()
         image = self._codec.rgb(frame.image)
         converted = time.monotonic()
-        found = self._find(image, job.query, on_text, cancel)
+        found = self._find(image, job.request.query, on_text, cancel)
+        log.debug('the reasoner wrote %r', found.text)
+        job.frames.keep(frame)  # the pipeline keeps its embedding
         segmented = time.monotonic()
-        target = None if job.settings.slop is None else self._locate(frame, found, job.settings)
+        target, doubts = None, cut_warnings(found)
+        if job.settings.slop is not None:
+            target, few = self._locate(frame, found, job.settings)
+            doubts += few
         timings = {
             **found.timings,
             'frame_age': start - frame.received,
             'convert': converted - start,
             'locate': time.monotonic() - segmented,
         }
-        return PerceptionResult(job.header, image, found, target, timings)
+        warnings = (*job.warnings, *found.warnings, *doubts)
+        return PerceptionResult(job.header, image, found, target, timings, warnings)
+
+    def _choose(self, job: Query, cancel: threading.Event) -> Frame:
+        stamp = job.request.stamp
+        frame = job.frames.newest(cancel) if stamp is None else job.frames.at(stamp)
+        job.header = frame.image.header
+        job.warnings = tuple(frame_warnings(frame, job.settings))
+        log.debug(
+            'the frame stamped %.3f, arrived %.3f s ago, %s depth, for %r',
+            stamp_seconds(job.header),
+            time.monotonic() - frame.received,
+            'with' if frame.depth is not None else 'without',
+            job.request.query,
+        )
+        check_age(frame, job.settings, job.frames.now())
+        return frame
 
     def _find(
         self,
@@ -140,7 +175,7 @@ class Perception:
         on_text: Callable[[str], None],
         cancel: threading.Event,
     ) -> Segmentation:
-        """Try again with all memory there is, and the reasoner's image at half its size."""
+        """Free memory and try again with half the image size for the reasoner."""
         free_memory()
         reasoner = self._segzero.reasoner
         task = reasoner.task
@@ -161,19 +196,25 @@ class Perception:
 
     def _locate(
         self, frame: Frame, found: Segmentation, settings: NodeSettings
-    ) -> GraspTarget | SegZeroError:
-        """Return the metric target, or why there is none: the mask is worth having without."""
+    ) -> tuple[GraspTarget | SegZeroError, list[ResultWarning]]:
+        """Return the metric target, or why there is none; and what to know about its depth.
+
+        The mask is useful without a target.
+        """
         try:
             if frame.depth is None:
                 raise TargetError('no_depth', frame.no_depth)
             if frame.info is None:
                 raise TargetError('no_camera_info', 'no camera_info has come: is it remapped?')
+            if settings.refuse_mismatch:
+                check_frame_ids(frame)
             height, width = found.mask.shape
             size = Size(width, height)
             intrinsics, distortion = read_lens(frame.info, size, settings.rectified)
+            depth = self._codec.depth(frame.depth)
             target = find_target(
                 found.mask,
-                self._codec.depth(frame.depth),
+                depth,
                 intrinsics,
                 found.points,
                 settings.depth_range,
@@ -184,9 +225,9 @@ class Perception:
                 target = move_target(target, turn)
             if self._target_frame is not None:
                 target = self._target_frame.move(target, frame.image.header)
-            return target
         except SegZeroError as error:
-            return error
+            return error, []
+        return target, depth_warnings(found, depth, settings.depth_range)
 
 
 def _load(settings: NodeSettings, progress: Callable[[str], None]) -> SegZero:
@@ -203,7 +244,7 @@ def _load(settings: NodeSettings, progress: Callable[[str], None]) -> SegZero:
         try:
             segzero.warm_up()
         except Exception as error:
-            if not is_out_of_memory(error):  # for that there is a remedy, with the image at hand
+            if not is_out_of_memory(error):  # a query can still try a smaller image
                 raise
         undo.pop_all()
         return segzero

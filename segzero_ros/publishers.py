@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The topics the node publishes on, and what goes out on them together."""
+"""The publishers of the node, and the messages that belong together."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from segzero_core.overlay import draw_overlay
 from segzero_core.prompts import MAX_QUERY_CHARACTERS
 from segzero_ros.images import array_to_image
 from segzero_ros.messages import (
+    NOWHERE,
     PerceptionResult,
+    ResultHead,
     answer_document,
     document_message,
     failure_document,
@@ -32,7 +35,7 @@ from segzero_ros.messages import (
 
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 # A fast reasoner writes a whole thought before a subscriber wakes up, and sentences may come in
-# bursts: with a depth of 10, some of them or of their results would be lost.
+# bursts: with a depth of 10, some pieces of text, sentences or results would be lost.
 TEXTS = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -42,7 +45,9 @@ class Publishers:
     def __init__(self, node: LifecycleNodeMixin) -> None:
         """Create the publishers; the node's transitions open and close them."""
         self._node = node
-        self._shown: tuple[Header, tuple[int, int]] | None = None  # what ~/mask showed last
+        self._shown: tuple[Header, tuple[int, int]] | None = None  # on ~/mask
+        self._target_shown: Header | None = None  # on ~/target_point
+        self._overlay_shown: tuple[Header, tuple[int, ...]] | None = None
 
         def create(kind: Any, topic: str, qos: QoSProfile) -> Any:
             # Each default event callback is one more entity that the executor looks at for every
@@ -59,53 +64,57 @@ class Publishers:
         self._result = create(String, '~/result', TEXTS)
         self._overlay = create(Image, '~/overlay', RELIABLE)
 
-    def answer(self, query: str, answer: PerceptionResult, repeat: int = 0) -> None:
-        """Publish an answer, ``~/result`` after what it ties together; see ``answer_document``.
+    def answer(self, head: ResultHead, answer: PerceptionResult) -> None:
+        """Publish an answer, ``~/result`` after the messages that it joins.
 
-        What cannot be made a message raises before anything is published.
+        An answer that cannot be made messages raises before anything is published.
         """
         header, found, target = answer.header, answer.segmentation, answer.target
         mask = mask_message(header, found.mask)
-        result = document_message(answer_document(answer, query, repeat))
+        result = document_message(answer_document(head, answer))
         height, width = found.mask.shape
         self._shown = header, (height, width)
         self._mask.publish(mask)
         self._target_pixels.publish(pixels_message(header, found.points))
         if isinstance(target, GraspTarget):
             where = target_header(header, target)
+            self._target_shown = where
             self._target_points.publish(poses_message(where, target.points))
             self._target_point.publish(point_message(where, target.point))
+        else:
+            self._clear_target()
         self._reasoning.publish(text_message(found.reasoning))
         self._result.publish(result)
 
     def overlay(self, query: str, answer: PerceptionResult) -> None:
-        """Draw an answer for people, if there are any: it takes time."""
-        if self._overlay.get_subscription_count():
+        """Draw an answer for people, only if somebody subscribes: it takes time."""
+        if self.overlay_subscribers():
             picture = draw_overlay(answer.image, answer.segmentation, query)
+            self._overlay_shown = answer.header, picture.shape
             self._overlay.publish(array_to_image(picture, 'rgb8', answer.header))
 
-    def failure(
-        self,
-        header: Header,
-        query: str,
-        status: str,
-        error: BaseException | None = None,
-        repeat: int = 0,
-    ) -> None:
+    def overlay_subscribers(self) -> int:
+        """Return the number of subscribers of ``~/overlay``."""
+        return int(self._overlay.get_subscription_count())
+
+    def failure(self, head: ResultHead, status: str, error: BaseException | None = None) -> None:
         """Publish why there is no answer; see ``failure_document``."""
-        recognisable = query[:MAX_QUERY_CHARACTERS]
-        document = failure_document(header, recognisable, status, error, repeat)
-        self._result.publish(document_message(document))
+        head = replace(head, query=head.query[:MAX_QUERY_CHARACTERS])
+        self._result.publish(document_message(failure_document(head, status, error)))
 
     def stream(self, piece: str) -> None:
         """Publish a piece of the reasoner's text."""
         self._reasoning_stream.publish(text_message(piece))
 
     def clear(self, header: Header | None = None) -> None:
-        """Take back what was shown last: an empty mask of its size, and no points.
+        """Take back the last answer on every topic that shows one.
+
+        The mask becomes empty, the overlay black, the reasoning '', the lists of points empty, and
+        the single point, which has no empty form, NaN.
 
         Args:
-            header: Of the frame it is no longer in; ``None`` or an empty one = the one it was in.
+            header: Of the frame that the object is no longer in; ``None`` or an empty header
+                stands for the frame of the last answer.
         """
         if self._shown is None:
             return
@@ -114,7 +123,21 @@ class Publishers:
         self._shown = None
         self._mask.publish(mask_message(header, np.zeros(shape, bool)))
         self._target_pixels.publish(pixels_message(header, []))
-        self._target_points.publish(poses_message(header, []))
+        if self._target_shown is None:
+            self._target_points.publish(poses_message(header, []))
+        self._clear_target()
+        self._reasoning.publish(text_message(''))
+        if self._overlay_shown is not None:
+            where, size = self._overlay_shown
+            self._overlay_shown = None
+            black = np.zeros(size, np.uint8)
+            self._overlay.publish(array_to_image(black, 'rgb8', where))
+
+    def _clear_target(self) -> None:
+        if self._target_shown is not None:
+            where, self._target_shown = self._target_shown, None
+            self._target_points.publish(poses_message(where, []))
+            self._target_point.publish(point_message(where, NOWHERE))
 
     def destroy(self) -> None:
         """Destroy the publishers."""

@@ -25,51 +25,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from segzero_core.errors import BusyError, CancelledError, StalledError
+from segzero_core.errors import CancelledError, StalledError
+from segzero_ros.outcomes import Outcome, QueuePolicy
 
 Job = TypeVar('Job')
 Result = TypeVar('Result')
 J = TypeVar('J', contravariant=True)
 R = TypeVar('R', covariant=True)
 
-Status = Literal['done', 'failed', 'cancelled', 'replaced', 'rejected']
-Mode = Literal['replace', 'queue', 'reject']
-
 GRACE_S = 5.0  # for an overdue job to notice that it is cancelled
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class QueuePolicy:
-    """The rules for a new job.
-
-    Attributes:
-        mode: ``replace`` drops all older jobs; ``queue`` lets the new job wait; ``reject``
-            accepts it only if there is no other.
-        queue_size: Maximum number of jobs that wait behind the first in mode ``queue``.
-        timeout: Maximum running time in seconds; 0 = no limit.
-    """
-
-    mode: Mode = 'replace'
-    queue_size: int = 8
-    timeout: float = 0.0
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[Result]):
-    """The end of a job.
-
-    Attributes:
-        status: ``done`` with ``result``, ``failed`` or ``rejected`` with ``error``,
-            ``cancelled``, or ``replaced`` by a newer job.
-    """
-
-    status: Status
-    result: Result | None = None
-    error: BaseException | None = None
 
 
 class Engine(Protocol[J, R]):
@@ -157,7 +125,7 @@ class Worker(Generic[Job, Result]):
             self._check_not_closed()
             older = [t for t in self._undecided() if policy.mode == 'replace' or t.idle]
             self._decide(older)
-            refusal = self._refusal(policy)
+            refusal = policy.refusal(len(self._undecided()))
             if refusal is None:
                 self._waiting.append(ticket)
                 if self._loading:
@@ -230,16 +198,6 @@ class Worker(Generic[Job, Result]):
 
     def _undecided(self) -> list[_Ticket[Job]]:
         return [ticket for ticket in self._tickets() if not ticket.decided]
-
-    def _refusal(self, policy: QueuePolicy) -> BusyError | None:
-        ahead = len(self._undecided())
-        if policy.mode == 'reject' and ahead:
-            return BusyError('another sentence is being answered: wait for it, or cancel it')
-        if policy.mode == 'queue' and ahead > policy.queue_size:
-            return BusyError(
-                f'the queue is full, with {policy.queue_size} sentences: wait, or cancel them'
-            )
-        return None
 
     def _decide(self, tickets: list[_Ticket[Job]]) -> list[_Ticket[Job]]:
         """Mark jobs as decided and cancel them; the caller reports their outcome."""

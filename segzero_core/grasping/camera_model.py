@@ -1,29 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pixels -> viewing rays, through whatever lens the image was taken. Knows no ROS."""
+"""The camera: calibration messages to a lens, and pixels to viewing rays. Imports no ROS."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segzero_core.errors import CalibrationError
-from segzero_core.types import Intrinsics
+from segzero_core.errors import CalibrationError, TargetError
+from segzero_core.types import Intrinsics, Size
 
 Floats = npt.NDArray[np.float64]
 
 POLYNOMIAL_MODELS = ('plumb_bob', 'rational_polynomial')  # OpenCV's radial-tangential family
 FISHEYE_MODELS = ('equidistant', 'fisheye')  # the same one; ROS calls it equidistant
-POLYNOMIAL_LENGTHS = (4, 5, 8, 12, 14)  # numbers of coefficients that OpenCV knows
-MAX_ERROR = 0.1  # pixels; a ray that lands farther from where it came from was not found
+POLYNOMIAL_LENGTHS = (4, 5, 8, 12, 14)  # numbers of coefficients that OpenCV accepts
+MAX_ERROR = 0.1  # pixels between a pixel and the image of its ray
 # The defaults stop too early for wide lenses.
 CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-10)
 
 
 class Distortion(NamedTuple):
-    """How a lens bends the image.
+    """Lens distortion.
 
     Attributes:
         model: One of ``POLYNOMIAL_MODELS`` or ``FISHEYE_MODELS``.
@@ -39,11 +40,97 @@ class Distortion(NamedTuple):
         return self.model in FISHEYE_MODELS
 
 
-def check_lens(intrinsics: Intrinsics, distortion: Distortion | None) -> None:
-    """Check that ``rays`` can work with a calibration.
+class CameraInfo(Protocol):
+    """The fields of ``sensor_msgs/CameraInfo`` that count; 0 or '' where a driver left them empty.
+
+    Attributes:
+        width: Columns of the sensor, unbinned pixels.
+        height: Rows of the sensor.
+        distortion_model: Name of the model of ``d``.
+        d: Coefficients of the lens distortion.
+        k: (3, 3) intrinsics of the raw image, row by row.
+        p: (3, 4) projection of the rectified image, row by row.
+        binning_x: Sensor columns to one column of the image.
+        binning_y: Sensor rows to one row.
+        roi: Region of the sensor that the image shows, with ``x_offset``, ``y_offset``, ``width``
+            and ``height`` in unbinned pixels; all 0 = the whole sensor.
+    """
+
+    width: int
+    height: int
+    distortion_model: str
+    d: Sequence[float]
+    k: Sequence[float]
+    p: Sequence[float]
+    binning_x: int
+    binning_y: int
+    roi: Any
+
+
+def read_lens(
+    info: CameraInfo, size: Size, rectified: bool
+) -> tuple[Intrinsics, Distortion | None]:
+    """Return the lens an image was taken through, in the image's own pixels (REP 104).
+
+    A rectified image has the pinhole P, a raw one K and the distortion D. Where a driver left one
+    of them empty and there is no distortion, P and K are the same camera. Both are moved to the
+    ROI and divided by the binning as image_geometry does it. A size of 0 is unknown, and fits any
+    image.
+
+    Args:
+        info: Calibration of the camera; a message of ROS, or any object with its fields.
+        size: Of the image.
+        rectified: Whether the image is rectified.
 
     Raises:
-        CalibrationError: It cannot.
+        CalibrationError: The camera is not calibrated, or its distortion model has no name.
+        TargetError: The calibration is for images of another size than ``size``.
+    """
+    k, p = info.k, info.p
+    pinholes = {'K': (k[0], k[4], k[2], k[5]), 'P': (p[0], p[5], p[2], p[6])}
+    bends = not rectified and any(info.d)
+    names = ('P', 'K') if rectified else ('K',) if bends else ('K', 'P')
+    # cx = cy = 0 would be the corner of the image: nobody filled it in.
+    usable = [name for name in names if pinholes[name][0] and any(pinholes[name][2:])]
+    if not usable:
+        raise CalibrationError(
+            f'{" and ".join(names)} of camera_info hold no calibration: is the camera calibrated?'
+        )
+    binning = max(info.binning_x, 1), max(info.binning_y, 1)
+    _check_size(info, size, binning)
+    fx, fy, cx, cy = pinholes[usable[0]]
+    intrinsics = Intrinsics(
+        float(fx / binning[0]),
+        float(fy / binning[1]),
+        float((cx - info.roi.x_offset) / binning[0]),
+        float((cy - info.roi.y_offset) / binning[1]),
+    )
+    if not bends:
+        return intrinsics, None
+    if not info.distortion_model:
+        raise CalibrationError(
+            'camera_info has distortion coefficients d, but no distortion_model: let the driver '
+            'name it, or rectify the image and set image.rectification to rectified'
+        )
+    return intrinsics, Distortion(info.distortion_model, tuple(float(d) for d in info.d))
+
+
+def _check_size(info: CameraInfo, size: Size, binning: tuple[int, int]) -> None:
+    full = info.roi.width or info.width, info.roi.height or info.height
+    expected = [length // factor for length, factor in zip(full, binning, strict=True)]
+    if any(known and known != given for known, given in zip(expected, size, strict=True)):
+        raise TargetError(
+            'size_mismatch',
+            f'camera_info is for {expected[0] or "?"} x {expected[1] or "?"} pixels, the image '
+            f'has {size.width} x {size.height}: remap camera_info to the image that is used',
+        )
+
+
+def check_lens(intrinsics: Intrinsics, distortion: Distortion | None) -> None:
+    """Check that ``rays`` can use a calibration.
+
+    Raises:
+        CalibrationError: It cannot; the message names the values at fault.
     """
     if not np.isfinite(intrinsics).all() or intrinsics.fx <= 0 or intrinsics.fy <= 0:
         raise CalibrationError(

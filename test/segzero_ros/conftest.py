@@ -118,6 +118,23 @@ class Spinner:
         self.node.destroy_node()
 
 
+def services():
+    """Return the services of the node that tests call; the one that is served always is last."""
+    from lifecycle_msgs.srv import ChangeState, GetState
+    from rcl_interfaces.srv import DescribeParameters, SetParameters
+    from std_srvs.srv import Trigger
+
+    kinds = {
+        'cancel': Trigger,
+        'clear': Trigger,
+        'change_state': ChangeState,
+        'describe_parameters': DescribeParameters,
+        'set_parameters': SetParameters,
+        'get_state': GetState,
+    }
+    return {name: (kind, f'segzero/{name}') for name, kind in kinds.items()}
+
+
 class Client:
     """A camera and a person at once: publishes what the node takes, keeps what it gives."""
 
@@ -145,6 +162,11 @@ class Client:
             self.listen(name, kind)
         self.query = self.node.create_publisher(String, 'segzero/query', 10)
         self.cameras = {}
+        self.known = False  # to the node
+        # One client for each service, for good: a server drops its reply to a client that it has
+        # not discovered. DDS announces endpoints in the order of their creation, so a reply of
+        # the last service tells that the node has discovered everything above.
+        self.clients = {name: self.node.create_client(*each) for name, each in services().items()}
         self.spinner = Spinner(self.node)
 
     def listen(self, name, kind):
@@ -170,6 +192,25 @@ class Client:
         wait_for(
             lambda: all(s.get_publisher_count() for s in self.subscriptions), 'the node (outputs)'
         )
+        self.wait_until_known()
+
+    def wait_until_known(self):
+        """Wait until the node has discovered this client's subscriptions and services."""
+        from lifecycle_msgs.srv import GetState
+
+        asked = []
+
+        def told():
+            # Asked again from time to time: the first replies may be dropped.
+            if not asked or time.monotonic() - asked[-1][0] > 2:
+                client = self.clients['get_state']
+                wait_for(client.service_is_ready, 'service get_state')
+                asked.append((time.monotonic(), client.call_async(GetState.Request())))
+            return any(reply.done() for _, reply in asked)
+
+        if not self.known:
+            wait_for(told, 'a reply of get_state')
+            self.known = True
 
     def show(self, name, message, stamp=None):
         """Publish a camera message; stamp is in whole seconds."""
@@ -211,9 +252,13 @@ class Client:
         return wait_for(ready, what)
 
     def say(self, sentence):
+        """Publish a sentence, or a JSON request, once both sides know each other."""
         from std_msgs.msg import String
 
-        self.query.publish(String(data=sentence))
+        wait_for(self.query.get_subscription_count, 'the node (query)')
+        self.wait_until_known()
+        text = sentence if isinstance(sentence, str) else json.dumps(sentence)
+        self.query.publish(String(data=text))
 
     def results(self, count):
         """Return the first ``count`` results once they are there."""
@@ -222,11 +267,12 @@ class Client:
         return [json.loads(message.data) for message in kept]
 
     def ask(self, sentence):
-        """Say a sentence and return its result."""
+        """Say a sentence, or a JSON request, and return its result."""
         count = len(self.messages['result']) + 1
         self.say(sentence)
         result = self.results(count)[-1]
-        assert result['query'] == sentence
+        query = sentence if isinstance(sentence, str) else sentence.get('query')
+        assert result['query'] == query
         return result
 
     def message(self, name):
@@ -234,20 +280,16 @@ class Client:
         kept = self.messages[name]
         return wait_for(lambda: kept and kept[-1], name)
 
-    def call_async(self, name, kind, request):
+    def call_async(self, name, request):
         """Call a service of the node; return the future response."""
-        client = self.node.create_client(kind, f'segzero/{name}')
+        client = self.clients[name]
         wait_for(client.service_is_ready, f'service {name}')
-        reply = client.call_async(request)
-        reply.add_done_callback(lambda _: self.node.destroy_client(client))
-        return reply
+        self.wait_until_known()
+        return client.call_async(request)
 
-    def call(self, name, kind=None, request=None):
+    def call(self, name, request=None):
         """Call a service of the node and return its response."""
-        from std_srvs.srv import Trigger
-
-        kind = kind or Trigger
-        reply = self.call_async(name, kind, request or kind.Request())
+        reply = self.call_async(name, request or self.clients[name].srv_type.Request())
         wait_for(reply.done, f'reply of {name}')
         return reply.result()
 
@@ -257,7 +299,7 @@ class Client:
 
         request = ChangeState.Request()
         request.transition.label = label
-        return self.call_async('change_state', ChangeState, request)
+        return self.call_async('change_state', request)
 
     def change_state(self, label):
         """Ask for a transition and return whether it succeeded."""
@@ -267,19 +309,7 @@ class Client:
 
     def state(self):
         """Return the label of the node's state."""
-        from lifecycle_msgs.srv import GetState
-
-        asked = []
-
-        def told():
-            # Asked again from time to time: a server drops replies to a client that it has not
-            # discovered yet, however ready it looks to the client.
-            if not asked or time.monotonic() - asked[-1][0] > 5:
-                reply = self.call_async('get_state', GetState, GetState.Request())
-                asked.append((time.monotonic(), reply))
-            return next((reply.result() for _, reply in asked if reply.done()), None)
-
-        return wait_for(told, 'reply of get_state').current_state.label
+        return self.call('get_state').current_state.label
 
     def set_parameter(self, name, value):
         """Set a parameter of the node by its service and return the result."""
@@ -287,8 +317,7 @@ class Client:
         from rclpy.parameter import Parameter
 
         message = Parameter(name, value=value).to_parameter_msg()
-        request = SetParameters.Request(parameters=[message])
-        return self.call('set_parameters', SetParameters, request).results[0]
+        return self.call('set_parameters', SetParameters.Request(parameters=[message])).results[0]
 
     def diagnostics(self, ready):
         """Return the node's newest status and its values, once ``ready`` holds for these."""
@@ -318,7 +347,12 @@ class Graph:
 
         from segzero_ros.node import SegZeroNode
 
-        given = {'reasoner__engine': 'scripted', 'segmenter__engine': 'box', **parameters}
+        given = {
+            'reasoner__engine': 'scripted',
+            'segmenter__engine': 'box',
+            'image__max_arrival_age': 0.0,  # tests show one picture, and machines may be slow
+            **parameters,
+        }
         overrides = [
             Parameter(name.replace('__', '.'), value=value) for name, value in given.items()
         ]

@@ -2,6 +2,7 @@
 """What /diagnostics tells about a node over real DDS."""
 
 import threading
+import time
 
 import pytest
 
@@ -14,8 +15,8 @@ def often(monkeypatch):
 
 
 def show(graph, node):
-    graph.client.show_picture()
-    graph.client.wait_for(lambda: node._frames.age() is not None, 'the picture')
+    graph.client.show_picture(int(time.time()))
+    graph.client.wait_for(lambda: node.frames.age() is not None, 'the picture')
 
 
 def test_state_and_frames(graph):
@@ -77,7 +78,7 @@ def test_diagnostics_come_while_simulated_time_stands_still(graph):
 
 def test_the_error_of_a_sentence_does_not_hide_what_is_being_loaded(graph):
     node = graph.active_node('image')
-    loader = threading.Thread(target=node._health.loading, args=['another model'])
+    loader = threading.Thread(target=node.health.loading, args=['another model'])
     loader.start()
     loader.join()
     graph.client.ask('')

@@ -44,7 +44,7 @@ def test_images_from_before_a_pause_are_not_used(graph, monkeypatch):
     monkeypatch.setattr('segzero_ros.node.FIRST_FRAME_S', 0.0)
     node = graph.active_node('image')
     graph.client.show_picture()
-    graph.client.wait_for(lambda: node._frames.age() is not None, 'the image')
+    graph.client.wait_for(lambda: node.frames.age() is not None, 'the image')
     node.trigger_deactivate()
     node.trigger_activate()
     graph.client.wait_for_node()
@@ -55,7 +55,7 @@ def test_images_from_before_a_pause_are_not_used(graph, monkeypatch):
     ('name', 'bad', 'good'),
     [
         ('reasoner.model', 'broken', ''),  # cannot be loaded
-        ('segmenter.device', 'cuda', ''),  # an option this engine does not take
+        ('segmenter.torch_compile', True, False),  # an option this engine does not take
         ('image.codec', 'cv_bridge', 'numpy'),  # does not work here, see below
     ],
 )
@@ -63,7 +63,7 @@ def test_a_failed_configure_can_be_repeated(graph, engines, monkeypatch, name, b
     def not_installed():
         raise CodecError('cv_bridge cannot be used here')
 
-    monkeypatch.setattr('segzero_ros.images._probe_cv_bridge', not_installed)
+    monkeypatch.setattr('segzero_ros.images.probe_cv_bridge', not_installed)
     node = graph.node()
     node.set_parameters([Parameter(name, value=bad)])
     assert configure(node) == 'FAILURE'
@@ -94,7 +94,7 @@ def test_a_model_that_does_not_stop_is_freed_when_it_does(graph, engines, monkey
     assert engines.ScriptedReasoner.started.wait(60)
     node.trigger_deactivate()
     assert graph.client.results(1)[0]['status'] == 'cancelled'
-    worker = node._queries._worker
+    worker = node.queries.worker
     assert node.trigger_cleanup().name == 'SUCCESS'
     assert engines.ScriptedReasoner.loaded == 1
     assert configure(node) == 'SUCCESS'  # with a model of its own
@@ -200,7 +200,7 @@ def test_cleanup_frees_the_memory_of_real_models(graph, tiny_reasoner_dir, tiny_
     def loaded_and_left():
         before = tensor_bytes()
         assert configure(node) == 'SUCCESS'
-        worker, loaded = node._queries._worker, tensor_bytes() - before
+        worker, loaded = node.queries.worker, tensor_bytes() - before
         assert node.trigger_cleanup().name == 'SUCCESS'
         assert worker.close(60)  # a busy machine may need more than STOP_S
         return loaded, tensor_bytes() - before

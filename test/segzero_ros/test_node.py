@@ -30,9 +30,9 @@ def impatience(monkeypatch, patience):
 
 def wait_until_seen(graph, node, stamp):
     """Wait until the node has the image of a stamp."""
-    images = node._frames._images
+    frames = node.frames
     graph.client.wait_for(
-        lambda: images and images[-1].image.header.stamp.sec == stamp, f'image {stamp}'
+        lambda: frames.newest_stamp and frames.newest_stamp.sec == stamp, f'image {stamp}'
     )
 
 
@@ -107,7 +107,7 @@ def test_metric_targets_with_depth(graph):
 def test_depth_of_the_wrong_moment_is_not_used(graph, impatience):
     node = graph.active_node('image', 'depth', 'camera_info', depth__enabled=True)
     graph.client.show_depth(stamp=3)
-    graph.client.wait_for(lambda: node._frames._depths, 'depth')
+    graph.client.wait_for(lambda: node.frames.age('depth') is not None, 'depth')
     picture_shown(graph, node, stamp=9)
     result = graph.client.ask('the red mug')
     assert result['status'] == 'ok'
@@ -155,7 +155,7 @@ def test_without_camera_info_there_is_no_target(graph, impatience):
     node = graph.active_node('image', 'depth', 'camera_info', depth__enabled=True)
     graph.client.show_depth()
     picture_shown(graph, node)
-    graph.client.wait_for(lambda: node._frames._complete, 'depth')
+    graph.client.wait_for(lambda: node.frames.has_depth, 'depth')
     assert graph.client.ask('the red mug')['target']['reason']['kind'] == 'no_camera_info'
 
 
@@ -378,7 +378,7 @@ def test_the_overlay_is_drawn_only_for_those_who_look(graph, monkeypatch):
     graph.client.ask('the red mug')
     assert drawn == []
     looking = graph.client.listen('overlay', Image)
-    graph.client.wait_for(node._outputs._overlay.get_subscription_count, 'the one who looks')
+    graph.client.wait_for(node.outputs.overlay_subscribers, 'the one who looks')
     graph.client.wait_for(looking.get_publisher_count, 'what is looked at')
 
     def shown():
@@ -419,7 +419,7 @@ def test_whatever_a_callback_raises_the_node_lives(graph, monkeypatch):
             called.set()
             raise ZeroDivisionError
 
-        broken.setattr('segzero_ros.query_manager.check_query', fail)
+        broken.setattr('segzero_ros.query_manager.read_request', fail)
         graph.client.say('the red mug')
         assert called.wait(LONG)
     assert graph.client.ask('the blue mug')['status'] == 'ok'

@@ -36,7 +36,7 @@ def ready_node(graph, port, **parameters):
         **parameters,
     )
     graph.client.show_picture()
-    graph.client.wait_for(lambda: node._frames.age() is not None, 'the picture')
+    graph.client.wait_for(lambda: node.frames.age() is not None, 'the picture')
 
 
 def test_a_server_that_is_out_of_order_costs_one_sentence(graph, start_server, monkeypatch):

@@ -98,7 +98,7 @@ def test_engines_get_the_options_that_are_set(node):
         'gpu_memory_utilization': 0.5,
     }
     assert settings.reasoner == EngineSettings('transformers', options)
-    assert settings.segmenter == EngineSettings('grabcut', {'device': 'cpu'})
+    assert settings.segmenter == EngineSettings('grabcut', {})  # which runs no model
     assert settings.compressed
     assert settings.reliable
     assert settings.slop == 0.02
@@ -120,6 +120,8 @@ def test_engines_get_the_options_that_are_set(node):
         ({'depth.max': True}, 'depth.max must be of type float, not True'),
         ({'depth.min': 5.0, 'depth.max': 5}, 'depth.min must be less than depth.max'),
         ({'reasoner.max_new_tokens': -1}, 'must be from 0 to 32768, not -1'),
+        ({'reasoner.num_draft_tokens': -2}, 'must be from -1 to 64, not -2'),
+        ({'depth.frame_mismatch': 'ignore'}, "must be one of 'refuse', 'warn', not 'ignore'"),
         ({'reasoner.max_new_tokens': 5.5}, 'must be of type int, not 5.5'),
         ({'image.codec': 'a', 'image.transport': 'b'}, 'image.transport .*; image.codec .*'),
     ],
@@ -175,18 +177,103 @@ def test_what_has_been_read_cannot_change_and_says_why(ros):
     node.destroy_node()
 
 
-def test_a_misspelled_parameter_is_warned_of(ros, capfd):
-    given = {'query.continous_rate': 1.0, 'depth.foo': 1, 'use_sim_time': False, 'arm.speed': 2.0}
-    overrides = [Parameter(name, value=value) for name, value in given.items()]
+@pytest.mark.parametrize(
+    ('name', 'meant'),
+    [
+        ('query.continous_rate', 'query.continuous_rate'),
+        ('qeury.mode', 'query.mode'),
+        ('qeury.timeout', 'query.timeout'),
+        ('reasonner.model', 'reasoner.model'),
+        ('images.codec', 'image.codec'),
+        ('autostrat', 'autostart'),
+        ('depth.foo', ''),
+        ('arm.speed', ''),
+    ],
+)
+def test_a_parameter_that_has_no_effect_is_warned_of(ros, capfd, name, meant):
+    overrides = [
+        Parameter(each, value=value)
+        for each, value in {name: 1.0, 'use_sim_time': False, 'depth.min': 0.5}.items()
+    ]
     node = rclpy.create_node('misspelled', parameter_overrides=overrides)
     declare_parameters(node, PARAMETERS, conflicts)
     node.destroy_node()
     lines = capfd.readouterr().err.splitlines()
+    hint = f'. Did you mean {meant}?' if meant else ''
     assert [line[line.find('there is no') :] for line in lines] == [
-        'there is no parameter depth.foo; what it was set to has no effect',
-        'there is no parameter query.continous_rate; what it was set to has no effect. '
-        'Is it query.continuous_rate?',
+        f'there is no parameter {name}; its value has no effect{hint}'
     ]
+
+
+@pytest.mark.parametrize(
+    ('old', 'new'),
+    [
+        ('reasoner.drafts', 'reasoner.num_draft_tokens'),
+        ('reasoner.compiled', 'reasoner.torch_compile'),
+        ('segmenter.compiled', 'segmenter.torch_compile'),
+        ('reasoner.guided', 'reasoner.structured_output'),
+        ('reasoner.memory_share', 'reasoner.gpu_memory_utilization'),
+    ],
+)
+def test_an_old_name_is_an_error_that_names_the_new_one(ros, old, new):
+    node = rclpy.create_node('old', parameter_overrides=[Parameter(old, value=1)])
+    with pytest.raises(ParameterError, match=f'the parameter {old} is called {new} now'):
+        declare_parameters(node, PARAMETERS, conflicts)
+    node.destroy_node()
+
+
+@pytest.mark.parametrize('value', ['true', 1, 'yes'])
+def test_a_parameter_that_is_read_at_once_is_checked_at_once(ros, value):
+    overrides = [Parameter('autostart', value=value)]
+    node = rclpy.create_node('early', parameter_overrides=overrides)
+    with pytest.raises(ParameterError, match='autostart must be of type bool, not'):
+        declare_parameters(node, PARAMETERS, conflicts)
+    node.destroy_node()
+
+
+@pytest.mark.parametrize(
+    ('node', 'options'),
+    [
+        ({'reasoner.num_draft_tokens': 0}, {'num_draft_tokens': 0}),
+        ({'reasoner.num_draft_tokens': -1}, {}),
+        ({'reasoner.num_draft_tokens': 5}, {'num_draft_tokens': 5}),
+        ({'reasoner.max_think_tokens': 0, 'reasoner.timeout': 0.0}, {}),
+        ({'reasoner.answer': 'box'}, {'answer': 'box'}),
+    ],
+    indirect=['node'],
+)
+def test_options_that_are_off_differ_from_those_left_to_the_engine(node, options):
+    assert read_settings(node).reasoner.options == options
+
+
+@pytest.mark.parametrize(
+    ('node', 'reasoner', 'segmenter'),
+    [
+        ({'reasoner.engine': 'transformers', 'segmenter.engine': 'sam2'}, True, True),
+        ({'reasoner.engine': 'openai', 'segmenter.engine': 'sam2'}, False, True),
+        ({'reasoner.engine': 'rules', 'segmenter.engine': 'grabcut'}, False, False),
+    ],
+    indirect=['node'],
+)
+def test_only_engines_that_run_a_model_get_the_device(node, reasoner, segmenter):
+    both = [Parameter(f'{kind}.device', value='cpu') for kind in ('reasoner', 'segmenter')]
+    node.set_parameters(both)
+    settings = read_settings(node)
+    assert ('device' in settings.reasoner.options) == reasoner
+    assert ('device' in settings.segmenter.options) == segmenter
+
+
+def test_the_defaults_that_the_descriptions_state_are_the_engines(node):
+    server = inspect.signature(OpenAIReasoner).parameters
+    source = (ROOT / 'segzero_core' / 'reasoners' / 'vllm.py').read_text()  # needs a GPU's vLLM
+    (memory,) = re.findall(r'gpu_memory_utilization: float = ([\d.]+)', source)
+    for name, default in [
+        ('reasoner.url', server['url'].default),
+        ('reasoner.timeout', f'{server["timeout"].default:g}'),
+        ('reasoner.startup_timeout', f'{server["startup_timeout"].default:g}'),
+        ('reasoner.gpu_memory_utilization', memory),
+    ]:
+        assert re.search(rf'\b(0|empty) is {re.escape(default)}', PARAMETERS[name].description)
 
 
 @pytest.mark.parametrize('name', PARAMETERS)
@@ -209,6 +296,16 @@ def test_other_parameters_are_not_our_business(node):
         ('/camera/color/image_rect_raw', 'auto', True),
         ('/camera/image_rect/compressed', 'auto', True),
         ('/rectory/image', 'auto', False),
+        ('/image_rectifier/image_raw', 'auto', False),
+        ('/image_rect/image_raw', 'auto', False),
+        ('/camera/image_rect/image_raw/compressed', 'auto', False),
+        ('/camera/image_rectangle', 'auto', False),
+        ('/camera/image_rectifier', 'auto', False),
+        ('/camera/not_image_rect', 'auto', False),
+        ('/camera/image_rect_color', 'auto', True),
+        ('/camera/image_rect_color/compressed', 'auto', True),
+        ('/camera/image_rectified', 'auto', True),
+        ('/image_rect', 'auto', True),
         ('/camera/image_rect', 'raw', False),
         ('/camera/image', 'rectified', True),
     ],

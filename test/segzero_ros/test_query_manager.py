@@ -10,9 +10,9 @@ LONG = 60.0  # seconds; only what is broken takes so long
 
 def show(graph, node, stamp=1, value=100):
     """Show a picture and wait until the node has it."""
-    count = node._frames.count
+    count = node.frames.count
     graph.client.show_picture(stamp, value)
-    graph.client.wait_for(lambda: node._frames.count > count, f'picture {stamp}')
+    graph.client.wait_for(lambda: node.frames.count > count, f'picture {stamp}')
 
 
 @pytest.fixture
@@ -120,13 +120,13 @@ def test_a_standing_sentence_can_be_ended(graph, continuous, monkeypatch, end):
     graph.client.ask('the red mug')
     if end == 'rate':
         assert graph.client.set_parameter('query.continuous_rate', 0.0).successful
-        assert node._pace is None
+        assert node.settings.continuous_rate == 0.0
     else:
         assert graph.client.call(end).success
     show(graph, node, 2)
     if end != 'rate':
-        looked, repeat = [], node._queries.repeat
-        monkeypatch.setattr(node._queries, 'repeat', lambda: looked.append(repeat()))
+        looked, repeat = [], node.queries.repeat
+        monkeypatch.setattr(node.queries, 'repeat', lambda: looked.append(repeat()))
         graph.client.wait_for(lambda: len(looked) > 2, 'time for a repetition')
     assert graph.client.ask('')['status'] == 'error'
     assert [r['query'] for r in graph.client.results(2)] == ['the red mug', '']

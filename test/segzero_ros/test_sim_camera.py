@@ -11,11 +11,11 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 
 from segzero_core.errors import ParameterError
+from segzero_core.grasping.camera_model import read_lens
 from segzero_core.synthetic import make_scene
 from segzero_core.types import Size
 from segzero_ros.demo import CONFIGS, KINDS, choose_queries
 from segzero_ros.images import NumpyCodec, image_to_array
-from segzero_ros.messages import read_lens
 from segzero_ros.sim_camera import SEED, SimCamera
 
 

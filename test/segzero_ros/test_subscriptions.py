@@ -89,7 +89,7 @@ def test_what_is_said_about_a_topic_of_another_type(graph, stranger):
 def test_images_that_stop_and_come_again_are_in_the_log(graph, warnings):
     node = graph.active_node('image', image__timeout=0.05)
     graph.client.show_picture()
-    graph.client.wait_for(lambda: node._frames.age() is not None, 'the image')
+    graph.client.wait_for(lambda: node.frames.age() is not None, 'the image')
     warnings('no image has come for')
     warnings('image comes again', meanwhile=graph.client.show_picture)
 
@@ -103,27 +103,27 @@ def test_depth_and_camera_info_that_do_not_come_are_told(graph, warnings, strang
     stranger.create_publisher(CompressedImage, f'{graph.namespace}/depth', 1)
 
     def reason():
-        return node._cameras.silence(5.0) or ''
+        return node.cameras.silence(5.0) or ''
 
     assert reason() == ''
     clock.now = 110.0
     assert reason().startswith('no image has come for 10 s')
-    node._frames.add_image(Image())
+    node.frames.add_image(Image())
     graph.client.wait_for(lambda: 'carries' in reason(), 'the graph')
     assert reason() == (
         f'no depth has come for 10 s: {graph.namespace}/depth carries sensor_msgs/msg/'
         'CompressedImage, not sensor_msgs/msg/Image; set depth.transport to what the topic '
         'carries, or remap depth to another'
     )
-    node._frames.add_depth(Image())
+    node.frames.add_depth(Image())
     assert f'nobody publishes {graph.namespace}/camera_info; start the camera' in reason()
-    node._frames.add_info(CameraInfo())
+    node.frames.add_info(CameraInfo())
     clock.now = 120.0
-    node._frames.add_image(Image())
-    node._frames.add_depth(Image())
+    node.frames.add_image(Image())
+    node.frames.add_depth(Image())
     assert reason() == ''  # one camera_info is enough
     clock.now = 130.0
-    assert node._cameras.silence(0.0) is None
+    assert node.cameras.silence(0.0) is None
     for name in ('image', 'depth', 'camera_info'):
         warnings(f'no {name} has come for 10 s')
         warnings(f'{name} comes again')
@@ -135,9 +135,7 @@ def test_frames_too_old_are_refused_and_their_stamp_is_named(graph):
     def ask(stamp):
         graph.client.show_picture(stamp)
         graph.client.wait_for(
-            lambda: (
-                node._frames._images and node._frames._images[-1].image.header.stamp.sec == stamp
-            ),
+            lambda: node.frames.newest_stamp and node.frames.newest_stamp.sec == stamp,
             'the image',
         )
         return graph.client.ask('the red mug')
@@ -165,7 +163,7 @@ def test_compressed_depth_gives_the_same_target(graph):
     message = CompressedImage(format='16UC1; compressedDepth png', data=data)
     graph.client.show('depth', message, 1)
     graph.client.show_picture(1)
-    graph.client.wait_for(lambda: node._frames._complete, 'a frame with depth')
+    graph.client.wait_for(lambda: node.frames.has_depth, 'a frame with depth')
     result = graph.client.ask('the red mug')
     assert result['target']['reason'] is None
     assert result['target']['point_m'][2] == pytest.approx(0.5)
@@ -190,5 +188,5 @@ def test_quality_of_service_is_what_the_parameters_say(graph, given, expected):
 def test_with_keep_all_images_come_too(graph):
     node = graph.active_node('image', image__history='keep_all')
     graph.client.show_picture(3)
-    graph.client.wait_for(lambda: node._frames.age() is not None, 'the image')
+    graph.client.wait_for(lambda: node.frames.age() is not None, 'the image')
     assert graph.client.ask('the red mug')['stamp']['sec'] == 3

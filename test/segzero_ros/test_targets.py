@@ -36,7 +36,7 @@ def ask(graph, depth, info=None, **parameters):
     node = graph.active_node('image', 'depth', 'camera_info', depth__enabled=True, **parameters)
     graph.client.show('camera_info', info or bent_info(), 1)
     graph.client.show('depth', array_to_image(depth, '32FC1', Header()), 1)
-    graph.client.wait_for(lambda: node._frames._depths, 'depth')
+    graph.client.wait_for(lambda: node.frames.age('depth') is not None, 'depth')
     graph.client.show_picture()
     result = graph.client.ask('the red mug')
     return result['points'], result['target']

@@ -49,7 +49,7 @@ class Robot:
         graph.client.wait_for(self.tf.get_subscription_count, 'the listener')
 
     def knows(self, second):
-        buffer, time = self.node._target_frame._buffer, RosTime(seconds=second)
+        buffer, time = self.node.target_frame._buffer, RosTime(seconds=second)
         return buffer.can_transform('base_link', 'optical', time)
 
     def tell(self, start):
@@ -63,7 +63,7 @@ class Robot:
         info, depth = info_message(Header(), LENS, Size(80, 60)), np.full((60, 80), 0.5, 'f4')
         self.graph.client.show('camera_info', info, second)
         self.graph.client.show('depth', array_to_image(depth, '32FC1', Header()), second)
-        self.graph.client.wait_for(lambda: self.node._frames._depths, 'depth')
+        self.graph.client.wait_for(lambda: self.node.frames.age('depth') is not None, 'depth')
         self.graph.client.show_picture(second)
         return self.graph.client.ask('the red mug')
 

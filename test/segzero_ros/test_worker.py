@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from segzero_core.errors import CancelledError
-from segzero_ros.worker import Outcome, QueuePolicy, Worker
+from segzero_ros.outcomes import Outcome, QueuePolicy
+from segzero_ros.worker import Worker
 
 LONG = 60.0  # seconds; only what is broken takes so long
 
