@@ -94,6 +94,12 @@ class BagError(SegZeroError):
     kind = 'bad_bag'
 
 
+class DemoError(SegZeroError):
+    """The demo cannot go on; the message says what is missing."""
+
+    kind = 'demo'
+
+
 class RosStartError(SegZeroError):
     """ROS 2 cannot be initialised, or a node cannot be created. The message says what helps."""
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: a simulated camera and the node as processes of their own, and three sentences.
+"""The demo: a simulated camera, the node, and three sentences.
 
-This process is a third one, an ordinary client: it publishes sentences, prints the reasoning as
-it comes, saves the overlays and compares mask and target with the scene's exact geometry.
+Camera and node run as two more processes. This process is an ordinary client of the node: it
+publishes sentences, prints the reasoning as it is written, saves the overlays, and compares masks
+and targets with the scene's exact geometry.
 """
 
 from __future__ import annotations
@@ -16,167 +17,32 @@ if __name__ == '__main__':  # first: the imports below take seconds
 
 import argparse
 import contextlib
-import json
 import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import rclpy
-from geometry_msgs.msg import PointStamped
-from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import String
-
-from segzero_core.errors import SegZeroError
-from segzero_core.image_writer import write_image
+from segzero_core.errors import DemoError
+from segzero_core.image_writer import check_output, write_image
 from segzero_core.metrics.masks import giou, overlap
+from segzero_core.runtime.arguments import ArgumentParser
 from segzero_core.synthetic import Query, Scene, make_scene
-from segzero_ros.images import image_to_array
+from segzero_ros.demo_client import DemoClient
 from segzero_ros.paths import config_file, use_fastdds_profile
-from segzero_ros.ros_context import creating_node, ros_context
+from segzero_ros.ros_context import creating_node, program_arguments, ros_context
 from segzero_ros.signals import stop_event
 from segzero_ros.sim_camera import SEED
 
+ROS = '--ros-args'
 CONFIGS = {'tiny': 'demo.yaml', 'rules': 'demo_rules.yaml'}
 KINDS = ('attribute', 'relation', 'function')  # one sentence of each
-START_S = 60.0  # for the node to load its models and the processes to find each other
-ANSWER_S = 120.0
-REST_S = 2.0  # for the end of a text whose answer is already there
-
-
-class DemoError(SegZeroError):
-    """The demo cannot go on; the message says what did not come."""
-
-
-@dataclass
-class DemoResult:
-    """Everything the node published about one sentence."""
-
-    result: dict[str, Any]
-    images: dict[str, np.ndarray] = field(default_factory=dict)
-    target: np.ndarray | None = None  # (3,) metres, camera optical frame
-
-
-class Client(Node):
-    """Asks one sentence at a time and gathers what comes back, joined by the frame's stamp."""
-
-    def __init__(
-        self, processes: Sequence[subprocess.Popen[bytes]], stop: threading.Event | None = None
-    ) -> None:
-        """Connect; while waiting, ``processes`` must all keep running, and ``stop`` not be set."""
-        super().__init__('segzero_demo')
-        self._processes = processes
-        self._stop = stop or threading.Event()
-        self._results: list[dict[str, Any]] = []
-        self._by_stamp: dict[tuple[str, int, int], Any] = {}
-        self._text = ''
-        qos = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
-        self._query = self.create_publisher(String, 'segzero/query', qos)
-        self._listening = [
-            self.create_subscription(kind, f'segzero/{name}', callback, qos)
-            for name, kind, callback in (
-                ('result', String, self._on_result),
-                ('reasoning_stream', String, self._on_piece),
-                ('mask', Image, self._keeper('mask')),
-                ('overlay', Image, self._keeper('overlay')),
-                ('target_point', PointStamped, self._keeper('target_point')),
-            )
-        ]
-
-    def _on_result(self, message: String) -> None:
-        self._results.append(json.loads(message.data))
-
-    def _on_piece(self, message: String) -> None:
-        self._text += message.data
-        print(message.data, end='', flush=True)
-
-    def _keeper(self, name: str) -> Any:
-        def keep(message: Any) -> None:
-            stamp = message.header.stamp
-            self._by_stamp[name, stamp.sec, stamp.nanosec] = message
-
-        return keep
-
-    def ask(self, query: str) -> DemoResult:
-        """Publish ``query`` and wait for its answer.
-
-        Raises:
-            DemoError: No result came in time, or the node could not answer.
-        """
-        self._results.clear()
-        self._by_stamp.clear()  # two sentences may be about one frame
-        self._text = ''
-        self._query.publish(String(data=query))
-        self._wait(lambda: bool(self._results), ANSWER_S, f'a result for "{query}"')
-        result = self._results[0]
-        # Topics overtake one another: what is still to come must not end up under the next one.
-        with contextlib.suppress(DemoError):  # a reasoner may write at once, or without tags
-            self._wait(lambda: '</answer>' in self._text, REST_S, 'the end of the text')
-        if result['status'] != 'ok':
-            return DemoResult(result)
-        stamp = (result['stamp']['sec'], result['stamp']['nanosec'])
-        names = ['mask', 'overlay']
-        if result['target'] and result['target']['point_m']:
-            names.append('target_point')
-        wanted = {name: (name, *stamp) for name in names}
-        self._wait(
-            lambda: all(key in self._by_stamp for key in wanted.values()),
-            10.0,
-            f'{", ".join(names)} of "{query}"',
-        )
-        found = {name: self._by_stamp[key] for name, key in wanted.items()}
-        images = {name: image_to_array(found[name]) for name in ('mask', 'overlay')}
-        point = found['target_point'].point if 'target_point' in found else None
-        target = None if point is None else np.array([point.x, point.y, point.z])
-        return DemoResult(result, images, target)
-
-    def wait_for_node(self) -> None:
-        """Wait until the node listens and is heard.
-
-        Raises:
-            DemoError: It does not come up.
-        """
-
-        def connected() -> bool:
-            return bool(self._query.get_subscription_count()) and all(
-                topic.get_publisher_count() for topic in self._listening
-            )
-
-        self._wait(connected, START_S, 'the segzero node')
-
-    def wait_for_camera(self) -> None:
-        """Wait until the camera has rendered its scene and publishes.
-
-        Raises:
-            DemoError: It does not.
-        """
-        seen: list[CameraInfo] = []
-        camera = self.create_subscription(CameraInfo, 'camera_info', seen.append, 1)
-        self._wait(lambda: bool(seen), START_S, 'a frame of the camera')
-        self.destroy_subscription(camera)
-
-    def _wait(self, ready: Callable[[], bool], seconds: float, what: str) -> None:
-        deadline = time.monotonic() + seconds
-        while not ready():
-            if self._stop.is_set():
-                raise DemoError('interrupted')
-            for process in self._processes:
-                if process.poll() is not None:
-                    raise DemoError(f'{process.args!r} ended with code {process.returncode}')
-            if time.monotonic() > deadline:
-                raise DemoError(f'{what} did not come within {seconds:.0f} s')
-            rclpy.spin_once(self, timeout_sec=0.1)
+END_S = 2.0  # for the processes to end when they are interrupted
 
 
 @dataclass(frozen=True)
@@ -195,8 +61,10 @@ class DemoCheck:
         return self.status == 'ok' and self.iou > 0.5 and self.distance_mm < 20.0
 
 
-def ask_all(client: Client, scene: Scene, queries: list[Query], folder: Path) -> list[DemoCheck]:
-    """Ask every query, print and save what comes, and compare with the exact scene."""
+def ask_all(
+    client: DemoClient, scene: Scene, queries: list[Query], folder: Path
+) -> list[DemoCheck]:
+    """Ask every query, print and save the answer, and compare it with the exact scene."""
     rows = []
     for number, query in enumerate(queries, start=1):
         print(f'\n> {query.text}', flush=True)
@@ -219,13 +87,15 @@ def ask_all(client: Client, scene: Scene, queries: list[Query], folder: Path) ->
 
 
 def print_table(rows: list[DemoCheck]) -> None:
-    """Print one line per query: how well the mask and the target point fit the exact scene."""
+    """Print for each query how well mask and target point fit the exact scene."""
     width = max(len(row.query.text) for row in rows)
     print(f'\n{"query":<{width}}  {"kind":<10} {"status":<8} {"IoU":>5} {"target":>8} {"time":>7}')
     for row in rows:
+        iou = '-' if math.isnan(row.iou) else f'{row.iou:.2f}'
+        target = '-' if math.isnan(row.distance_mm) else f'{row.distance_mm:.1f} mm'
         print(
-            f'{row.query.text:<{width}}  {row.query.kind:<10} {row.status:<8} {row.iou:5.2f} '
-            f'{row.distance_mm:5.1f} mm {row.seconds:5.2f} s'
+            f'{row.query.text:<{width}}  {row.query.kind:<10} {row.status:<8} {iou:>5} '
+            f'{target:>8} {row.seconds:5.2f} s'
         )
 
 
@@ -235,50 +105,92 @@ def choose_queries(scene: Scene) -> list[Query]:
     return [query for kind in KINDS for query in [q for q in queries if q.kind == kind][:1]]
 
 
+def load_scene(seed: int) -> tuple[Scene, list[Query]]:
+    """Return a tabletop scene and the sentences to ask about it.
+
+    Raises:
+        DemoError: There is no such scene, or no sentence fits it.
+    """
+    if not 0 <= seed < 2**31:
+        raise DemoError(f'--seed must be from 0 to {2**31 - 1}, not {seed}')
+    scene = make_scene(seed)
+    queries = choose_queries(scene)
+    if not queries:
+        raise DemoError(f'no sentence fits the scene {seed}: try another --seed')
+    return scene, queries
+
+
 @contextlib.contextmanager
 def running(*commands: list[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Run commands as processes for as long as the block runs; then interrupt them."""
-    processes = [subprocess.Popen(command) for command in commands]
+    """Run commands as processes while the block runs; then interrupt and finally kill them."""
+    processes: list[subprocess.Popen[bytes]] = []
     try:
+        for command in commands:
+            processes.append(subprocess.Popen(command))
         yield processes
     finally:
         for process in processes:
-            process.send_signal(signal.SIGINT)
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + END_S
         for process in processes:
             try:
-                process.wait(timeout=10)
+                process.wait(timeout=max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
 
 
-def main() -> int:
-    """Run the demo; 0 if every query was answered right."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--seed', type=int, default=SEED, help='which tabletop scene')
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, without the part for ROS."""
+    parser = ArgumentParser(
+        prog='segzero_demo',
+        description='Start a simulated camera and the node, ask three sentences, and compare the '
+        "answers with the scene's exact geometry.",
+        epilog='Exit code: 0 if every answer is right, 1 if one is not, 2 for an error, 130 for '
+        'Ctrl-C. Arguments after --ros-args go to camera, node and client.',
+    )
+    parser.add_argument('--seed', type=int, default=SEED, help='number of the tabletop scene')
     parser.add_argument(
         '--reasoner',
         choices=CONFIGS,
         default='tiny',
         help='the embedded models, or rules and GrabCut, which need no torch (default: tiny)',
     )
-    parser.add_argument('--params-file', type=Path, help='parameters, instead of --reasoner')
-    parser.add_argument('-o', '--output', type=Path, default=Path('demo'), help='folder')
-    options = parser.parse_args()
+    parser.add_argument(
+        '--params-file', type=Path, help='parameters of the node, instead of --reasoner'
+    )
+    parser.add_argument(
+        '-o', '--output', type=Path, default=Path('demo'), help='folder for the pictures'
+    )
+    return parser
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the demo; 0 if every query was answered right, 1 if not.
+
+    Raises:
+        SegZeroError: The demo cannot go on.
+    """
+    words, ros_arguments = program_arguments('segzero_demo', args)
+    options = build_parser().parse_args(words)
     options.output.mkdir(parents=True, exist_ok=True)
+    check_output(options.output / '1.png')
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     use_fastdds_profile()
-    scene = make_scene(options.seed)
-    queries = choose_queries(scene)
+    scene, queries = load_scene(options.seed)
     params_file = options.params_file or config_file(CONFIGS[options.reasoner])
     ros = ['--ros-args', '--log-level', 'warn', '--params-file', str(params_file)]
+    given = ros_arguments[ros_arguments.index(ROS) :] if ROS in ros_arguments else []
     camera = [sys.executable, '-m', 'segzero_ros.sim_camera', *ros, '-p', f'seed:={options.seed}']
     node = [sys.executable, '-m', 'segzero_ros.node', *ros, '-p', 'autostart:=true']
     if shutil.which('ros2'):
         print('The same with the ROS tools: ros2 launch segzero_ros demo.launch.py')
+    print('Starting a simulated camera and the node. Ctrl-C ends them.', flush=True)
     stop = stop_event()
-    with running(camera, node) as processes, ros_context([]):
+    children = running([*camera, *given], [*node, *given])
+    with children as processes, ros_context(ros_arguments):
         with creating_node():
-            client = Client(processes, stop)
+            client = DemoClient(processes, stop)
         try:
             client.wait_for_camera()
             client.wait_for_node()
@@ -290,4 +202,6 @@ def main() -> int:
         finally:
             client.destroy_node()
     print_table(rows)
-    return 0 if all(row.passed for row in rows) else 1
+    right = sum(row.passed for row in rows)
+    print(f'\n{right} of {len(rows)} answers are right. The pictures are in {options.output}.')
+    return 0 if right == len(rows) else 1

@@ -10,6 +10,7 @@ if __name__ == '__main__':  # first: the imports below take seconds
 
     sys.exit(sim_camera())
 
+import argparse
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,16 +23,19 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from segzero_core.grasping.roi import Depth
+from segzero_core.runtime.arguments import ArgumentParser
 from segzero_core.synthetic import Scene, make_scene, noisy_depth
 from segzero_core.types import Intrinsics, Size, image_size
 from segzero_ros.images import array_to_image
 from segzero_ros.parameters import Spec, declare_parameters, read_parameters
-from segzero_ros.ros_context import creating_node, ros_context
+from segzero_ros.ros_context import creating_node, program_arguments, ros_context
 from segzero_ros.signals import spin, stop_event
 
 SEED = 4555  # the tabletop of the demonstrations
 PARAMETERS = {
-    'seed': Spec(SEED, 'Which tabletop; may be changed at any time', low=0, high=2**31 - 1),
+    'seed': Spec(
+        SEED, 'Number of the tabletop scene; may be changed at any time', low=0, high=2**31 - 1
+    ),
     'rate': Spec(10.0, 'Frames per second', low=0.1, high=120.0, read_only=True),
     'depth_encoding': Spec(
         '16UC1',
@@ -43,14 +47,14 @@ PARAMETERS = {
         'camera_color_optical_frame', 'Frame of all messages (REP 103, optical)', read_only=True
     ),
 }
-STOP_S = 1.0  # for the callback that runs when a signal comes
-NOISES = 8  # depth images made per scene and shown in turn: making one takes too long at 30 Hz
+STOP_S = 1.0  # for the callback that is running when a signal comes
+NOISES = 8  # depth images per scene, shown in turn: making one takes too long at 30 Hz
 # Reliable publishers serve reliable and best-effort subscribers alike.
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class SimCamera(Node):
-    """Publishes ``image``, ``depth`` and ``camera_info``, all with the same stamp."""
+    """Publishes ``image``, ``depth`` and ``camera_info`` of one frame with the same stamp."""
 
     def __init__(self, **kwargs: Any) -> None:
         """Render the first scene and start publishing.
@@ -71,7 +75,7 @@ class SimCamera(Node):
         self.create_timer(1 / values['rate'], self._publish)
 
     def _render(self) -> Iterator[tuple[Image, Image, CameraInfo]]:
-        """Make the messages of a scene, to be shown in turn; only their stamp changes."""
+        """Make the messages of a scene. They are shown in turn, with new stamps."""
         scene = make_scene(self._seed)
         header = Header(frame_id=self._frame_id)
         image = array_to_image(scene.image, 'rgb8', header)
@@ -121,10 +125,32 @@ def _noisy(scene: Scene) -> Iterator[Depth]:
     return (noisy_depth(scene, rng) for _ in range(NOISES))
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, without the part for ROS."""
+    names = '\n'.join(
+        f'  {name:<15} {spec.description} (default: {spec.default})'
+        for name, spec in PARAMETERS.items()
+    )
+    return ArgumentParser(
+        prog='sim_camera',
+        usage='sim_camera [-h] [--ros-args -p NAME:=VALUE ... -r FROM:=TO ...]',
+        description='Publish image, depth and camera_info of a synthetic tabletop until Ctrl-C.',
+        epilog=f'parameters:\n{names}',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the camera until SIGINT or SIGTERM."""
+    """Run the camera until SIGINT or SIGTERM.
+
+    Raises:
+        ParameterError: A parameter cannot be used.
+        RosStartError: ROS does not start.
+    """
+    words, ros_arguments = program_arguments('sim_camera', args)
+    build_parser().parse_args(words)
     stop = stop_event(service=True)
-    with ros_context(args):
+    with ros_context(ros_arguments):
         with creating_node():
             camera = SimCamera()
         executor = SingleThreadedExecutor()

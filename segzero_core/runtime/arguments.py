@@ -32,7 +32,8 @@ class ArgumentParser(argparse.ArgumentParser):
         for old, new in renamed.items():
             message += f'; {old} is now called {new}'
         about_words = message.startswith(('unrecognized arguments', 'the following arguments'))
-        if about_words and strangers and not renamed and '--' not in strangers:
+        takes_words = any(not action.option_strings for action in self._actions)
+        if about_words and takes_words and strangers and not renamed and '--' not in strangers:
             message += '; words that begin with a dash go after --'
         super().error(message)
 

@@ -16,7 +16,7 @@ from geometry_msgs.msg import PointStamped  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from std_msgs.msg import Header, String  # noqa: E402
 
-from segzero_ros import demo  # noqa: E402
+from segzero_ros import demo_client  # noqa: E402
 from segzero_ros.images import array_to_image  # noqa: E402
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def test_two_sentences_about_one_frame_get_a_mask_and_a_text_each(
     peer: Peer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, 'REST_S', 60.0)  # this machine may be busy
+    monkeypatch.setattr(demo_client, 'REST_S', 60.0)  # this machine may be busy
     kinds = {'mask': Image, 'overlay': Image, 'target_point': PointStamped}
     topics = {n: peer.node.create_publisher(k, f'segzero/{n}', 10) for n, k in kinds.items()}
     results = peer.node.create_publisher(String, 'segzero/result', 10)
@@ -50,7 +50,7 @@ def test_two_sentences_about_one_frame_get_a_mask_and_a_text_each(
     camera = peer.node.create_publisher(CameraInfo, 'camera_info', 10)
     peer.node.create_timer(0.1, lambda: camera.publish(CameraInfo()))
     rclpy.init()
-    client = demo.Client([])
+    client = demo_client.DemoClient([])
     try:
         client.wait_for_camera()
         client.wait_for_node()
