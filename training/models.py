@@ -21,6 +21,7 @@ from segzero_core.runtime.checkpoints import (
     find_checkpoint,
     transformers,
 )
+from segzero_core.runtime.text_files import without_marks
 from training.config import TrainConfig
 
 # Every linear layer of the language model; the vision tower's are called otherwise.
@@ -73,9 +74,9 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
     Raises:
         ModelLoadError: Something does not fit or is missing.
     """
-    with explained(folder):
+    with explained(folder), without_marks(folder) as plain:
         model, report = transformers.AutoModelForImageTextToText.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=dtype
+            plain, local_files_only=True, output_loading_info=True, dtype=dtype
         )
     absent = sorted(report['missing_keys'])
     if absent:

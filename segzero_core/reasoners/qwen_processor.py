@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from PIL import Image as PilImage
 
-from segzero_core.errors import ModelLoadError
+from segzero_core.reasoners.qwen_checks import check_files, check_processor
 from segzero_core.runtime.checkpoints import transformers
+from segzero_core.runtime.text_files import without_marks
 
 _published = transformers.models.qwen2_vl.image_processing_pil_qwen2_vl
 
@@ -123,24 +124,22 @@ class QwenProcessor(transformers.Qwen2_5_VLProcessor):
             **options: For the tokenizer, for instance ``padding_side``.
 
         Raises:
-            OSError: A file is missing.
+            ModelLoadError: A piece is missing or does not belong to the model; see
+                ``check_processor``.
+            OSError: A file cannot be read.
             ValueError: A file does not hold what it should.
-            ModelLoadError: There is no chat template.
         """
-        # Without a vocabulary, transformers makes an empty tokenizer and says nothing.
-        if not any(Path(folder, name).is_file() for name in ('tokenizer.json', 'vocab.json')):
-            raise FileNotFoundError(f'{folder} has no tokenizer.json')
-        images = Qwen2VLImageProcessorPil.from_pretrained(folder)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-        settings, _ = cls.get_processor_dict(folder)
+        check_files(Path(folder))
+        with without_marks(Path(folder)) as plain:
+            images = Qwen2VLImageProcessorPil.from_pretrained(plain)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(plain, **options)
+            settings, _ = cls.get_processor_dict(plain)
         template = settings.get('chat_template') or tokenizer.chat_template
-        if not template:
-            raise ModelLoadError(
-                f'{folder} has no chat template, so the model cannot be asked anything: copy '
-                'chat_template.jinja (or chat_template.json) there from the model it was trained '
-                'from'
-            )
-        return cls(images, tokenizer, chat_template=template)
+        if isinstance(template, dict):  # several, by name
+            template = template.get('default')
+        processor = cls(images, tokenizer, chat_template=template)
+        check_processor(Path(folder), processor)
+        return processor
 
     def save_pretrained(self, folder: str | PathLike[str], **options: Any) -> None:
         """Write the files every Qwen-VL checkpoint has, which name no class of this project."""

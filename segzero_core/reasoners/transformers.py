@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image as PilImage
 from torch.nn import functional
 
 from segzero_core.errors import EngineOptionError, ModelLoadError
@@ -126,13 +127,17 @@ class TransformersReasoner:
             self.model.model.visual.float()
         _embed_patches_by_product(self.model.model.visual.patch_embed)
         self.generation = _greedy(self.model.generation_config, max_new_tokens)
-        self.engine: Any = DecodeEngine(
-            self.model,
-            self.processor.tokenizer,
-            self.generation,
-            'inductor' if torch_compile else '',
-            num_draft_tokens,
-        )
+        if self.generation.eos_token_id is None:
+            self.generation.eos_token_id = self.processor.tokenizer.eos_token_id
+        with explained(folder):
+            self.engine: Any = DecodeEngine(
+                self.model,
+                self.processor.tokenizer,
+                self.generation,
+                'inductor' if torch_compile else '',
+                num_draft_tokens,
+            )
+            self._rehearse()
 
     def reason(
         self,
@@ -194,6 +199,25 @@ class TransformersReasoner:
         """
         picture = model_picture(image, self.task.input_size(image_size(image)))
         return self.processor.encode_still(prompt, picture)
+
+    def _rehearse(self) -> None:
+        """Generate one token about a small image.
+
+        Whatever of the checkpoint does not fit together is found now, not at the first sentence.
+        """
+        images = self.processor.image_processor
+        side = 4 * images.patch_size * images.merge_size
+        picture = PilImage.new('RGB', (side, side))
+        text = self.prompt('the red mug')
+        prompt = EncodedPrompt(
+            b'rehearsal',
+            text,
+            '',
+            lambda: self.processor.encode_still(text, picture).to(self.device),
+        )
+        for _ in self.engine.generate(prompt, 1):
+            pass
+        self.engine.cache.clear()
 
     def _frame(self, image: Image) -> bytes:
         return frame_key(image, self.task.input_size(image_size(image)))

@@ -21,7 +21,9 @@ from huggingface_hub.errors import HTTPError, StrictDataclassError  # type: igno
 from safetensors import SafetensorError, safe_open
 
 from segzero_core.errors import EngineOptionError, ModelLoadError
+from segzero_core.runtime.checkpoint_kinds import describe_file, describe_folder, lfs_pointers
 from segzero_core.runtime.checkpoint_metadata import read_json
+from segzero_core.runtime.text_files import without_marks
 
 # Pickled weights (.bin, .pt) and Python files are never even downloaded: both can run code.
 _WANTED_FILES = ('*.safetensors', '*.json', '*.jinja', 'merges.txt')
@@ -36,6 +38,7 @@ _LOAD_ERRORS = (
     OSError,
     ValueError,
     KeyError,
+    IndexError,
     TypeError,
     AttributeError,
     RuntimeError,
@@ -103,7 +106,7 @@ def find_checkpoint(model: str) -> Path:
     if model in EMBEDDED:
         return _MODELS / model
     if folder.exists():
-        raise ModelLoadError(f'{model!r} is a file: give the folder that config.json is in')
+        raise ModelLoadError(describe_file(folder))
     if model.startswith(('.', '/', '~')) or model.count('/') != 1:
         raise ModelLoadError(
             f'no such model folder: {model!r}. Give an existing folder or a hub id such as '
@@ -132,6 +135,8 @@ def check_checkpoint(folder: Path, model_types: Collection[str]) -> str:
         ModelLoadError: Not one of ``model_types``, or weights that are missing, pickled, cut
             short or corrupt.
     """
+    if not (folder / 'config.json').is_file() and (says := describe_folder(folder)):
+        raise ModelLoadError(says)
     model_type = str(read_json(folder / 'config.json').get('model_type'))
     if model_type not in model_types:
         raise ModelLoadError(
@@ -144,6 +149,8 @@ def check_checkpoint(folder: Path, model_types: Collection[str]) -> str:
             with safe_open(shard, framework='pt'):
                 pass
         except (SafetensorError, OSError) as error:
+            if says := lfs_pointers(folder):
+                raise ModelLoadError(f'{folder} {says}') from error
             raise ModelLoadError(
                 f'cannot read the weights in {shard} ({_first_line(error)}): copy or download '
                 'that file again'
@@ -158,13 +165,10 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in sorted(names)]
     if (folder / 'model.safetensors').is_file():
         return [folder / 'model.safetensors']
-    pickled = sorted(
-        file.name for file in folder.iterdir() if file.suffix in ('.bin', '.pt', '.pth')
-    )
-    found = f' Found only {", ".join(pickled)}: pickle files can run code.' if pickled else ''
     raise ModelLoadError(
-        f'{folder} has no safetensors weights (model.safetensors).{found} Use a checkpoint saved '
-        'as safetensors (save_pretrained writes them)'
+        describe_folder(folder)
+        or f'{folder} has no safetensors weights (model.safetensors): use a checkpoint as '
+        'save_pretrained writes it'
     )
 
 
@@ -197,9 +201,9 @@ def load_weights(model_class: Any, folder: Path, device: torch.device, **options
     """
     if 'quantization_config' in options:
         options['device_map'] = {'': device}
-    with explained(folder):
+    with explained(folder), without_marks(folder) as plain:
         model, report = model_class.from_pretrained(
-            folder,
+            plain,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

@@ -8,6 +8,9 @@ the standard library treat the mark as a character of the text, and then refuse 
 from __future__ import annotations
 
 import codecs
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # UTF-32 comes first because its little-endian mark begins with that of UTF-16.
@@ -43,3 +46,34 @@ def read_text(path: Path) -> str:
         UnicodeDecodeError: See ``decode_text``.
     """
     return decode_text(path.read_bytes())
+
+
+@contextlib.contextmanager
+def without_marks(folder: Path) -> Iterator[Path]:
+    """Yield a folder with the same files, none of whose text files has a byte order mark.
+
+    It is ``folder`` itself where no file has one, else a temporary folder with links and copies.
+    For libraries that read the files of a checkpoint by themselves.
+    """
+    marked = [
+        file
+        for pattern in ('*.json', '*.jinja', '*.txt')
+        for file in folder.glob(pattern)
+        if file.is_file() and _has_mark(file)
+    ]
+    if not marked:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix='segzero-') as name:
+        plain = Path(name)
+        for file in folder.iterdir():
+            if file in marked:
+                (plain / file.name).write_text(read_text(file), encoding='utf-8')
+            else:
+                (plain / file.name).symlink_to(file.resolve())
+        yield plain
+
+
+def _has_mark(path: Path) -> bool:
+    with path.open('rb') as file:
+        return text_encoding(file.read(4)) != 'utf-8'

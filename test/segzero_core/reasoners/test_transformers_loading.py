@@ -168,8 +168,49 @@ def no_tokenizer(folder):
     (folder / 'tokenizer.json').unlink()
 
 
+def no_merges(folder):
+    tokenizer = json.loads((folder / 'tokenizer.json').read_text())
+    (folder / 'vocab.json').write_text(json.dumps(tokenizer['model']['vocab']))
+    (folder / 'tokenizer.json').unlink()
+
+
 def no_image_processor(folder):
     (folder / 'preprocessor_config.json').unlink()
+
+
+def changed(name, **values):
+    """Return a function that changes what a JSON file of a folder says; None takes it out."""
+
+    def change(folder):
+        file = folder / name
+        content = json.loads(file.read_text()) | values
+        kept = {key: value for key, value in content.items() if value is not None}
+        file.write_text(json.dumps(kept))
+
+    return change
+
+
+def no_chat_template(folder):
+    (folder / 'chat_template.jinja').unlink()
+
+
+def chat_template(text):
+    return lambda folder: (folder / 'chat_template.jinja').write_text(text)
+
+
+def no_image_token(folder):
+    text = (folder / 'tokenizer.json').read_text()
+    (folder / 'tokenizer.json').write_text(text.replace('<|vision_end|>', '<|audio_end|>'))
+
+
+def smaller_vocabulary(folder):
+    config = json.loads((folder / 'config.json').read_text())
+    config['text_config']['vocab_size'] = 400
+    (folder / 'config.json').write_text(json.dumps(config))
+
+
+def generation_config_that_is_none(folder):
+    (folder / 'generation_config.json').write_text('{"repetition_penalty": ')
 
 
 def unknown_family(folder):
@@ -199,8 +240,27 @@ def image_processor_that_shrinks(folder):
         (missing_tensor, r"lack 1 tensors, 'model\..*layers\.0\.mlp\.up_proj\.weight'"),
         (tensors_of_another_size, r'cannot load the model in .*'),
         (impossible_config, r'cannot load the model in .*hidden_size'),
-        (no_tokenizer, r'cannot load .* has no tokenizer\.json'),
-        (no_image_processor, r'cannot load the model in .*preprocessor_config\.json'),
+        (no_tokenizer, r'has no tokenizer\.json: copy'),
+        (no_merges, r'has vocab\.json but no merges\.txt: copy'),
+        (no_image_processor, r'has no preprocessor_config\.json, .*: copy it there'),
+        (no_chat_template, r'has no chat template, .* copy chat_template\.jinja .* trained from'),
+        (chat_template('{% for %}'), r'the chat template of .* cannot be used \(TemplateSyntax'),
+        (chat_template('{{ raise_exception("no images") }}'), r'cannot be used .* no images'),
+        (
+            chat_template('{% for m in messages %}{{ m["content"][1]["text"] }}{% endfor %}'),
+            r"not one of a vision-language model: .* it makes 'the red mug'",
+        ),
+        (no_image_token, r'vision_end_token_id 4, but in .* is 512: one of'),
+        (changed('config.json', image_token_id=4), r'image_token_id 4, but .* is 5: one of'),
+        (smaller_vocabulary, r'tokens up to 511, but the model only 400 \(vocab_size'),
+        (
+            changed('preprocessor_config.json', patch_size=16),
+            r'patch_size 16, but .* patch_size 14',
+        ),
+        (changed('preprocessor_config.json', merge_size=1), r'merge_size 1, but .*merge_size 2'),
+        (changed('preprocessor_config.json', image_mean=[0.5]), r'cannot prepare an image'),
+        (generation_config_that_is_none, r'cannot read .*generation_config\.json'),
+        (changed('generation_config.json', repetition_penalty='high'), r'cannot load .*high'),
         (unknown_family, r"segzero\.json says .*'gemini'.* family must be one of seg_zero"),
         (useless_image_size, r"segzero\.json says .*'112'.* a side in pixels"),
         (image_processor_that_shrinks, r"'seg_zero' shows images at 840 x 840 .*would resize"),
@@ -212,6 +272,28 @@ def test_a_checkpoint_that_cannot_be_used_is_one_clear_error(copied, damage, mes
         load_reasoner('transformers', model=str(copied), device='cpu')
     assert str(copied) in str(caught.value)
     assert '\n' not in str(caught.value)
+
+
+def test_without_a_generation_config_the_tokenizer_says_what_ends_a_reply(copied):
+    (copied / 'generation_config.json').unlink()
+    config = json.loads((copied / 'config.json').read_text())
+    config['text_config']['eos_token_id'] = None
+    (copied / 'config.json').write_text(json.dumps(config))
+    engine = TransformersReasoner(str(copied), device='cpu', max_new_tokens=2)
+    assert engine.generation.eos_token_id == engine.processor.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_byte_order_marks_in_a_checkpoint_change_nothing(copied, encoding):
+    wanted = TransformersReasoner(str(copied), device='cpu', max_new_tokens=4, image_side=112)
+    texts = [file for kind in ('*.json', '*.jinja') for file in copied.glob(kind)]
+    assert len(texts) > 4
+    for file in texts:
+        file.write_text(file.read_text(), encoding=encoding)
+    found = TransformersReasoner(str(copied), device='cpu', max_new_tokens=4, image_side=112)
+    asked = picture(), 'the red mug'
+    assert found.prompt('the red mug') == wanted.prompt('the red mug')
+    assert found.reason(*asked) == wanted.reason(*asked)
 
 
 # --- torchvision ------------------------------------------------------------------------------
