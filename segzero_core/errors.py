@@ -191,9 +191,12 @@ class AnswerError(SegZeroError):
         'no_json',  # no JSON object anywhere an answer may stand
         'bad_json',  # something like JSON that no repair makes readable
         'missing_key',  # bbox, points_1 or points_2 is absent
-        'bad_box',  # bbox is not four finite numbers, or has no area after clamping
+        'bad_box',  # bbox is not four finite numbers, or is under a pixel wide after clamping
         'bad_point',  # a point is not two finite numbers
         'out_of_image',  # the whole box lies outside the image
+        'wrong_space',  # the numbers are in another space than the one asked for
+        'prompt_example',  # the answer is the example of the prompt, copied
+        'token_limit',  # the reply was cut off by the limit of tokens before a usable answer
         'nothing_found',  # the reasoner says explicitly that nothing matches
         'unknown_word',  # the sentence has a word that the engine ``rules`` does not know
     )

@@ -13,14 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from segzero_core.answers.parse import Answer, parse_answer
+from segzero_core.answers.parse import Answer, AnswerFormat, read_answer
+from segzero_core.answers.tags import split_reply
 from segzero_core.data.records import Annotation
-from segzero_core.errors import EngineOptionError
+from segzero_core.errors import AnswerError, EngineOptionError
 from segzero_core.geometry import rescale_box, rescale_point
 from segzero_core.prompts import FAMILIES, PromptFamily
+from segzero_core.reasoners.base import Reply
 from segzero_core.registry import look_up
 from segzero_core.rewards.hardened import Recipe
-from segzero_core.types import MaskPrompt, Size
+from segzero_core.types import MaskPrompt, ResultWarning, Size
 
 Answers = Literal['box_points', 'box', 'points']
 KEYS = ('bbox', 'points_1', 'points_2')
@@ -29,8 +31,7 @@ _RECIPE_TARGETS: dict[str, Literal['both', 'box', 'points']] = {
     'box': 'box',
     'points': 'points',
 }
-# The key that base models use by themselves; they were not asked for another one.
-_NATIVE_KEY = "the key 'bbox_2d' was read as 'bbox'"
+_ANY_SIZE = Size(1_000, 1_000)  # where only the form of an answer matters
 
 _THINKING = (
     # (with thinking, without), in the words of each family; longest first.
@@ -177,25 +178,67 @@ class Task:
         """Return ``recipe`` with the rewards of what is asked for."""
         return replace(recipe, thinking=self.think, targets=_RECIPE_TARGETS[self.answer])
 
-    def read(self, text: str, space: Size) -> Answer:
+    @functools.cached_property
+    def example(self) -> Answer | None:
+        """The answer in the example of the prompt; ``None`` if there is none."""
+        _, tag, block = self.prompt.template.rpartition('<answer>')
+        wanted = AnswerFormat(_ANY_SIZE, self.box, self.points)
+        return read_answer(f'<answer>{block}', wanted) if tag else None
+
+    def answer_format(self, space: Size) -> AnswerFormat:
+        """Return how answers are written, for the parser; ``space`` is their ``answer_size``."""
+        thousandths = self.family.space == 'thousandths'
+        return AnswerFormat(
+            space, self.box, self.points, thousandths, self.family.tagged, self.example
+        )
+
+    def is_answer(self, text: str) -> bool:
+        """Return whether ``text``, up to its ``</answer>``, answers in the form asked for.
+
+        Neither the format as thoughts quote it nor the example of the prompt does; an answer that
+        nothing matches does, and so does one with numbers outside the image.
+        """
+        block = text.rpartition('<answer>')[2] if '<answer>' in text else text
+        try:
+            read_answer(f'<answer>{block}</answer>', self.answer_format(_ANY_SIZE))
+        except AnswerError as error:
+            return error.kind in ('nothing_found', 'out_of_image', 'wrong_space')
+        return True
+
+    def read(self, reply: Reply | str, space: Size) -> Answer:
         """Read a reply.
 
         Args:
-            text: Everything the reasoner wrote.
+            reply: The reply, or its text alone if it is not known why it ended.
             space: ``answer_size`` of the image it is about.
 
         Returns:
-            The answer, in the space of the reply.
+            The answer, in the space of the reply. Its warnings say if the reply was cut off.
 
         Raises:
-            AnswerError: There is no usable answer; ``kind`` says why.
+            AnswerError: There is no usable answer; ``kind`` says why. It is ``token_limit`` for
+                every reply without one that was cut off.
         """
-        if self.family.tagged:
-            return parse_answer(text, space, self.box, self.points)
-        plain = text.strip().removeprefix('```json').removesuffix('```')
-        found = parse_answer(f'<answer>{plain}</answer>', space, self.box, self.points)
-        repairs = tuple(repair for repair in found.repairs if repair != _NATIVE_KEY)
-        return replace(found, repairs=repairs)
+        text, finish_reason, tokens = (reply, '', 0) if isinstance(reply, str) else reply
+        wanted = self.answer_format(space)
+        if finish_reason != 'length':
+            return read_answer(text, wanted)
+        try:
+            found = read_answer(text, wanted)
+        except AnswerError as error:
+            if error.kind == 'nothing_found' and self._has_ended(text):
+                raise
+            raise _cut_off(tokens, str(error), text) from error
+        if not self._has_ended(text):
+            raise _cut_off(tokens, 'it was still thinking', text)
+        message = f'the reply was cut off after {_tokens(tokens)}, behind its answer'
+        return replace(found, warnings=(*found.warnings, ResultWarning('token_limit', message)))
+
+    def _has_ended(self, text: str) -> bool:
+        """Return whether the answer in a reply that was cut off is more than a quotation."""
+        if not self.think or ('</think>' in text.lower() and split_reply(text).closed):
+            return True
+        return text.rstrip().lower().endswith('</answer>')
 
     def mask_prompt(self, answer: Answer, image: Size) -> MaskPrompt:
         """Return ``answer`` as the segmenter's prompt, in pixels of an image of size ``image``."""
@@ -221,6 +264,19 @@ class Task:
             content |= {key: _whole(point) for key, point in points}
         thinking = f'<think>{reasoning}</think>' if self.think else ''
         return f'{thinking}<answer>{json.dumps(content)}</answer>'
+
+
+def _cut_off(tokens: int, reason: str, text: str) -> AnswerError:
+    return AnswerError(
+        'token_limit',
+        f'the reply was cut off after {_tokens(tokens)} ({reason}): raise max_new_tokens, or '
+        'limit the thinking with max_think_tokens',
+        text,
+    )
+
+
+def _tokens(count: int) -> str:
+    return f'{count} tokens' if count else 'as many tokens as allowed'
 
 
 def _whole(numbers: Sequence[float]) -> list[int]:

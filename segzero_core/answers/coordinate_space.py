@@ -73,7 +73,8 @@ def check_space(
         return given
     if all(0 <= value <= 1 for value in numbers):
         return _shares(given, numbers, size)
-    if corners is not None and all(0 <= value <= 1 for value in corners):
+    # A box of zeros stands for no box at all, which is not a matter of the space.
+    if corners is not None and any(corners) and all(0 <= value <= 1 for value in corners):
         problem = f'the box {_shown(corners)} is less than a pixel wide, the points are not'
         return given._replace(problem=f'{problem}: is the box in shares of the image?')
     checked = _shares_of_points(given, corners, size)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A forgiving reader for what language models write when asked for JSON.
 
-Reads single quotes, unquoted words, round brackets, missing and superfluous commas, text around
-the value and objects that stop too early. Nothing is evaluated, nothing recurses deeply and no
-input takes more than linear time.
+Reads single quotes, unquoted words, round brackets, missing and superfluous commas, comments, text
+around the value and objects that stop too early. Nothing is evaluated, nothing recurses deeply and
+no input takes more than linear time.
 """
 
 from __future__ import annotations
@@ -22,23 +22,37 @@ _SCALAR = re.compile(
     re.DOTALL,
 )
 _WORDS = {'null': None, 'none': None, 'true': True, 'false': False}
+_LINE_COMMENT = re.compile(r'(?://|#)[^\n]*')
 _MAX_DEPTH = 8
+_SHOWN = 40  # characters of a value that cannot be read
 _BROKEN: Any = object()  # a value that could not be read to its end
 
 
 class Pairs(list[tuple[str, Any]]):
-    """An object as it was written: in order, keys possibly twice."""
+    """An object as it was written: in order, keys possibly twice.
+
+    Attributes:
+        unread: The key and the text of the value that could not be read to its end; '' if there
+            is none.
+    """
+
+    unread: tuple[str, str] = ('', '')
 
 
-def read_values(text: str) -> Iterator[Any]:
+def read_values(text: str, comments: bool = False) -> Iterator[Any]:
     """Yield every list and object in ``text`` that is not inside another.
 
     Objects are ``Pairs``, numbers floats (possibly not finite), everything else in quotes or
     words a string, ``None`` or a bool. Of an object that stops too early or goes on unreadably
     the pairs before are kept, of such a list the objects; a list of numbers that stops too early
     is left out, since its last number may be cut short.
+
+    Args:
+        text: Anything.
+        comments: Whether comments (``//``, ``#``, ``/* */``) between keys and values are passed
+            over. Without, an object ends at its first comment.
     """
-    return _JsonScanner(text).values()
+    return _JsonScanner(text, comments).values()
 
 
 class _JsonScanner:
@@ -49,9 +63,11 @@ class _JsonScanner:
     later quote, it would have ended there.)
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, comments: bool) -> None:
         self.text = text
         self.pos = 0
+        self._comments = comments
+        self._last_block = text.rfind('*/') if comments else -1
 
     def values(self) -> Iterator[Any]:
         while opening := _OPENING.search(self.text, self.pos):
@@ -62,7 +78,7 @@ class _JsonScanner:
             self.pos = max(self.pos, opening.end())
 
     def _value(self, depth: int) -> Any:
-        self._skip(_SEPARATORS)
+        self._skip_separators()
         here = self.text[self.pos : self.pos + 1]
         if here in ('{', '[', '(') and depth < _MAX_DEPTH:
             self.pos += 1
@@ -73,8 +89,11 @@ class _JsonScanner:
         pairs = Pairs()
         while not self._ends('}'):
             key = self._scalar()
+            start = self.pos
             value = self._value(depth + 1) if self._skip(_COLON) else _BROKEN
             if value is _BROKEN:
+                if key is not _BROKEN:
+                    pairs.unread = (str(key), self.text[start : start + _SHOWN])
                 return pairs or _BROKEN
             pairs.append((str(key), value))
         return pairs
@@ -102,10 +121,21 @@ class _JsonScanner:
             return _WORDS.get(word.lower(), word)
 
     def _ends(self, closers: str) -> bool:
-        self._skip(_SEPARATORS)
+        self._skip_separators()
         ended = self.text[self.pos : self.pos + 1] in tuple(closers)
         self.pos += ended
         return ended
+
+    def _skip_separators(self) -> None:
+        self._skip(_SEPARATORS)
+        while self._comments and self._skip_comment():
+            self._skip(_SEPARATORS)
+
+    def _skip_comment(self) -> bool:
+        if self.text.startswith('/*', self.pos) and self.pos + 2 <= self._last_block:
+            self.pos = self.text.index('*/', self.pos + 2) + 2
+            return True
+        return self._skip(_LINE_COMMENT)
 
     def _skip(self, pattern: re.Pattern[str]) -> bool:
         match = pattern.match(self.text, self.pos)

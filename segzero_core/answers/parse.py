@@ -3,35 +3,40 @@
 
 A clean answer is ``<think>...</think><answer>{"bbox": [x1, y1, x2, y2], "points_1": [x, y],
 "points_2": [x, y]}</answer>`` (Seg-Zero, arXiv 2503.06520, section 3.3). Models write much else;
-whatever can be read without guessing is repaired, and every repair is named. The rules:
+everything that can be read without guessing is repaired, and every repair is named. The rules:
 
-* Only the ``<answer>`` block counts, the first one after the thinking. Where there are no answer
-  tags, the last object outside the thinking is taken; where all is thinking, the last in it.
-* Single quotes, bare words, fences, comments around the object, missing or superfluous commas and
-  a missing end are read. A list that stops in mid-air is not: its last number may be cut.
+* Only the ``<answer>`` block counts, the first usable one after the thinking (see ``tags``). Where
+  there are no answer tags, the last object outside the thinking is taken; where all is thinking,
+  the last in it.
+* Single quotes, bare words, fences, text around the object, missing or superfluous commas and a
+  missing end are read. A list that stops in mid-air is not: its last number may be cut.
+* A text that cannot be read so is read once more with comments, typographic characters and Python
+  calls respelled (see ``spelling``), and with box tokens and XML points (see ``native_forms``).
 * Of several objects the first usable one counts; of a key written twice, the last.
 * ``[]``, ``{}``, ``null`` and "none" mean that nothing matches.
-* Two corners in the wrong order are swapped and coordinates clamped to the image. A list of the
-  wrong length is an error: which numbers were meant cannot be known.
+* Two corners in the wrong order are swapped and coordinates clamped to the image; numbers of
+  another space are converted or refused (see ``coordinate_space``). A list of the wrong length is
+  an error: which numbers were meant cannot be known.
+* The numbers of the prompt's own example are no answer. Four corners and two points that agree by
+  chance, to the last digit, practically do not occur; models that copy the example do.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from segzero_core.answers.lenient_json import Pairs, read_values
+from segzero_core.answers.native_forms import read_native
+from segzero_core.answers.numbers import Findings, ValueReader
+from segzero_core.answers.spelling import respell
+from segzero_core.answers.tags import TAGS, Block, Parts, split_reply
 from segzero_core.errors import AnswerError
-from segzero_core.types import Box, Point, Size
+from segzero_core.types import Box, Point, ResultWarning, Size
 
-_TAGS = {
-    name: re.compile(f'<{name}>', re.IGNORECASE)
-    for name in ('think', '/think', 'answer', '/answer')
-}
 _NOTHING = (
     'null',
     'none',
@@ -63,16 +68,19 @@ class Answer:
     """What the reasoner answered, in the space it answers in (see ``prompts.PromptFamily``).
 
     Attributes:
-        box: With an area, and inside the space; ``None`` where no box was asked for.
+        box: With sides of at least one unit of the space, and inside it; ``None`` where no box was
+            asked for.
         points: The two points, inside the space; empty where no points were asked for.
         reasoning: The chain of thought, without its tags and surrounding white space.
         repairs: What had to be repaired, in words; empty for a clean answer.
+        warnings: What a user should know about the answer; follows from the rest.
     """
 
     box: Box | None
     points: tuple[Point, ...]
     reasoning: str = ''
     repairs: tuple[str, ...] = ()
+    warnings: tuple[ResultWarning, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'reasoning', self.reasoning.strip())
@@ -84,7 +92,7 @@ def format_answer(answer: Answer) -> str:
     Raises:
         ValueError: The reasoning contains one of the four tags, or a coordinate is not finite.
     """
-    if any(tag.search(answer.reasoning) for tag in _TAGS.values()):
+    if any(tag.search(answer.reasoning) for tag in TAGS.values()):
         raise ValueError(f'the reasoning must not contain tags: {answer.reasoning!r}')
     content = {'bbox': [_shortest(value) for value in answer.box]} if answer.box else {}
     for key, point in zip(('points_1', 'points_2'), answer.points, strict=False):
@@ -93,99 +101,158 @@ def format_answer(answer: Answer) -> str:
     return f'<think>{answer.reasoning}</think><answer>{found}</answer>'
 
 
-def parse_answer(text: str, size: Size, box: bool = True, points: bool = True) -> Answer:
-    """Read the reply of a reasoner that was asked for a box, for two points, or for both.
+class AnswerFormat(NamedTuple):
+    """What a reasoner was asked to write.
+
+    Attributes:
+        size: The space of the coordinates. Its far edges (``width``, ``height``) belong to it,
+            because rounding in training data puts objects at the image border there.
+        box: Whether a box was asked for.
+        points: Whether two points were asked for.
+        thousandths: Whether ``size`` is in thousandths of the image, and not in pixels.
+        tagged: Whether the answer was asked for between tags. Without, forms that base models
+            write by themselves are no repair.
+        example: The answer in the prompt's own example; ``None`` = there is none.
+    """
+
+    size: Size
+    box: bool = True
+    points: bool = True
+    thousandths: bool = False
+    tagged: bool = True
+    example: Answer | None = None
+
+
+def parse_answer(text: str, size: Size) -> Answer:
+    """Read a reply to a request for box and points in pixels; see ``read_answer``."""
+    return read_answer(text, AnswerFormat(size))
+
+
+def read_answer(text: str, wanted: AnswerFormat) -> Answer:
+    """Read what a reasoner wrote.
 
     Takes time linear in the length of the text. Whatever was not asked for is ignored.
 
     Args:
         text: Everything the reasoner wrote.
-        size: The space its coordinates are in. Its far edges (``width``, ``height``) belong to
-            it, because rounding in training data puts objects at the image border there.
-        box: Whether a box was asked for.
-        points: Whether two points were asked for.
+        wanted: What it was asked to write.
 
     Raises:
         AnswerError: There is no usable answer in it; ``kind`` says why.
     """
     if not text.strip():
         raise AnswerError('empty_text', 'the reasoner wrote nothing', text)
-    thinking, place, tagged, repairs = _split(text)
-    values = list(read_values(place))
-    candidates = list(_candidates(values))
-    if not candidates:
-        raise _no_candidate(place, values, text)
-    if not tagged:
-        candidates.reverse()
-    if len(candidates) > 1:
-        repairs.append(f'one of {len(candidates)} objects was used')
-    if not _is_json(place):
-        repairs.append('the answer was not plain JSON')
+    parts = _parts(text, wanted)
     errors = []
-    for values_by_key, spelling in candidates:
-        found = [*repairs, *spelling]
+    for block in parts.blocks:
         try:
-            target = _box(values_by_key, size, found, text) if box else None
-            spots = _points(values_by_key, size, found, text) if points else ()
+            return _read_block(block, parts, wanted, text)
         except AnswerError as error:
+            if error.kind == 'nothing_found':
+                raise
             errors.append(error)
-        else:
-            return Answer(target, spots, thinking, tuple(dict.fromkeys(found)))
     raise errors[0]
 
 
-class _Parts(NamedTuple):
-    thinking: str
-    place: str  # where the answer stands
-    tagged: bool  # an answer tag says so
-    repairs: list[str]
+def _parts(text: str, wanted: AnswerFormat) -> Parts:
+    """Split a reply; JSON without tags where it was asked for so is one block without repairs."""
+    parts = split_reply(text)
+    if wanted.tagged or parts.tagged:
+        return parts
+    plain = parts.blocks[0].text.strip().removeprefix('```json').removesuffix('```')
+    return parts._replace(blocks=(Block(plain),), tagged=True)
 
 
-def _split(text: str) -> _Parts:
-    """Tell thinking and answer apart by the tags, as many of them as there are."""
-    think = _TAGS['think'].search(text)
-    end = _TAGS['/think'].search(text)
-    if end:
-        if think and think.start() > end.start():
-            think = None
-        limit, after = end.span()
-    else:
-        answer = _TAGS['answer'].search(text, think.end() if think else 0)
-        limit = after = answer.start() if answer else (len(text) if think else 0)
-    thinking = text[think.end() if think else 0 : limit]
-    before = text[: think.start()] if think else thinking
-    for part in (text[after:], before):
-        block = _answer_block(part)
-        if block:
-            return _Parts(thinking, block[0], True, block[1])
-    repairs = ['there were no <answer> tags']
-    place = text[after:] if text[after:].strip() else before
-    if not place.strip():
-        place = thinking
-        repairs.append('the answer was taken from the thinking')
-    return _Parts(thinking, place, False, repairs)
+def _read_block(block: Block, parts: Parts, wanted: AnswerFormat, text: str) -> Answer:
+    """Read one place where the answer may stand: as it is, or else respelled."""
+    reader = ValueReader(text, wanted.size, wanted.thousandths)
+    attempt = _Attempt(block.text, parts.tagged, wanted, reader, text)
+    try:
+        found, repairs = attempt.read(list(read_values(block.text)), _is_json(block.text))
+    except AnswerError as error:
+        if error.kind == 'nothing_found':
+            raise
+        found, repairs = _read_respelled(attempt, error)
+    shown = tuple(dict.fromkeys([*block.repairs, *repairs, *found.spelling, *found.coordinates]))
+    warnings: tuple[ResultWarning, ...] = ()
+    if found.coordinates:
+        warnings = (ResultWarning('coordinates_repaired', '; '.join(found.coordinates)),)
+    return Answer(found.box, found.points, parts.thinking, shown, warnings)
 
 
-def _answer_block(text: str) -> tuple[str, list[str]] | None:
-    """Return the first answer block and what is wrong with its tags, if there is a tag at all."""
-    starts = [match.end() for match in _TAGS['answer'].finditer(text)]
-    close = _TAGS['/answer'].search(text)
-    repairs = []
-    if len(starts) > 1:
-        repairs.append('one of several <answer> blocks was used')
-    if not close:
-        repairs.append('there was no </answer> tag')
-        # A second <answer> without any end: the first block stops where the second starts.
-        return (_TAGS['answer'].split(text, 2)[1], repairs) if starts else None
-    within = [start for start in starts if start <= close.start()]
-    if not within:
-        repairs.append('there was no <answer> tag')
-    return text[within[-1] if within else 0 : close.start()], repairs
+def _read_respelled(attempt: _Attempt, error: AnswerError) -> tuple[Findings, list[str]]:
+    """Read what is no JSON even for ``lenient_json``; raise the more telling of two errors."""
+    native = read_native(attempt.place, bare=attempt.wanted.box and not attempt.wanted.points)
+    if native:
+        found, repairs = attempt.read(native, plain=True)
+        named = ['the answer was written in tokens or tags'] if attempt.wanted.tagged else []
+        return found, [*named, *repairs]
+    plain, respelled = respell(attempt.place)
+    values = list(read_values(plain, comments=True))
+    if not respelled and values == list(read_values(attempt.place)):
+        raise error
+    try:
+        found, repairs = attempt.read(values, plain=False)
+    except AnswerError as second:
+        vague = second.kind in ('no_json', 'bad_json') or error.kind == 'prompt_example'
+        raise (error if vague else second) from None
+    return found, [*repairs, *respelled, *([] if respelled else ['comments were left out'])]
+
+
+class _Attempt(NamedTuple):
+    """One place where an answer may stand, and all that is needed to read it."""
+
+    place: str
+    tagged: bool
+    wanted: AnswerFormat
+    reader: ValueReader
+    text: str
+
+    def read(self, values: Sequence[Any], plain: bool) -> tuple[Findings, list[str]]:
+        """Return the first usable object among ``values``, and the repairs.
+
+        Raises:
+            AnswerError: There is none.
+        """
+        candidates = list(_candidates(values))
+        if not candidates:
+            raise _no_candidate(self.place, values, self.text)
+        if not self.tagged:
+            candidates.reverse()
+        repairs = []
+        if len(candidates) > 1:
+            repairs.append(f'one of {len(candidates)} objects was used')
+        if not plain:
+            repairs.append('the answer was not plain JSON')
+        errors = []
+        for candidate in candidates:
+            try:
+                found = self._read_one(candidate)
+            except AnswerError as error:
+                errors.append(error)
+            else:
+                spelling = [name for name in candidate.spelling if not self._is_native(name)]
+                return replace(found, spelling=[*spelling, *found.spelling]), repairs
+        raise errors[0]
+
+    def _read_one(self, candidate: _Candidate) -> Findings:
+        wanted = self.wanted
+        found = self.reader.read(candidate.values, wanted.box, wanted.points, candidate.unread)
+        example = wanted.example
+        if example is not None and (found.box, found.points) == (example.box, example.points):
+            message = "the model copied the prompt's own example and found nothing in the image"
+            raise AnswerError('prompt_example', message, self.text)
+        return found
+
+    def _is_native(self, repair: str) -> bool:
+        """Return whether a repair only says that a base model used its own key."""
+        return not self.wanted.tagged and repair == "the key 'bbox_2d' was read as 'bbox'"
 
 
 class _Candidate(NamedTuple):
     values: dict[str, Any]
     spelling: list[str]  # how its keys were written otherwise
+    unread: str  # the value after which it could not be read any more
 
 
 def _candidates(values: Sequence[Any]) -> Iterator[_Candidate]:
@@ -215,83 +282,10 @@ def _candidate(pairs: Pairs) -> _Candidate:
         if key != written:
             spelling.append(f'the key {written[:40]!r} was read as {key!r}')
         known[key] = value
-    return _Candidate(known, spelling)
-
-
-def _box(values: dict[str, Any], size: Size, repairs: list[str], text: str) -> Box:
-    """Return the box of one object; add what was repaired to ``repairs``."""
-    _check_present(values, ('bbox',), text)
-    corners = _numbers(values['bbox'], 4, 'bad_box', 'bbox', repairs, text)
-    return _repair_box(corners, size, repairs, text)
-
-
-def _points(
-    values: dict[str, Any], size: Size, repairs: list[str], text: str
-) -> tuple[Point, Point]:
-    """Return the points of one object; add what was repaired to ``repairs``."""
-    if 'points' in values and not {'points_1', 'points_2'} & values.keys():
-        numbers = _numbers(values['points'], 4, 'bad_point', 'points', repairs, text)
-        repairs.append("both points were under one key 'points'")
-        values = {**values, 'points_1': numbers[:2], 'points_2': numbers[2:]}
-    _check_present(values, ('points_1', 'points_2'), text)
-    first = _numbers(values['points_1'], 2, 'bad_point', 'points_1', repairs, text)
-    second = _numbers(values['points_2'], 2, 'bad_point', 'points_2', repairs, text)
-    points = (_clamped(Point(*first), size), _clamped(Point(*second), size))
-    if points != (tuple(first), tuple(second)):
-        repairs.append('a point was outside the image')
-    return points
-
-
-def _check_present(values: dict[str, Any], keys: Sequence[str], text: str) -> None:
-    if all(value in (None, []) for value in values.values()):
-        raise AnswerError('nothing_found', 'the reasoner says that nothing matches', text)
-    for key in keys:
-        if key not in values:
-            raise AnswerError('missing_key', f'the answer has no {key!r}', text)
-
-
-def _numbers(
-    value: Any, count: int, kind: str, name: str, repairs: list[str], text: str
-) -> list[float]:
-    """Return ``value`` as ``count`` finite numbers; nested lists and numeric strings are read."""
-    items = [value] if not isinstance(value, list) else value
-    if any(isinstance(item, list) for item in items):
-        repairs.append(f'{name} was nested')
-        items = [i for item in items for i in (item if isinstance(item, list) else [item])]
-    numbers = []
-    for item in items[: count + 1]:
-        if isinstance(item, str):
-            repairs.append(f'{name} held numbers written as text')
-        try:
-            numbers.append(math.nan if isinstance(item, bool) else float(item))
-        except (TypeError, ValueError):
-            numbers.append(math.nan)
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        shown = repr(value)[:80]
-        raise AnswerError(kind, f'{name} must be {count} finite numbers, got {shown}', text)
-    return numbers
-
-
-def _repair_box(corners: Sequence[float], size: Size, repairs: list[str], text: str) -> Box:
-    x1, x2 = sorted(corners[0::2])
-    y1, y2 = sorted(corners[1::2])
-    if [x1, y1, x2, y2] != list(corners):
-        repairs.append('the corners of the box were swapped')
-    shown = f'[{x1:g}, {y1:g}, {x2:g}, {y2:g}]'
-    if x2 < 0 or y2 < 0 or x1 > size.width or y1 > size.height:
-        message = f'the box {shown} lies outside the {size.width} x {size.height} image'
-        raise AnswerError('out_of_image', message, text)
-    low, high = _clamped(Point(x1, y1), size), _clamped(Point(x2, y2), size)
-    if (low, high) != ((x1, y1), (x2, y2)):
-        repairs.append('the box reached outside the image')
-    if low.x == high.x or low.y == high.y:
-        raise AnswerError('bad_box', f'the box {shown} has no area in the image', text)
-    return Box(*low, *high)
-
-
-def _clamped(point: Point, size: Size) -> Point:
-    x, y = point
-    return Point(min(max(x, 0.0), float(size.width)), min(max(y, 0.0), float(size.height)))
+    key, value = pairs.unread
+    shown = ' '.join(value.lstrip(' \t\r\n:=').split())
+    unread = f'the value of {key[:40]!r} cannot be read: {shown!r}' if key else ''
+    return _Candidate(known, spelling, unread)
 
 
 def _no_candidate(place: str, values: Sequence[Any], text: str) -> AnswerError:

@@ -5,44 +5,106 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from segzero_core.answers.tags import thinking_is_over
 from segzero_core.errors import CancelledError
 from segzero_core.reasoners.base import FinishReason, Reply
 
+if TYPE_CHECKING:
+    from segzero_core.task import Task
 
-def answer_end(text: str) -> int:
-    """Return where the reply is complete: just after ``</answer>``, or -1 if it is not yet.
+THINK = '<think>'
+_END_THINK, _END_ANSWER = '</think>', '</answer>'
 
-    A ``</answer>`` inside ``<think>`` is only talked about.
+
+def opens_thought(prompt: str) -> bool:
+    """Return whether a prompt, rendered by a chat template, ends with a thought that it opens."""
+    return prompt.rstrip().endswith(THINK)
+
+
+def answer_end(
+    text: str, opened: bool | None = False, is_answer: Callable[[str], bool] | None = None
+) -> int:
+    """Return where a reply is complete: just after ``</answer>``, or -1 if it is not yet.
+
+    A ``</answer>`` counts only where the thoughts are known to be over, because thoughts quote the
+    format that was asked for.
+
+    Args:
+        text: What is written so far, without what the chat template wrote.
+        opened: Whether the chat template opened a thought; ``None`` = unknown.
+        is_answer: Whether the text before a ``</answer>`` is an answer, and not a quotation of
+            the format; ``None`` = always.
     """
-    thinking = text.find('</think>') if '<think>' in text else 0
-    closed = -1 if thinking < 0 else text.find('</answer>', thinking)
-    return closed if closed < 0 else closed + len('</answer>')
+    end = text.find(_END_ANSWER)
+    while end >= 0:
+        if thinking_is_over(text[:end], opened) and (is_answer is None or is_answer(text[:end])):
+            return end + len(_END_ANSWER)
+        end = text.find(_END_ANSWER, end + 1)
+    return -1
 
 
 class StreamedReply:
-    """Gathers pieces of text, passes them on, and notices the end and a cancellation.
+    """Collects pieces of text, passes them on, and notices the end and a cancellation.
 
     Attributes:
-        text: Everything so far; never goes beyond ``</answer>``.
+        text: Everything so far, beginning with ``<think>`` where the chat template opened a
+            thought; never goes beyond the ``</answer>`` that completes the reply.
+        opened: Whether the chat template opened a thought; ``None`` = unknown.
+        task: What was asked for; ``None`` = unknown.
         finish_reason: Why the engine stopped; '' while it writes.
         tokens: Number of tokens written so far.
     """
 
     def __init__(
-        self, on_text: Callable[[str], None] | None, cancel: threading.Event | None
+        self,
+        on_text: Callable[[str], None] | None,
+        cancel: threading.Event | None,
+        task: Task | None = None,
+        opened: bool | None = False,
     ) -> None:
-        """Pass every piece on to ``on_text``; look at ``cancel`` before each."""
+        """Begin a reply.
+
+        Args:
+            on_text: Gets every piece.
+            cancel: Checked before each piece.
+            task: What was asked for. A text between answer tags that is no answer to it, or is
+                the example of its prompt, does not complete the reply.
+            opened: Whether the chat template opens a thought (see ``opens_thought``); ``None``
+                where the template is a server's own.
+        """
         self._on_text = on_text
         self._cancel = cancel
-        self.text = ''
+        self._written = ''
+        self._end = -1
+        self.task, self.opened = task, opened
         self.finish_reason: FinishReason = ''
         self.tokens = 0
 
     @property
+    def text(self) -> str:
+        """Everything so far; see above."""
+        return self._prefix + self._written
+
+    @property
+    def written(self) -> str:
+        """Everything so far that stands behind the prompt: without what the template wrote."""
+        return self._written
+
+    @property
     def complete(self) -> bool:
-        """Whether the answer has ended: whatever the model still writes is of no use."""
-        return answer_end(self.text) >= 0
+        """Whether the answer has ended; anything the model still writes is of no use."""
+        return self._end >= 0
+
+    @property
+    def _prefix(self) -> str:
+        return THINK if self.opened else ''
+
+    def end_of(self, written: str) -> int:
+        """Return where ``written`` completes this reply, or -1; see ``answer_end``."""
+        is_answer = None if self.task is None else self.task.is_answer
+        return answer_end(written, self.opened, is_answer)
 
     def check_cancel(self) -> None:
         """Raise ``CancelledError`` if that was asked for."""
@@ -61,16 +123,25 @@ class StreamedReply:
             CancelledError: ``cancel`` was set.
         """
         self.check_cancel()
+        if self._end >= 0:
+            return True
+        before = len(self.text) if self._written else 0
+        self._written += piece
+        # Only a piece that holds the last letter of the tag can complete it.
+        end = self.end_of(self._written) if '>' in piece else -1
+        if end >= 0:
+            self._written, self._end = self._written[:end], end
         self.finish_reason = finish_reason
         self.tokens += tokens
-        text = self.text + piece
-        end = answer_end(text)
-        text = text if end < 0 else text[:end]
-        fresh, self.text = text[len(self.text) :], text
+        fresh = self.text[before:] if self._written else ''
         if fresh and self._on_text is not None:
             self._on_text(fresh)
         return end >= 0
 
     def result(self) -> Reply:
-        """Return what was written."""
-        return Reply(self.text, 'stop' if self.complete else self.finish_reason, self.tokens)
+        """Return the reply, its thoughts between tags."""
+        text = self.text
+        unknown = self.opened is None and not text.lstrip().startswith(THINK)
+        if unknown and thinking_is_over(text, None):
+            text = THINK + text  # a ``</think>`` of its own says that the template opened it
+        return Reply(text, 'stop' if self.complete else self.finish_reason, self.tokens)

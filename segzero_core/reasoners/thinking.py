@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from segzero_core.errors import EngineOptionError
 from segzero_core.reasoners.base import Reply
-from segzero_core.reasoners.streaming import StreamedReply
+from segzero_core.reasoners.streaming import THINK, StreamedReply
 from segzero_core.registry import look_up
 
-_STARTS = {'free': '', 'prefilled': '<think>', 'none': '<think></think><answer>'}
+_STARTS = {'free': '', 'prefilled': THINK, 'none': '<think></think><answer>'}
 _END = '</think><answer>'
 
 
@@ -22,11 +22,14 @@ _END = '</think><answer>'
 class Thinking:
     """What is decided for the model instead of by it.
 
+    A checkpoint that does not think (``Task.think``) has no thoughts to start or to limit.
+
     Attributes:
-        mode: ``free``: it writes everything itself, as in training. ``prefilled``: its reply
-            begins with ``<think>``. ``none``: its thoughts are empty and it goes straight to the
-            answer, for sentences that need no reasoning ("the red mug").
-        limit: Most tokens of thought, after which the answer is begun for it; 0 = no limit.
+        mode: ``free``: the model writes everything itself, as in training. ``prefilled``: its
+            reply begins with ``<think>``. ``none``: its thoughts are empty and it goes straight to
+            the answer, for sentences that need no reasoning ("the red mug").
+        limit: Maximum number of tokens of thought, after which the answer is begun for the model;
+            0 = no limit.
     """
 
     mode: str = 'free'
@@ -43,10 +46,13 @@ class Thinking:
         if self.limit < 0:
             raise EngineOptionError(f'max_think_tokens must be at least 0, got {self.limit}')
 
-    @property
-    def start(self) -> str:
-        """What the reply begins with."""
-        return _STARTS[self.mode]
+    def start_of(self, reply: StreamedReply) -> str:
+        """Return the text that ``reply`` begins with, after anything the chat template wrote."""
+        start = _STARTS[self.mode]
+        if _thinks(reply):
+            return start.removeprefix(THINK) if reply.opened else start
+        tagged = reply.task is not None and reply.task.family.tagged
+        return '<answer>' if self.mode == 'none' and tagged else ''
 
     def write(
         self, reply: StreamedReply, ask: Callable[[str, int], Iterable[Reply]], max_new_tokens: int
@@ -55,16 +61,17 @@ class Thinking:
 
         Args:
             reply: Still empty.
-            ask: Takes what has been written so far and a number of tokens; yields what the model
-                writes next, at most so many tokens of it.
-            max_new_tokens: Of the whole reply.
+            ask: Takes the text written so far and a maximum number of tokens; yields the pieces
+                that the model writes next.
+            max_new_tokens: Maximum number of tokens of the whole reply.
         """
-        reply.add(self.start)
-        limit = self._limit(max_new_tokens)
-        if _read(reply, ask(reply.text, limit or max_new_tokens)) or not limit:
+        reply.add(self.start_of(reply))
+        limit = self._limit(reply, max_new_tokens)
+        if _read(reply, ask(reply.written, limit or max_new_tokens)):
             return
-        _end_thoughts(reply)
-        _read(reply, ask(reply.text, max_new_tokens - limit))
+        if limit and not _ended_by_itself(reply):
+            _end_thoughts(reply)
+            _read(reply, ask(reply.written, max_new_tokens - limit))
 
     def write_all(
         self,
@@ -72,29 +79,42 @@ class Thinking:
         ask: Callable[[list[StreamedReply], int], Sequence[Reply]],
         max_new_tokens: int,
     ) -> None:
-        """Let a model write several replies side by side.
+        """Let a model write several replies in one batch.
 
         Args:
-            replies: Still empty.
-            ask: Takes some of them and a number of tokens; returns what comes next in each.
-            max_new_tokens: Of each whole reply.
+            replies: Still empty; all of one task.
+            ask: Takes some of them and a maximum number of tokens; returns what comes next in
+                each.
+            max_new_tokens: Maximum number of tokens of each whole reply.
         """
-        limit = self._limit(max_new_tokens)
         for reply in replies:
-            reply.add(self.start)
+            reply.add(self.start_of(reply))
+        limit = self._limit(replies[0], max_new_tokens) if replies else 0
         _add_all(replies, ask, limit or max_new_tokens)
-        left = [reply for reply in replies if limit and not reply.complete]
+        left = [
+            reply for reply in replies if limit and not (reply.complete or _ended_by_itself(reply))
+        ]
         for reply in left:
             _end_thoughts(reply)
         _add_all(left, ask, max_new_tokens - limit)
 
-    def _limit(self, max_new_tokens: int) -> int:
-        """Return the most tokens of thought; 0 where nothing is to be cut short."""
-        return self.limit if self.limit < max_new_tokens and self.mode != 'none' else 0
+    def _limit(self, reply: StreamedReply, max_new_tokens: int) -> int:
+        """Return the maximum number of tokens of thought; 0 where nothing is to be cut short."""
+        limited = self.limit < max_new_tokens and self.mode != 'none' and _thinks(reply)
+        return self.limit if limited else 0
+
+
+def _thinks(reply: StreamedReply) -> bool:
+    return reply.task is None or reply.task.think
+
+
+def _ended_by_itself(reply: StreamedReply) -> bool:
+    """Return whether the model ended a reply in which it had begun its answer."""
+    return reply.finish_reason == 'stop' and '<answer>' in reply.text
 
 
 def _end_thoughts(reply: StreamedReply) -> None:
-    """Begin the answer, unless that has been done."""
+    """Begin the answer, unless the model has ended its thoughts already."""
     if '</think>' not in reply.text:
         # The model may have begun to close its thoughts itself.
         written = max(n for n in range(len(_END)) if reply.text.endswith(_END[:n]))

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tell thinking and answer apart by their tags.
+
+A clean reply is ``<think>...</think><answer>...</answer>``. Thoughts quote the format they were
+asked for, chat templates open thoughts in the prompt (so that the reply has ``</think>`` only),
+and some replies have no tags at all. The rules:
+
+* ``<think>`` and ``</think>`` are matched like brackets. A ``</think>`` that no ``<think>`` before
+  it opens ends a thought that began at the start of the reply: everything before it is thought,
+  with all the tags in it, if an answer follows.
+* ``<think>a</think><answer>A</answer><think>b</think><answer>B</answer>`` is two turns; the first
+  answer counts.
+* Where there is no ``</think>``, the thought ends at the first ``<answer>``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+TAGS = {
+    name: re.compile(f'<{name}>', re.IGNORECASE)
+    for name in ('think', '/think', 'answer', '/answer')
+}
+_THINK = re.compile('<(/?)think>', re.IGNORECASE)
+# The beginning of an answer: its tag, or an object with one of its keys.
+_ANSWER_BEGINS = re.compile(r'<answer>|\{\s*["\']?\s*(?:bbox|box|point)', re.IGNORECASE)
+
+
+class Block(NamedTuple):
+    """A place where an answer may stand.
+
+    Attributes:
+        text: Between the tags.
+        repairs: What is wrong with the tags.
+    """
+
+    text: str
+    repairs: tuple[str, ...] = ()
+
+
+class Parts(NamedTuple):
+    """A reply, split.
+
+    Attributes:
+        thinking: The thoughts, without their tags.
+        blocks: The places where the answer may stand, the likeliest first; at least one.
+        tagged: Whether an answer tag says so.
+        closed: Whether the thoughts are known to be over before the first block: a ``</think>``
+            ends them, or nothing opened any.
+        complete: Whether ``</answer>`` ends the first block.
+    """
+
+    thinking: str
+    blocks: tuple[Block, ...]
+    tagged: bool
+    closed: bool
+    complete: bool
+
+
+def split_reply(text: str) -> Parts:
+    """Split a reply into thoughts and the places where its answer may stand.
+
+    Takes time linear in the length of the text.
+    """
+    start, limit, after, closed = _thought(text)
+    thinking = text[start:limit]
+    # The text before a thought that has its own tag; all of the thought where it has none.
+    tag = TAGS['think'].search(text)
+    before = text[: tag.start()] if tag and tag.end() == start else thinking
+    for part in (text[after:], before):
+        blocks = list(_blocks(part))
+        if blocks:
+            complete = TAGS['/answer'].search(part) is not None
+            return Parts(thinking, tuple(blocks), True, closed, complete)
+    repairs = ['there were no <answer> tags']
+    place = text[after:] if text[after:].strip() else before
+    if not place.strip():
+        place = thinking
+        repairs.append('the answer was taken from the thinking')
+    return Parts(thinking, (Block(place, tuple(repairs)),), False, closed, False)
+
+
+def thinking_is_over(text: str, opened: bool | None) -> bool:
+    """Return whether the thoughts of a reply that is still being written have ended.
+
+    Args:
+        text: What is written so far, without what the chat template wrote.
+        opened: Whether the chat template opened a thought; ``None`` = unknown. Then only a
+            ``</think>`` says that thoughts are over, unless the reply opens them itself.
+    """
+    depth = int(opened or False)
+    ended = opened is False or (opened is None and text.lstrip()[:7].lower() == '<think>')
+    for tag in _THINK.finditer(text):
+        if not tag[1]:
+            depth += 1
+            continue
+        ended = ended or depth == int(opened or False)
+        depth = max(0, depth - 1)
+    return ended and depth == 0
+
+
+def _thought(text: str) -> tuple[int, int, int, bool]:
+    """Return where the thought begins and ends, where the rest begins, and if it is closed."""
+    first = TAGS['think'].search(text)
+    tag_end = first.end() if first else 0
+    depth = 0
+    matched: re.Match[str] | None = None
+    unmatched: re.Match[str] | None = None
+    last: re.Match[str] | None = None
+    for tag in _THINK.finditer(text):
+        if not tag[1]:
+            depth += 1
+            continue
+        last = tag
+        if depth == 0:
+            unmatched = tag
+        elif depth == 1:
+            matched = matched or tag
+        depth = max(0, depth - 1)
+    if unmatched and (
+        matched is None
+        or matched.start() > unmatched.start()
+        or _ANSWER_BEGINS.search(text, unmatched.end())
+    ):
+        begins = tag_end if first and not text[: first.start()].strip() else 0
+        return begins, unmatched.start(), unmatched.end(), True
+    if matched:
+        return tag_end, matched.start(), matched.end(), True
+    if last:  # opened more often than closed
+        return tag_end, last.start(), last.end(), True
+    answer = TAGS['answer'].search(text, tag_end)
+    limit = answer.start() if answer else (len(text) if first else 0)
+    return tag_end, limit, limit, first is None
+
+
+def _blocks(text: str) -> Iterator[Block]:
+    """Yield the answer blocks of ``text`` in order; none if there is no answer tag at all."""
+    starts = [match.end() for match in TAGS['answer'].finditer(text)]
+    ends = [match.start() for match in TAGS['/answer'].finditer(text)]
+    several = ('one of several <answer> blocks was used',) if len(starts) > 1 else ()
+    if not ends:
+        if starts:
+            # Of several starts without any end, the first block stops at the second start.
+            second = TAGS['answer'].search(text, starts[0])
+            block = text[starts[0] : second.start() if second else len(text)]
+            yield Block(block, (*several, 'there was no </answer> tag'))
+        return
+    place, last = 0, 0
+    for end in ends:
+        # The latest start before this end; starts are in order.
+        within = place
+        while place < len(starts) and starts[place] <= end:
+            place += 1
+        if place > within:
+            yield Block(text[starts[place - 1] : end], several)
+        elif last == 0:
+            yield Block(text[:end], (*several, 'there was no <answer> tag'))
+        last = end
