@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from segzero_core.answers.parse import Answer
+from segzero_core.answers.tags import thinking_is_over
 from segzero_core.errors import AnswerError, CancelledError
 from segzero_core.overlap import EarlyMask, EmbeddingOverlap, StreamWatcher
 from segzero_core.prompts import check_query
 from segzero_core.reasoners.base import BatchReasoner, Reasoner, Reply
 from segzero_core.reasoners.image_input import LastImage
-from segzero_core.reasoners.streaming import answer_end
 from segzero_core.runtime.cpu_threads import count_cores, half_the_cores, take_more_than_half
 from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
 from segzero_core.types import (
@@ -93,7 +93,7 @@ class SegZero:
                 reply, reason_s = _timed(self.reasoner.reason, image, query, listener, cancel)
             first = listener.first or time.perf_counter()
             self._writing_s = time.perf_counter() - first
-            answer = self._read(image, reply.text)
+            answer = self._read(image, reply)
             _, embed_s = beside.begin().result()
             if cancel is not None and cancel.is_set():
                 raise CancelledError('cancelled before the mask was made')
@@ -217,13 +217,13 @@ class SegZero:
         )
         return (ResultWarning('synthetic_only', message),)
 
-    def _read(self, image: Image, text: str) -> Answer:
+    def _read(self, image: Image, reply: Reply) -> Answer:
         task = self.reasoner.task
-        return task.read(text, task.answer_size(image_size(image)))
+        return task.read(reply, task.answer_size(image_size(image)))
 
     def _try_read(self, image: Image, reply: Reply | AnswerError) -> Answer | AnswerError:
         try:
-            return reply if isinstance(reply, AnswerError) else self._read(image, reply.text)
+            return reply if isinstance(reply, AnswerError) else self._read(image, reply)
         except AnswerError as error:
             return error
 
@@ -273,7 +273,8 @@ class SegZero:
 
     def _decode_early(self, image: Image, text: str) -> EarlyMask | None:
         """Begin with the mask if ``text`` says all that is needed, though it has no end yet."""
-        if answer_end(text + '</answer>') < 0 or '<answer>' not in text:
+        opened = None if self.reasoner.task.think else False
+        if '<answer>' not in text or not thinking_is_over(text, opened):
             return None
         answer = self._try_read(image, Reply(text + '</answer>'))
         if not isinstance(answer, Answer):
@@ -313,7 +314,7 @@ def _segmentation(
         reasoning=answer.reasoning,
         text=text,
         repairs=answer.repairs,
-        warnings=warnings,
+        warnings=(*answer.warnings, *warnings),
         timings=timings,
     )
 

@@ -90,6 +90,9 @@ class PromptFamily:
         clean: Applied to the sentence before it is put into the template.
         step: Where the image is left as it is, its sides are rounded to multiples of this, which
             is what the image processor of a checkpoint that answers in pixels would do next.
+        patch: Side in pixels of the square that becomes one image token. The image processor
+            rounds other sizes to multiples of it, and answers in pixels would no longer fit.
+        min_side: Side in pixels of the smallest square that the image processor does not enlarge.
         asks: Which answers its words ask for. ``task``: those of the checkpoint's ``Task``,
             between tags. ``box``: a box alone, as plain JSON without tags. ``words``: a word or
             a phrase, which only the evaluation of questions can read.
@@ -102,6 +105,8 @@ class PromptFamily:
     system: str = ''
     clean: Callable[[str], str] = _as_written
     step: int = 0
+    patch: int = 28
+    min_side: int = 56
     asks: Literal['task', 'box', 'words'] = 'task'
 
     @property
@@ -120,8 +125,15 @@ class PromptFamily:
         return Size(1000, 1000) if self.space == 'thousandths' else self.input_size(image)
 
     def smaller(self) -> PromptFamily:
-        """Return this family with images of half the usual size: a quarter of the tokens."""
-        return dataclasses.replace(self, image_size=(self.image_size or 840) // 2)
+        """Return this family with images of about half the usual size: a quarter of the tokens.
+
+        The size is one that the image processor keeps: a multiple of ``patch``, and not less than
+        ``min_side``. Where there is no smaller one, the size stays as it is.
+        """
+        side = self.image_size or 840
+        half = max(side // 2, self.min_side) // self.patch * self.patch
+        least = half if half >= self.min_side else half + self.patch
+        return dataclasses.replace(self, image_size=min(side, least))
 
     def prompt(self, query: str) -> str:
         """Return the text of the user turn.

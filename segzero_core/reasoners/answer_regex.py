@@ -1,19 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract as a regular expression, for servers and engines that can hold a model to one."""
+"""The answer format as a regular expression, for servers and engines with structured output."""
 
 from __future__ import annotations
 
-_NUMBER = r'\d{1,5}(\.\d{1,3})?'
-_LIST = {n: rf'\[{_NUMBER}(, ?{_NUMBER}){{{n - 1}}}\]' for n in (2, 4)}
-# Text that ``answer.parse_answer`` reads without repairs, if the box lies in the image.
-ANSWER_PATTERN = (
-    rf'\{{"bbox": {_LIST[4]}, "points_1": {_LIST[2]}, "points_2": {_LIST[2]}\}}</answer>'
-)
+from segzero_core.reasoners.streaming import THINK, StreamedReply
+from segzero_core.task import Task
+
+_PIXELS = r'\d{1,5}(\.\d{1,3})?'
+_THOUSANDTHS = r'(1000|\d{1,3})'
+_THOUGHTS = '[^<]+</think>'
 
 
-def pattern_after(written: str) -> str:
-    """Return what may follow ``written``, the beginning of a reply, as a regular expression."""
-    start = '' if written else '<think>'
-    thoughts = '' if '</think>' in written else '[^<]+</think>'
-    opened = '' if '<answer>' in written else '<answer>'
-    return start + thoughts + opened + ANSWER_PATTERN
+def answer_pattern(task: Task) -> str:
+    """Return the pattern of an answer with its closing tag, in the form ``task`` asks for.
+
+    ``Task.read`` reads every text that matches without repairs, if its box lies in the image and
+    has its corners in order. Families that ask for JSON without tags have no closing tag.
+    """
+    number = _THOUSANDTHS if task.family.space == 'thousandths' else _PIXELS
+    box, point = _list(number, 4), _list(number, 2)
+    if not task.family.tagged:
+        return rf'\{{"bbox_2d": {box}\}}'
+    pairs = [f'"bbox": {box}'] if task.box else []
+    if task.points:
+        pairs += [f'"points_1": {point}', f'"points_2": {point}']
+    return rf'\{{{", ".join(pairs)}\}}</answer>'
+
+
+def pattern_after(reply: StreamedReply, task: Task) -> str | None:
+    """Return the pattern of everything that may follow in a reply.
+
+    Args:
+        reply: The reply as far as it is written.
+        task: What is asked for.
+
+    Returns:
+        A regular expression; ``None`` for families whose answers are words.
+    """
+    if task.family.asks == 'words':
+        return None
+    if not task.family.tagged:
+        return answer_pattern(task)
+    text = reply.text
+    tag = '' if '<answer>' in text else '<answer>'
+    if not task.think or '</think>' in text or not tag:
+        return tag + answer_pattern(task)
+    return ('' if text else THINK) + _THOUGHTS + tag + answer_pattern(task)
+
+
+def _list(number: str, count: int) -> str:
+    return rf'\[{number}(, ?{number}){{{count - 1}}}\]'

@@ -134,12 +134,16 @@ class OpenAIReasoner:
             CancelledError: ``cancel`` was set; at most a token after it was.
             ServerError: The server is gone, hangs, refuses or sends what is no answer.
         """
-        reply = StreamedReply(on_text, cancel)
+        # The chat template is the server's: whether it opens a thought is unknown.
+        reply = StreamedReply(on_text, cancel, self.task, opened=None)
         reply.check_cancel()
         messages = self._messages(image, query)
 
         def ask(written: str, tokens: int) -> Iterator[Reply]:
-            return self._pieces(self._request(messages, written, tokens), written, cancel)
+            request = self._request(messages, written, tokens)
+            if self._structured_output and (pattern := pattern_after(reply, self.task)):
+                request['structured_outputs'] = {'regex': pattern}
+            return self._pieces(request, written, cancel)
 
         self._thinking.write(reply, ask, self._max_new_tokens)
         return reply.result()
@@ -199,8 +203,6 @@ class OpenAIReasoner:
                 'add_generation_prompt': False,
                 'continue_final_message': True,
             }
-        if self._structured_output:
-            request['structured_outputs'] = {'regex': pattern_after(written)}
         return request
 
     def _image_url(self, image: Image) -> str:

@@ -21,7 +21,7 @@ from segzero_core.reasoners.base import Reply
 from segzero_core.reasoners.decode import DecodeEngine, EncodedPrompt
 from segzero_core.reasoners.image_input import frame_key, model_picture
 from segzero_core.reasoners.qwen_processor import QwenProcessor
-from segzero_core.reasoners.streaming import StreamedReply
+from segzero_core.reasoners.streaming import StreamedReply, opens_thought
 from segzero_core.reasoners.thinking import Thinking
 from segzero_core.registry import look_up
 from segzero_core.runtime.checkpoint_metadata import (
@@ -150,9 +150,10 @@ class TransformersReasoner:
 
         ``cancel`` is checked after every token.
         """
-        reply = StreamedReply(on_text, cancel)
+        asked = self.prompt(query)
+        reply = self._reply(asked, on_text, cancel)
         reply.check_cancel()
-        prompt = self._prompter(image, self._frame(image), query)
+        prompt = self._prompter(image, self._frame(image), asked, reply)
 
         def ask(written: str, tokens: int) -> Iterator[Reply]:
             return self.engine.generate(prompt(written), tokens)
@@ -164,15 +165,16 @@ class TransformersReasoner:
         """Write several answers in one batch; see ``BatchReasoner.reason_batch``."""
         # Several sentences may be about one image: its key is made only once.
         frames = {key: self._frame(image) for key, image in {id(i): i for i in images}.items()}
-        replies = [StreamedReply(None, None) for _ in queries]
+        asked = [self.prompt(query) for query in queries]
+        replies = [self._reply(prompt) for prompt in asked]
         prompts = {
-            id(reply): self._prompter(image, frames[id(image)], query)
-            for reply, image, query in zip(replies, images, queries, strict=True)
+            id(reply): self._prompter(image, frames[id(image)], prompt, reply)
+            for reply, image, prompt in zip(replies, images, asked, strict=True)
         }
 
         def ask(some: list[StreamedReply], tokens: int) -> list[Reply]:
-            asked = [prompts[id(reply)](reply.text) for reply in some]
-            return self.engine.generate_batch(asked, tokens)
+            begun = [prompts[id(reply)](reply.written) for reply in some]
+            return self.engine.generate_batch(begun, tokens)
 
         self._thinking.write_all(replies, ask, self.generation.max_new_tokens)
         return [reply.result() for reply in replies]
@@ -219,18 +221,27 @@ class TransformersReasoner:
             pass
         self.engine.cache.clear()
 
+    def _reply(
+        self,
+        prompt: str,
+        on_text: Callable[[str], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> StreamedReply:
+        return StreamedReply(on_text, cancel, self.task, opens_thought(prompt))
+
     def _frame(self, image: Image) -> bytes:
         return frame_key(image, self.task.input_size(image_size(image)))
 
-    def _prompter(self, image: Image, frame: bytes, query: str) -> Callable[[str], EncodedPrompt]:
+    def _prompter(
+        self, image: Image, frame: bytes, asked: str, reply: StreamedReply
+    ) -> Callable[[str], EncodedPrompt]:
         """Return a function from the beginning of a reply to the prompt that continues it."""
-        asked = self.prompt(query)
 
         def prompt(written: str) -> EncodedPrompt:
             def encode() -> Any:
                 return self.encode(image, asked + written).to(self.device)
 
-            return EncodedPrompt(frame, asked + written, written, encode)
+            return EncodedPrompt(frame, asked + written, written, encode, reply.end_of)
 
         return prompt
 

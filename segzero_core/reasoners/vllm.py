@@ -18,7 +18,7 @@ from segzero_core.reasoners.answer_regex import pattern_after
 from segzero_core.reasoners.base import Reply
 from segzero_core.reasoners.image_input import frame_key, model_picture
 from segzero_core.reasoners.qwen_processor import QwenProcessor
-from segzero_core.reasoners.streaming import StreamedReply, answer_end
+from segzero_core.reasoners.streaming import StreamedReply, opens_thought
 from segzero_core.reasoners.thinking import Thinking
 from segzero_core.reasoners.transformers import check_image_size
 from segzero_core.reasoners.vllm_engine import VllmEngine, ngram_speculation, room_for
@@ -133,12 +133,12 @@ class VllmReasoner:
             ImageError: The image alone is.
             ServerError: The engine died, or is closed.
         """
-        reply = StreamedReply(on_text, cancel)
+        reply = self._reply(query, on_text, cancel)
         reply.check_cancel()
 
         def ask(written: str, tokens: int) -> Iterator[Reply]:
             inputs = self.inputs(image, query, written)
-            pieces = self.engine.write(inputs, self.sampling(written, tokens))
+            pieces = self.engine.write(inputs, self.sampling(reply, tokens))
             with contextlib.closing(self.engine.iterate(pieces, reply.check_cancel)) as steps:
                 yield from steps
 
@@ -151,7 +151,7 @@ class VllmReasoner:
         Raises:
             QueryError, ImageError, ServerError: See ``reason``; no answer is returned then.
         """
-        replies = [StreamedReply(None, None) for _ in queries]
+        replies = [self._reply(query) for query in queries]
         asked = {
             id(reply): (image, query)
             for reply, image, query in zip(replies, images, queries, strict=True)
@@ -163,9 +163,9 @@ class VllmReasoner:
             rests = []
             try:
                 for reply in some:
-                    inputs = self.inputs(*asked[id(reply)], reply.text)
-                    sampling = self.sampling(reply.text, tokens)
-                    rests.append(self.engine.submit(self._rest(reply.text, inputs, sampling)))
+                    inputs = self.inputs(*asked[id(reply)], reply.written)
+                    sampling = self.sampling(reply, tokens)
+                    rests.append(self.engine.submit(self._rest(reply, inputs, sampling)))
                 return [rest.result() for rest in rests]
             finally:
                 for rest in rests:
@@ -178,11 +178,23 @@ class VllmReasoner:
         """End the engine's process and free its memory; calling it again does nothing."""
         self.engine.close()
 
-    def inputs(self, image: Image, query: str, written: str) -> dict[str, Any]:
-        """Return vLLM's input for the rest of a reply that begins with ``written``."""
-        prompt = self.processor.apply_chat_template(
+    def prompt(self, query: str) -> str:
+        """Return the prompt for ``query``, with one image token."""
+        return self.processor.apply_chat_template(
             self.task.conversation(query), add_generation_prompt=True
         )
+
+    def _reply(
+        self,
+        query: str,
+        on_text: Callable[[str], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> StreamedReply:
+        return StreamedReply(on_text, cancel, self.task, opens_thought(self.prompt(query)))
+
+    def inputs(self, image: Image, query: str, written: str) -> dict[str, Any]:
+        """Return vLLM's input for the rest of a reply that begins with ``written``."""
+        prompt = self.prompt(query)
         size = self.task.input_size(image_size(image))
         self._check_length(prompt + written, size)
         picture = self._picture(image, size)
@@ -217,11 +229,11 @@ class VllmReasoner:
                 self._shown = key, picture
         return picture
 
-    def sampling(self, written: str, tokens: int) -> SamplingParams:
-        """Return how vLLM chooses at most ``tokens`` tokens after ``written``."""
+    def sampling(self, reply: StreamedReply, tokens: int) -> SamplingParams:
+        """Return how vLLM chooses at most ``tokens`` tokens after the beginning of ``reply``."""
         constraint = None
-        if self.structured_output:
-            constraint = StructuredOutputsParams(regex=pattern_after(written))
+        if self.structured_output and (pattern := pattern_after(reply, self.task)):
+            constraint = StructuredOutputsParams(regex=pattern)
         return SamplingParams(
             temperature=0,
             repetition_penalty=self.engine.repetition_penalty,
@@ -230,14 +242,17 @@ class VllmReasoner:
             structured_outputs=constraint,
         )
 
-    async def _rest(self, written: str, inputs: dict[str, Any], sampling: SamplingParams) -> Reply:
-        """Return the text after ``written``, up to the end of the answer."""
+    async def _rest(
+        self, reply: StreamedReply, inputs: dict[str, Any], sampling: SamplingParams
+    ) -> Reply:
+        """Return the rest of ``reply``, up to the end of its answer."""
+        written = reply.written
         text, tokens, last = written, 0, Reply('')
         async with contextlib.aclosing(self.engine.write(inputs, sampling)) as pieces:
             async for last in pieces:
                 text += last.text
                 tokens += last.tokens
-                if answer_end(text) >= 0:
+                if '>' in last.text and reply.end_of(text) >= 0:
                     break
         return Reply(text[len(written) :], last.finish_reason, tokens)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,25 @@ def choose_family(folder: Path, model_type: str, asked: str = '') -> PromptFamil
             f'{file} says {says}: family must be one of {", ".join(FAMILIES)} and image_size, '
             'if given, a side in pixels'
         )
-    family = get_family(asked or own)
+    family = _with_image_limits(get_family(asked or own), folder)
     return family if side is None else dataclasses.replace(family, image_size=side)
+
+
+def _with_image_limits(family: PromptFamily, folder: Path) -> PromptFamily:
+    """Return ``family`` with ``patch`` and ``min_side`` of the checkpoint's image processor.
+
+    A checkpoint that does not say leaves them as they are; loading it reports what is missing.
+    """
+    file = folder / 'preprocessor_config.json'
+    says = read_json(file) if file.is_file() else {}
+    patch, merge = says.get('patch_size'), says.get('merge_size')
+    if not (isinstance(patch, int) and isinstance(merge, int) and patch > 0 and merge > 0):
+        return family
+    size = says.get('size')
+    pixels = says.get('min_pixels', size.get('shortest_edge') if isinstance(size, dict) else None)
+    side = math.ceil(math.sqrt(pixels)) if isinstance(pixels, (int, float)) and pixels > 0 else 0
+    side = max(side, patch * merge)
+    return dataclasses.replace(family, patch=patch * merge, min_side=side)
 
 
 def checkpoint_task(

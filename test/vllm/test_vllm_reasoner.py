@@ -24,8 +24,10 @@ from segzero_core.errors import (
     UnknownNameError,
 )
 from segzero_core.prompts import MAX_QUERY_CHARACTERS, check_query
-from segzero_core.reasoners.answer_regex import ANSWER_PATTERN
+from segzero_core.reasoners.answer_regex import answer_pattern
+from segzero_core.reasoners.streaming import StreamedReply
 from segzero_core.reasoners.thinking import Thinking
+from segzero_core.task import Task
 
 # The engine takes a minute to start on two cores, and more beside other work.
 pytestmark = pytest.mark.timeout(600)
@@ -55,7 +57,9 @@ def prompt_tokens(engine, image, query):
 
     async def ask():
         request = engine.inputs(image, query, '')
-        async for output in engine.engine.llm.generate(request, engine.sampling('', 1), query):
+        async for output in engine.engine.llm.generate(
+            request, engine.sampling(StreamedReply(None, None), 1), query
+        ):
             found = len(output.prompt_token_ids), output.num_cached_tokens
         return found
 
@@ -167,7 +171,7 @@ def test_guided_it_can_write_nothing_but_the_format(engine):
     try:
         engine.thinking, engine.structured_output = Thinking('none'), True
         text = engine.reason(picture(), 'the red mug').text
-        assert re.fullmatch('<think></think><answer>' + ANSWER_PATTERN, text)
+        assert re.fullmatch('<think></think><answer>' + answer_pattern(Task()), text)
         engine.thinking = Thinking()
         assert engine.reason(picture(), 'the red mug').text == ANSWER
     finally:
@@ -210,7 +214,9 @@ def tokens_of_a_reply(engine, image, query):
     async def ask():
         request = engine.inputs(image, query, '')
         written = 0
-        async for output in engine.engine.llm.generate(request, engine.sampling('', 60), query):
+        async for output in engine.engine.llm.generate(
+            request, engine.sampling(StreamedReply(None, None), 60), query
+        ):
             written += len(output.outputs[0].token_ids)
         # How many guesses in a row were right in a step: how often that was so.
         counts = output.outputs[0].spec_decode_metrics.histogram

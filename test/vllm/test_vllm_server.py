@@ -18,8 +18,9 @@ pytest.importorskip('vllm', reason='needs vLLM: make test-vllm')
 
 from segzero_core import load_reasoner
 from segzero_core.errors import CancelledError, ServerError
-from segzero_core.reasoners.answer_regex import ANSWER_PATTERN
+from segzero_core.reasoners.answer_regex import answer_pattern
 from segzero_core.reasoners.vllm_engine import ngram_speculation
+from segzero_core.task import Task
 
 # The engine takes a minute to start on two cores, and more beside other work.
 pytestmark = pytest.mark.timeout(600)
@@ -129,7 +130,7 @@ def test_thinking_and_format_can_be_ruled(server):
     assert free.reason(IMAGES[0], SENTENCES[0]).text.startswith(f'<think>{thoughts[1]}')
     guided = load_reasoner('openai', url=url, thinking='none', structured_output=True)
     text = guided.reason(IMAGES[0], SENTENCES[0]).text
-    assert re.fullmatch('<think></think><answer>' + ANSWER_PATTERN, text)
+    assert re.fullmatch('<think></think><answer>' + answer_pattern(Task()), text)
 
 
 def test_a_supervisor_that_is_killed_takes_all_of_vllm_along(server, reasoner):

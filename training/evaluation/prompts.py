@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from segzero_core.answers.released import parse_released
+from segzero_core.reasoners import Reply
 from segzero_core.task import Task
 from segzero_core.types import Box, Point, Size
 
@@ -45,11 +46,11 @@ class AnswerReader:
         self._task, self._use = task, use
         self._released = protocol == 'released' and task.family.tagged
 
-    def read(self, text: str, image: Size) -> SegmenterPrompt:
-        """Return the prompt in ``text``.
+    def read(self, reply: Reply, image: Size) -> SegmenterPrompt:
+        """Return the prompt in ``reply``.
 
         Args:
-            text: Everything the reasoner wrote.
+            reply: Everything the reasoner wrote, and why it ended.
             image: Size of the image it is about.
 
         Raises:
@@ -57,9 +58,9 @@ class AnswerReader:
         """
         space = self._task.answer_size(image)
         if self._released:
-            answer = parse_released(text, space, image)
+            answer = parse_released(reply.text, space, image)
             return self._used(SegmenterPrompt(answer.box, answer.points, answer.reasoning, ()))
-        found = self._task.read(text, space)
+        found = self._task.read(reply, space)
         prompt = self._task.mask_prompt(found, image)
         return self._used(SegmenterPrompt(*prompt, found.reasoning, found.repairs))
 

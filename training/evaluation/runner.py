@@ -78,12 +78,12 @@ class EvaluationRunner:
     def _finish(
         self,
         batch: Sequence[Loaded],
-        written: dict[int, str],
+        written: dict[int, Reply],
         refused: dict[int, AnswerError | ServerError],
         embeddings: dict[str, Future[Any]],
         seconds: float,
     ) -> list[dict[str, Any]]:
-        """Return the results for a batch, of texts ``written`` in so many seconds each."""
+        """Return the results for a batch whose replies took ``seconds`` each."""
         answered = [loaded for loaded in batch if loaded.row in written]
         prompts = {} if self._words else self._read(answered, written)
         with half_the_cores():
@@ -99,7 +99,8 @@ class EvaluationRunner:
                 rows.append(row | _unusable(loaded, refused.get(loaded.row)))
                 continue
             assert loaded.sample is not None  # it has an image
-            sample, text = loaded.sample, written[loaded.row]
+            sample, reply = loaded.sample, written[loaded.row]
+            text = reply.text
             row |= {'query': sample.query, 'group': sample.group, 'text': text}
             if self._words:
                 row |= self._judge_words(sample, text)
@@ -117,14 +118,14 @@ class EvaluationRunner:
 
     def _ask(
         self, batch: Sequence[Loaded]
-    ) -> tuple[dict[int, str], dict[int, AnswerError | ServerError]]:
-        """Return the text for each row, and for the others why there is none."""
+    ) -> tuple[dict[int, Reply], dict[int, AnswerError | ServerError]]:
+        """Return the reply for each row, and for the others why there is none."""
         images = [loaded.image for loaded in batch if loaded.image is not None]
         queries = [loaded.sample.query for loaded in batch if loaded.sample is not None]
         replies = self._asker.ask(images, queries)
         found = list(zip((loaded.row for loaded in batch), replies, strict=True))
-        written = {row: reply.text for row, reply in found if isinstance(reply, Reply)}
-        return written, {row: reply for row, reply in found if isinstance(reply, ServerError)}
+        written = {row: reply for row, reply in found if isinstance(reply, Reply)}
+        return written, {row: reply for row, reply in found if not isinstance(reply, Reply)}
 
     def _embed(self, batch: Sequence[Loaded]) -> dict[str, Future[Any]]:
         """Start embedding each image of the batch but the one that the last batch ended with."""
@@ -144,7 +145,7 @@ class EvaluationRunner:
             return self._segmenter.embed(image), time.perf_counter() - start
 
     def _read(
-        self, batch: Sequence[Loaded], written: dict[int, str]
+        self, batch: Sequence[Loaded], written: dict[int, Reply]
     ) -> dict[int, SegmenterPrompt | AnswerError]:
         """Return what each text means, or why that cannot be told."""
         found: dict[int, SegmenterPrompt | AnswerError] = {}

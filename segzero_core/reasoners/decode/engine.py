@@ -37,12 +37,14 @@ class EncodedPrompt(NamedTuple):
         text: The prompt with one image token, not yet repeated; it ends with ``written``.
         written: The part of the reply that is already there.
         encode: Returns the model's inputs for text and image; called only for a new image.
+        end_of: Returns where a reply, which begins with ``written``, is complete, or -1.
     """
 
     frame: bytes
     text: str
     written: str
     encode: Callable[[], Any]
+    end_of: Callable[[str], int] = answer_end
 
 
 class DecodeEngine:
@@ -154,7 +156,7 @@ class DecodeEngine:
             accepted = self.verify(logits, [replies[index] for index in active])
             for index, tokens in zip(active, accepted, strict=True):
                 batch.truncate(branches[index], 1 + len(replies[index].draft) - len(tokens))
-                self._accept(replies[index], tokens, prompts[index].written)
+                self._accept(replies[index], tokens, prompts[index])
                 if replies[index].ended:
                     batch.remove(branches[index])
             active = [index for index in active if not replies[index].ended]
@@ -220,14 +222,14 @@ class DecodeEngine:
             reply.seen[prompt] = True
         return reply
 
-    def _accept(self, reply: GeneratedSequence, tokens: list[int], before: str) -> None:
-        """Add ``tokens`` to a reply that begins with the text ``before``; notice its answer."""
+    def _accept(self, reply: GeneratedSequence, tokens: list[int], prompt: EncodedPrompt) -> None:
+        """Add ``tokens`` to the reply to ``prompt``; notice its answer."""
         length = len(reply.tokens)
         accepted = reply.accept(tokens)
         if self._closing_tokens.isdisjoint(accepted):
             return
         for end in range(length + 1, len(reply.tokens) + 1):
-            if answer_end(before + self._decode(reply.tokens[:end])) >= 0:
+            if prompt.end_of(prompt.written + self._decode(reply.tokens[:end])) >= 0:
                 del reply.tokens[end:]  # drafted text behind the answer
                 reply.ended, reply.finish_reason = True, 'stop'
                 return

@@ -255,14 +255,16 @@ def test_no_text(text):
 
 # Laws.
 
-_coordinate = st.floats(0, 840) | st.integers(0, 840).map(float)
+# Not within a pixel of the corner, where numbers may be shares of the image.
+_coordinate = st.floats(1.5, 840) | st.integers(2, 840).map(float)
+_corner = st.floats(0, 838) | st.integers(0, 838).map(float)
 _untagged = st.text().filter(lambda text: '<' not in text)
 
 
 @st.composite
 def answers(draw: st.DrawFn) -> Answer:
-    x1, x2 = sorted(draw(st.lists(_coordinate, min_size=2, max_size=2, unique=True)))
-    y1, y2 = sorted(draw(st.lists(_coordinate, min_size=2, max_size=2, unique=True)))
+    x1, y1 = draw(_corner), draw(_corner)
+    x2, y2 = (draw(st.floats(low + 1, 840).filter(lambda high: high > 1)) for low in (x1, y1))
     points = (Point(draw(_coordinate), draw(_coordinate)),
               Point(draw(_coordinate), draw(_coordinate)))  # fmt: skip
     return Answer(Box(x1, y1, x2, y2), points, draw(_untagged))
