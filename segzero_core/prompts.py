@@ -244,7 +244,9 @@ FAMILIES = {
             asks='words',
         ),
         # The embedded model knows nothing but this one request: the sentence says it all.
-        PromptFamily('tiny', '{question}', image_size=128, clean=_lower_case),
+        PromptFamily(
+            'tiny', '{question}', image_size=128, clean=_lower_case, patch=16, min_side=16
+        ),
     )
 }
 

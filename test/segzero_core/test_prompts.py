@@ -2,6 +2,7 @@
 """Prompts: the trained wording to the letter, and sentences that cannot break out of it."""
 
 import unicodedata
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -162,3 +163,23 @@ def test_a_smaller_family_asks_the_same_at_half_the_size(name):
         assert smaller.answer_size(vga) == Size(side, side)
     if name != 'tiny':
         assert side % 28 == 0  # what Qwen2.5-VL's image processor keeps
+
+
+@pytest.mark.parametrize(
+    ('side', 'patch', 'min_side', 'wanted'),
+    [
+        (588, 28, 56, 280),  # 294 is no multiple of 28: the image processor would round it
+        (840, 28, 56, 420),
+        (832, 32, 64, 416),
+        (448, 28, 56, 224),
+        (112, 28, 56, 56),
+        (84, 28, 56, 56),
+        (56, 28, 56, 56),  # there is no smaller one
+        (128, 16, 128, 128),
+        (100, 28, 60, 84),
+    ],
+)
+def test_a_smaller_size_is_one_that_the_image_processor_keeps(side, patch, min_side, wanted):
+    family = replace(get_family('seg_zero'), image_size=side, patch=patch, min_side=min_side)
+    assert family.smaller().image_size == wanted
+    assert family.smaller().smaller().image_size >= min(side, min_side)
