@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 from segzero_core.data.catalog import read_samples
 from segzero_core.data.folder import FILE, read_folder
@@ -13,7 +12,8 @@ from segzero_core.data.records import Annotation, Dataset, Record, Skipped
 from segzero_core.data.rle import Rle
 from segzero_core.data.samples import LEVELS, Level, Sample, Samples
 from segzero_core.data.scenes import read_scenes
-from segzero_core.errors import DataError
+from segzero_core.data.tables import local_folder
+from segzero_core.errors import DataError, first_line, quoted
 
 
 def read_dataset(source: str, limit: int = 0) -> Dataset:
@@ -21,7 +21,8 @@ def read_dataset(source: str, limit: int = 0) -> Dataset:
 
     Args:
         source: ``synthetic:SPLIT?...`` (see ``scenes``), a folder with ``records.jsonl`` (see
-            ``folder``), or a folder of parquet or arrow files or a hub id (see ``hub``).
+            ``folder``), or a folder of parquet or arrow files or a hub id (see ``tables``);
+            the last two may end in ``:SPLIT`` to read another split than ``train``.
         limit: Use at most so many rows; 0 for all.
 
     Returns:
@@ -32,15 +33,16 @@ def read_dataset(source: str, limit: int = 0) -> Dataset:
     """
     if source.startswith('synthetic:'):
         return Dataset(read_scenes(source.removeprefix('synthetic:'), limit), [])
-    folder = Path(source).expanduser()
-    if not source or (source.startswith(('.', '/', '~')) and not folder.is_dir()):
-        raise DataError(f'no such dataset folder: {source!r}')
-    rows = read_folder(folder) if (folder / FILE).is_file() else read_hub(source)
+    folder = local_folder(source)
+    if not source or (source.startswith(('.', '/', '~')) and folder is None):
+        raise DataError(f'no such dataset folder: {quoted(source, 200)}')
+    has_records = folder is not None and (folder / FILE).is_file()
+    rows = read_folder(folder) if folder and has_records else read_hub(source)
     found = list(itertools.islice(rows, limit or None))
     records = [row for row in found if isinstance(row, Record)]
     skipped = [row for row in found if isinstance(row, Skipped)]
     if not records:
-        first = f': {skipped[0].id}: {skipped[0].reason}' if skipped else ''
+        first = f': {skipped[0].id}: {first_line(skipped[0].reason)}' if skipped else ''
         raise DataError(f'{source!r} has no usable row among {len(found)}{first}')
     return Dataset(records, skipped)
 

@@ -29,6 +29,7 @@ from segzero_core.data.reasonseg import reasonseg_samples
 from segzero_core.data.refer import FILES as REFER_FILES
 from segzero_core.data.refer import refer_samples
 from segzero_core.data.samples import LEVELS, Level, Samples
+from segzero_core.data.tables import local_folder
 from segzero_core.data.vqa_sets import chartqa_samples, textvqa_samples
 from segzero_core.errors import DataError, UnknownNameError
 from segzero_core.registry import look_up
@@ -75,11 +76,11 @@ def _level(name: str, level: str) -> Level:
 
 
 def _open(name: str, root: str | Path, level: Level, raw: bool) -> Samples:
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
+    folder = local_folder(name)
+    if folder is not None:
         return folder_samples(folder) if (folder / FILE).is_file() else masked_samples(name, level)
-    dataset, colon, split = name.partition(':')
-    if not colon and '/' in name and not name.startswith(('.', '/', '~')):
+    dataset, _, split = name.partition(':')
+    if '/' in dataset and not name.startswith(('.', '/', '~')):
         return masked_samples(name, level)
     try:
         reader = _PUBLISHED[look_up('dataset', dataset, _PUBLISHED)]

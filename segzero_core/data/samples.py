@@ -39,6 +39,7 @@ class Sample:
         answers: The right answers of a question that is answered in words.
         group: A part of the dataset that figures are also given for: ReasonSeg's ``short`` and
             ``long`` queries, ChartQA's ``human`` and ``augmented``.
+        mismatch: How the size of ``truth`` differs from ``size``, and why; '' where it is equal.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Sample:
     boxes: tuple[Box, ...] = ()
     answers: tuple[str, ...] = ()
     group: str = ''
+    mismatch: str = ''
 
 
 class SampleRow(NamedTuple):

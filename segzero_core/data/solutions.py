@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from segzero_core.answers.coordinate_space import check_space
 from segzero_core.data.records import Annotation
 from segzero_core.errors import DataError, quoted
 from segzero_core.types import Box, Point, Size
@@ -85,17 +86,22 @@ def make_target(
             f'the box {corners} has no area: x1 < x2 and y1 < y2 are needed'
             f'{_width_and_height(corners, size)}'
         )
-    if x2 - x1 < 1 or y2 - y1 < 1:
-        raise DataError(
-            f'the box {corners} is less than a pixel wide or high: are these shares of the image? '
-            'Coordinates must be in its pixels'
-        )
     for x, y in places:
         if not (0 <= x <= size.width and 0 <= y <= size.height):
             raise DataError(
                 f'({x:g}, {y:g}) lies outside the {size.width} x {size.height} image'
                 f'{_other_space(places, size, stored)}'
             )
+    check = check_space(corners, spots, size)
+    if check.repair or check.problem:
+        raise DataError(
+            f'{check.repair or check.problem}: box {corners}. Write them in pixels of the image'
+        )
+    if x2 - x1 < 1 or y2 - y1 < 1:
+        raise DataError(
+            f'the box {corners} is less than a pixel wide or high: are these shares of the image? '
+            'Coordinates must be in its pixels'
+        )
     for x, y in spots:
         if not (
             x1 - _margin(size.width) <= x <= x2 + _margin(size.width)

@@ -129,7 +129,10 @@ def _make_row(sample: Sample, picture: _Picture, making: Making) -> TrainingRow 
     if sample.truth is None:
         raise DataError('the dataset has no masks: it cannot be trained on')
     if sample.truth.size != sample.size:
-        raise DataError(f'the mask is {tuple(sample.truth.size)}, the image {tuple(sample.size)}')
+        raise DataError(
+            f'the mask is {tuple(sample.truth.size)}, the image {tuple(sample.size)} pixels'
+            f'{": " + sample.mismatch if sample.mismatch else ""}'
+        )
     if len(sample.boxes) != 1:
         kind = 'several_targets' if sample.boxes else 'no_target'
         return Dropped(sample.id, kind, f'means {len(sample.boxes)} objects; an answer names one')

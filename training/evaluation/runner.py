@@ -275,7 +275,7 @@ def _unusable(loaded: Loaded, refused: AnswerError | ServerError | None) -> dict
 
 
 def _wrong_size(sample: Sample, message: str) -> dict[str, Any]:
-    words = f'{message}: the truth of this row is not of its image'
+    words = f'{message}: {sample.mismatch or "the truth of this row is not of its image"}'
     return {
         'status': 'error',
         'error': {'kind': 'wrong_size', 'message': words},

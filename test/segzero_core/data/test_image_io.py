@@ -263,7 +263,8 @@ def test_annotations_of_a_turned_picture_as_stored(tmp_path: Path) -> None:
     ('row', 'words'),
     [
         ({'box': [0.1, 0.2, 0.5, 0.6], 'points': [[0.2, 0.3], [0.3, 0.4]]}, 'shares'),
-        ({'box': [5, 5, 25, 30], 'points': [[0.3, 0.3], [0.4, 0.4]]}, 'far from its box'),
+        ({'box': [5, 5, 25, 30], 'points': [[0.3, 0.3], [0.4, 0.4]]}, 'points were shares'),
+        ({'box': [5, 5, 12, 12], 'points': [[30, 30], [8, 8]]}, 'far from its box'),
         ({'box': [5, 50, 25, 30], 'points': [[6, 52], [8, 60]]}, 'has no area'),
         ({'box': [100, 100, 900, 900], 'points': [[300, 300], [400, 400]]}, 'thousandths'),
         ({'box': [5, 5, 55, 30], 'points': [[6, 6], [70, 7]]}, 'outside the 40 x 60 image'),

@@ -297,7 +297,7 @@ def test_released_masks_of_another_kind(tmp_path: Path) -> None:
     datasets = pytest.importorskip('datasets', reason='needs datasets: requirements/train.txt')
     names = ('image', 'text', 'mask', 'image_id', 'ann_id')
     datasets.Dataset.from_dict({name: ['x'] for name in names}).save_to_disk(str(tmp_path))
-    with pytest.raises(DataError, match='must be lists of lists, it is string'):
+    with pytest.raises(DataError, match='has the type string: it must be lists of lists'):
         read_samples(str(tmp_path))
 
 
