@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth images as image_transport's ``compressedDepth`` sends them, decoded. Knows no ROS.
+"""Decodes depth images of image_transport's ``compressedDepth``. Imports no ROS.
 
-The format is that of compressed_depth_image_transport: twelve bytes that say how the values are
-to be read, then 16-bit values as PNG or RVL (Wilson, "Fast Lossless Depth Image Compression",
-2017).
+The format is that of compressed_depth_image_transport: a header of twelve bytes (kind of
+compression, two parameters), then 16-bit values as PNG or RVL (Wilson, "Fast Lossless Depth Image
+Compression", 2017).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from segzero_core.errors import ImageError
 
 HEADER = struct.Struct('<iff')  # kind of compression, and the two parameters of 32FC1
 RVL_SIZE = struct.Struct('<II')  # width, height
-MAX_PIXELS = 2**26  # a size beyond this is a corrupt one
+MAX_PIXELS = 2**26  # a larger size means that the data is corrupt
 WORD_NIBBLES = 8
 NUMBER_NIBBLES = 11  # 32 bits, three to a nibble
 
@@ -32,11 +32,11 @@ def decode_compressed_depth(
 
     Args:
         data: As in ``sensor_msgs/CompressedImage``.
-        description: Its ``format``: ``16UC1; compressedDepth png``, or 32FC1, or rvl. Older
-            publishers leave out ``png``.
+        description: ``format`` of the message: ``16UC1; compressedDepth png``, or with 32FC1, or
+            with rvl. Older publishers leave out ``png``.
 
     Raises:
-        ImageError: The description is of something else, or the data is truncated or corrupt.
+        ImageError: The format is another one, or the data is truncated or corrupt.
     """
     encoding, _, transport = (part.strip() for part in description.partition(';'))
     name, _, codec = transport.partition(' ')
@@ -59,14 +59,14 @@ def decode_compressed_depth(
 
 
 def _from_inverse(values: Depth16, a: float, b: float) -> npt.NDArray[np.float32]:
-    """Return metres: 32FC1 is sent as inverse depth in steps that grow with the distance."""
-    with np.errstate(divide='ignore', invalid='ignore'):  # a corrupt header; judged as depth is
+    """Return metres: 32FC1 is sent as quantised inverse depth, coarser at larger distances."""
+    with np.errstate(divide='ignore', invalid='ignore'):  # of a corrupt header
         metres = np.float32(a) / (values.astype(np.float32) - np.float32(b))
     return np.where(values > 0, metres, np.float32(np.nan))
 
 
 def _decode_png(data: bytes) -> Depth16:
-    # OpenCV fills what is missing with zeros and reports success.
+    # OpenCV fills missing parts with zeros and reports success.
     if not data.endswith(b'IEND\xaeB\x60\x82'):
         raise ImageError(f'the compressed depth image is no PNG, or cut off at {len(data)} bytes')
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -76,7 +76,7 @@ def _decode_png(data: bytes) -> Depth16:
 
 
 def _decode_rvl(data: bytes) -> Depth16:
-    """Decode runs of zeros and of non-zeros, of which the differences are stored."""
+    """Decode alternating runs of zeros and of non-zeros, stored as differences."""
     if len(data) < RVL_SIZE.size:
         raise ImageError(f'the RVL depth image ends after {len(data)} bytes')
     width, height = RVL_SIZE.unpack_from(data)
@@ -103,7 +103,7 @@ def _decode_rvl(data: bytes) -> Depth16:
 
 
 def _rvl_numbers(data: bytes) -> npt.NDArray[np.int64]:
-    """Read numbers of one or more nibbles, lowest first: three bits, and whether more follow."""
+    """Read numbers of one or more nibbles, lowest first: three bits and a flag for more."""
     words = np.frombuffer(data[: len(data) // 4 * 4], '<u4')
     shifts = np.arange(4 * (WORD_NIBBLES - 1), -1, -4, dtype=np.uint32)
     nibbles = (words[:, None] >> shifts & 15).ravel().astype(np.int64)

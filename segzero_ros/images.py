@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image messages <-> arrays.
+"""Image messages to arrays, and arrays to image messages.
 
-``numpy`` is a codec of our own: it needs nothing but NumPy and OpenCV and shares the message's
-memory where it can. ``cv_bridge`` gives the same array, but a build for NumPy 1 ends the
-whole process under the NumPy 2 that torch brings, so it is tried in a process of its own first.
+The codec ``numpy`` needs only NumPy and OpenCV and shares the message's memory where it can. The
+codec ``cv_bridge`` gives the same arrays, but a cv_bridge that was built for NumPy 1 crashes the
+process under the NumPy 2 that torch requires. Therefore it is tried in another process first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from segzero_core.errors import CodecError, ImageError
+from segzero_core.errors import CodecError, ImageError, quoted
 from segzero_core.grasping.roi import Depth
 from segzero_core.types import Image as RgbImage
 from segzero_ros.compressed_depth import decode_compressed_depth
@@ -28,11 +28,11 @@ from segzero_ros.compressed_depth import decode_compressed_depth
 Array = npt.NDArray[Any]
 
 JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
-PROBE_S = 60.0  # importing OpenCV from a cold disk takes its time
+PROBE_S = 60.0  # to import OpenCV from a cold disk
 
 
 class Encoding(NamedTuple):
-    """How the pixels of a message are stored."""
+    """Type (as NumPy writes it) and channels of a stored pixel."""
 
     dtype: str
     channels: int
@@ -65,7 +65,7 @@ ENCODINGS = {
     **{f'bayer_{order}16': Encoding('u2', 1) for order in BAYER},
 }
 
-# None: it is RGB already. 8UC3 says nothing about colours; OpenCV's own order is the convention.
+# None: it is RGB already. 8UC3 names no colour order, so OpenCV's own order is the convention.
 TO_RGB = {
     'rgb8': None,
     'bgr8': cv2.COLOR_BGR2RGB,
@@ -83,23 +83,23 @@ TO_RGB = {
 }
 
 
-# cv_bridge converts colours only where the encoding names them, and knows the older names.
+# cv_bridge converts colours only if the encoding names them, and only knows the older names.
 CV_BRIDGE_NAMES = {'8UC1': 'mono8', '8UC3': 'bgr8', 'uyvy': 'yuv422', 'yuyv': 'yuv422_yuy2'}
 
 
 class Codec(Protocol):
-    """Reads the images the node subscribes to."""
+    """Decodes the images that the node subscribes to."""
 
     def rgb(self, message: Image | CompressedImage) -> RgbImage:
-        """Return (H, W, 3) uint8 RGB. May share the message's memory: do not write to it.
+        """Return (H, W, 3) uint8 RGB. It may share the message's memory: do not write to it.
 
         Raises:
-            ImageError: The message is broken, or holds no picture.
+            ImageError: The message is broken, or its encoding is not one of pictures.
         """
         ...
 
     def depth(self, message: Image | CompressedImage) -> Depth:
-        """Return (H, W) float32 metres; what the camera marks invalid stays 0, NaN or infinite.
+        """Return (H, W) float32 metres; invalid pixels stay 0, NaN or infinite.
 
         Args:
             message: Raw, or compressed as image_transport's ``compressedDepth``.
@@ -111,15 +111,15 @@ class Codec(Protocol):
 
 
 class NumpyCodec:
-    """Our own."""
+    """The codec of this package."""
 
     def rgb(self, message: Image | CompressedImage) -> RgbImage:
         """See ``Codec.rgb``."""
         if isinstance(message, CompressedImage):
             return decode_compressed(message)
-        if message.encoding not in TO_RGB:
+        if message.encoding not in TO_RGB and message.encoding:
             raise ImageError(
-                f'encoding {message.encoding!r} is no picture that can be read; '
+                f'the encoding {quoted(message.encoding)} is not one of pictures; '
                 f'publish one of {", ".join(TO_RGB)}, or set image.codec to cv_bridge'
             )
         pixels, code = image_to_array(message), TO_RGB[message.encoding]
@@ -157,7 +157,7 @@ class CvBridgeCodec:
         return self._read(self._bridge.imgmsg_to_cv2, message, 'rgb8')
 
     def depth(self, message: Image | CompressedImage) -> Depth:
-        """See ``Codec.depth``; compressed depth is beyond cv_bridge's Python interface."""
+        """See ``Codec.depth``; cv_bridge's Python interface cannot decode compressed depth."""
         if isinstance(message, CompressedImage):
             return _decompress_depth(message)
         pixels = self._read(self._bridge.imgmsg_to_cv2, _tight(message), 'passthrough')
@@ -166,7 +166,7 @@ class CvBridgeCodec:
     def _read(self, read: Any, message: Any, encoding: str) -> Array:
         try:
             return np.asarray(read(message, encoding))
-        except Exception as error:  # cv_bridge raises whatever comes from below it
+        except Exception as error:  # cv_bridge passes on any error of its libraries
             raise ImageError(f'cv_bridge cannot read the image: {error}') from error
 
 
@@ -187,23 +187,28 @@ def load_codec(name: str) -> Codec:
 def image_to_array(message: Image) -> Array:
     """Return the pixels as they are stored, (H, W) or (H, W, C), in the machine's byte order.
 
-    Shares the message's memory unless rows are padded or bytes must be swapped.
+    The array shares the message's memory unless rows are padded or bytes must be swapped. A step
+    of 0 was left empty by the driver, and stands for rows without padding.
 
     Raises:
         ImageError: Unknown encoding, no pixels, or a step or size that does not fit.
     """
     encoding = ENCODINGS.get(message.encoding)
     if encoding is None:
-        raise ImageError(
-            f'unknown image encoding {message.encoding!r}; known are {", ".join(ENCODINGS)}'
-        )
+        unknown = f'unknown image encoding {quoted(message.encoding)}'
+        if not message.encoding:
+            unknown = 'the image has no encoding: let the driver fill it in'
+        raise ImageError(f'{unknown}; known are {", ".join(ENCODINGS)}')
     height, width, step = message.height, message.width, message.step
     if height == 0 or width == 0:
         raise ImageError(f'the image is empty: {width} x {height} pixels')
     if encoding.channels == 2 and width % 2:
-        raise ImageError(f'{message.encoding} shares colours between two pixels: not {width} wide')
+        raise ImageError(
+            f'{message.encoding} stores two pixels together, so the width {width} must be even'
+        )
     dtype = np.dtype(encoding.dtype)
     row = width * encoding.channels * dtype.itemsize
+    step = step or row
     if step < row:
         raise ImageError(
             f'step {step} is too small: {width} pixels of {message.encoding} take {row} bytes'
@@ -237,8 +242,8 @@ def array_to_image(pixels: Array, encoding: str, header: Header) -> Image:
         is_bigendian=int(sys.byteorder == 'big'),
         step=len(data) // height,
     )
-    # An array.array is copied as a whole. Anything else, and anything given to the constructor,
-    # is looked at element by element: up to 100 ms for an image.
+    # rclpy copies an array.array as a whole. It checks anything else, and anything given to the
+    # constructor, element by element: up to 100 ms for an image.
     message.data = data
     return message
 
@@ -247,15 +252,15 @@ def decode_compressed(message: CompressedImage) -> RgbImage:
     """Return the picture of a JPEG or PNG message, (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: It is truncated or corrupt, or in no format OpenCV knows.
+        ImageError: It is truncated or corrupt, or in a format that OpenCV does not know.
     """
-    # Turned as its EXIF data asks, it would no longer fit camera_info and depth.
+    # Rotated as its EXIF data says, it would no longer fit camera_info and depth.
     as_stored = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(_checked(message).data, np.uint8), as_stored)
     if pixels is None:
         raise ImageError(
             f'the compressed image ({message.format!r}, {len(message.data)} bytes) is corrupt or '
-            'in no format OpenCV knows; publish jpeg or png'
+            'in a format that OpenCV does not know; publish jpeg or png'
         )
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
@@ -264,8 +269,8 @@ def _checked(message: CompressedImage) -> CompressedImage:
     data = memoryview(message.data)
     if not data:
         raise ImageError('the compressed image is empty')
-    # Before 4.11, OpenCV fills what is missing with grey and reports success. Inside the
-    # compressed data an 0xff byte is never followed by 0xd9.
+    # OpenCV before 4.11 fills missing parts with grey and reports success. In compressed data an
+    # 0xff byte is never followed by 0xd9, so that pair marks the end.
     if data[:2] == JPEG_START and JPEG_END not in bytes(data):
         raise ImageError(f'the JPEG image ends too early, after {len(data)} bytes')
     return message
@@ -281,15 +286,16 @@ def _in_metres(pixels: Array, encoding: str) -> Depth:
     if encoding == '32FC1':
         return pixels
     raise ImageError(
-        f'encoding {encoding!r} is not one of depth; publish 16UC1 (millimetres) or 32FC1 (metres)'
+        f'the encoding {quoted(encoding)} is not one of depth; publish 16UC1 (millimetres) or '
+        '32FC1 (metres)'
     )
 
 
 def _tight(message: Image) -> Image:
     """Return the message without row padding and in the machine's byte order.
 
-    cv_bridge's Python code mistakes padding that is not a whole number of pixels, and its way
-    of swapping bytes is gone from NumPy 2.
+    cv_bridge's Python code misreads padding that is not a whole number of pixels, and its way
+    of swapping bytes no longer exists in NumPy 2.
     """
     if message.encoding not in ENCODINGS:
         return message

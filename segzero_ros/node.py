@@ -88,18 +88,18 @@ class SegZeroNode(LifecycleNodeMixin, Node):
 
     def start(self) -> None:
         """Configure and, if that worked, activate."""
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
-        else:
+        if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
             self.say_how_to_start()
+            return
+        self.trigger_activate()
 
     def say_how_to_start(self) -> None:
         """Log the state, and the commands that lead on from it."""
         name = self.get_fully_qualified_name()
         self.get_logger().info(
             f'{self._state}: `ros2 lifecycle set {name} configure` loads the models, then '
-            f'`ros2 lifecycle set {name} activate` starts answering; with the parameter autostart '
-            'the node does both by itself'
+            f'`ros2 lifecycle set {name} activate` starts answering. With -p autostart:=true the '
+            'node does both when it starts'
         )
 
     @transition
@@ -170,9 +170,7 @@ class SegZeroNode(LifecycleNodeMixin, Node):
         queries = self.queries
         stopped = queries is None or queries.close(STOP_S)
         if queries is not None and queries.stuck:
-            self.get_logger().warning(
-                'a model does not stop; its memory is freed when its computation ends'
-            )
+            self.get_logger().warning('a model does not stop yet; it is freed when it does')
         self._executor_thread.call(self._forget)
         return stopped
 

@@ -61,6 +61,35 @@ class Query:
     warnings: tuple[ResultWarning, ...] = ()
 
 
+class TextStream:
+    """Passes the reasoner's text on, and does not repeat itself if the reasoner starts again.
+
+    The text of a second attempt is held back as long as it equals that of the first. Where the two
+    differ, the whole second text follows on a line of its own.
+    """
+
+    def __init__(self, publish: Callable[[str], None]) -> None:
+        """Pass the pieces of text on to ``publish``."""
+        self._publish = publish
+        self._sent, self._text = '', ''
+
+    def __call__(self, piece: str) -> None:
+        """Take the next piece of text."""
+        self._text += piece
+        if self._text.startswith(self._sent):
+            new, self._sent = self._text[len(self._sent) :], self._text
+        elif self._sent.startswith(self._text):
+            return
+        else:
+            new, self._sent = f'\n{self._text}', self._text
+        if new:
+            self._publish(new)
+
+    def restart(self) -> None:
+        """The reasoner begins again with the same sentence."""
+        self._text = ''
+
+
 class Perception:
     """The codec and the models that the settings name."""
 
@@ -109,10 +138,11 @@ class Perception:
             SegZeroError: See ``Codec.rgb`` and ``SegZero``.
         """
 
-        def on_text(piece: str) -> None:
+        def publish(piece: str) -> None:
             if not cancel.is_set():
                 job.stream(piece)
 
+        on_text = TextStream(publish)
         frame = self._choose(job, cancel)
         start = time.monotonic()
         image = self._codec.rgb(frame.image)
@@ -153,7 +183,7 @@ class Perception:
         self,
         image: Image,
         query: str,
-        on_text: Callable[[str], None],
+        on_text: TextStream,
         cancel: threading.Event,
     ) -> Segmentation:
         try:
@@ -172,11 +202,12 @@ class Perception:
         self,
         image: Image,
         query: str,
-        on_text: Callable[[str], None],
+        on_text: TextStream,
         cancel: threading.Event,
     ) -> Segmentation:
         """Free memory and try again with half the image size for the reasoner."""
         free_memory()
+        on_text.restart()
         reasoner = self._segzero.reasoner
         task = reasoner.task
         reasoner.task = task.smaller()

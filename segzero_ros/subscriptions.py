@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The camera topics the node subscribes, and why nothing comes on them."""
+"""Subscriptions to the camera topics, and the reasons why a topic is silent."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Cameras:
     """The subscriptions that fill a ``FrameBuffer``."""
 
     def __init__(self, node: Node, settings: NodeSettings, frames: FrameBuffer) -> None:
-        """Subscribe what the settings ask for."""
+        """Create the subscriptions that the settings ask for."""
         self._node, self._settings, self._frames = node, settings, frames
         self._since = time.monotonic()
-        self._silent = ''  # the topic that was silent at the last look
+        self._silent = ''  # name of the topic that was silent at the last look
         topics: dict[str, tuple[Any, Any]] = {
             'image': (CompressedImage if settings.compressed else Image, frames.add_image)
         }
@@ -39,7 +39,8 @@ class Cameras:
                 keep,
                 camera_qos(settings),
                 event_callbacks=SubscriptionEventCallbacks(
-                    incompatible_qos=functools.partial(self._on_incompatible, name)
+                    incompatible_qos=functools.partial(self._on_incompatible, name),
+                    use_default_callbacks=False,  # each costs time for every image
                 ),
             )
             for name, (kind, keep) in topics.items()
@@ -54,10 +55,10 @@ class Cameras:
     def silence(self, timeout: float) -> str | None:
         """Return why a topic has been silent for ``timeout`` seconds; ``None`` if none has.
 
-        The log gets it when messages stop, and when they come again. Call it regularly.
+        It is logged when messages stop and when they come again. Call it regularly.
 
         Args:
-            timeout: 0 if any silence is fine.
+            timeout: Seconds; 0 = no limit.
         """
         silent = [name for name in self._kinds if timeout and self._seconds(name) > timeout]
         first = silent[0] if silent else ''
@@ -77,7 +78,7 @@ class Cameras:
         age = self._frames.age(name)
         if age is None:
             return time.monotonic() - self._since
-        return 0.0 if name == 'camera_info' else age  # one is enough: some drivers send no more
+        return 0.0 if name == 'camera_info' else age  # one is enough: some drivers send it once
 
     def _why_silent(self, name: str) -> str:
         topic = self._node.resolve_topic_name(name)
@@ -110,7 +111,7 @@ class Cameras:
             else 'let the camera publish with the default'
         )
         self._node.get_logger().warning(
-            f'a publisher of {topic} is not heard, its QoS {policy} does not fit ours: {remedy}'
+            f'a publisher of {topic} is not heard because its QoS {policy} does not fit: {remedy}'
         )
 
 

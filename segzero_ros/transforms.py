@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Targets in other frames: the rectified camera's, and any that tf knows."""
+"""Moves targets to other frames: that of the rectified camera, and any frame in tf."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from segzero_core.errors import CalibrationError, TargetError
 from segzero_core.grasping.camera_model import Floats
 from segzero_core.grasping.target import GraspTarget, Metres
 
-LATE_S = 0.2  # for the transform of an image's stamp, which may come after the image
-ROUNDING = 1e-3  # of a matrix that is printed with a few digits
+LATE_S = 0.2  # to wait for the transform of an image's stamp
+ROUNDING = 1e-3  # of a matrix that was printed with few digits
 
 
 class Transform(NamedTuple):
-    """How to get from one frame to another: turn, then move.
+    """A rigid transform from one frame to another: rotation, then translation.
 
     Attributes:
         rotation: (3, 3).
@@ -42,7 +42,7 @@ class Transform(NamedTuple):
 def move_target(target: GraspTarget, transform: Transform) -> GraspTarget:
     """Return the target with its points in another frame.
 
-    Its width stays, and what is said in the image: pixels and directions.
+    Its width, and its pixels and directions in the image, stay as they are.
     """
     return replace(
         target,
@@ -52,16 +52,16 @@ def move_target(target: GraspTarget, transform: Transform) -> GraspTarget:
 
 
 def rectification(info: CameraInfo) -> Transform | None:
-    """Return how to get from the raw camera's axes to the rectified one's; ``None`` if alike.
+    """Return the transform from the raw camera's axes to the rectified one's; ``None`` if equal.
 
-    ``frame_id`` names the rectified camera: that is where P and what stereo cameras measure hold
+    ``frame_id`` names the rectified camera, in which P and the depth of stereo cameras hold
     (``sensor_msgs/CameraInfo``, matrix R). For single cameras both are the same.
 
     Raises:
         CalibrationError: R is no rotation.
     """
     rotation = np.array(info.r, np.float64).reshape(3, 3)
-    if not rotation.any() or np.array_equal(rotation, np.eye(3)):  # some drivers leave it empty
+    if not rotation.any() or np.array_equal(rotation, np.eye(3)):  # or left empty by the driver
         return None
     if (
         not np.isfinite(rotation).all()
@@ -86,10 +86,10 @@ def from_quaternion(rotation: Any, translation: Any) -> Transform:
 
 
 class TargetFrame:
-    """Moves targets to a frame by what tf knows about the moment of their image."""
+    """Moves targets to a tf frame, by the transform at the stamp of their image."""
 
     def __init__(self, node: Node, frame_id: str) -> None:
-        """Listen to tf, through tf2_ros.
+        """Subscribe to tf, through tf2_ros.
 
         Raises:
             ModuleNotFoundError: tf2_ros is not installed.
@@ -98,24 +98,24 @@ class TargetFrame:
 
         self._frame_id = frame_id
         self._errors = tf2_ros.TransformException
-        self._buffer = tf2_ros.Buffer()  # with a node, it would offer a service for good
+        self._buffer = tf2_ros.Buffer()  # with a node, it would leave a service behind
         self._listener = tf2_ros.TransformListener(self._buffer, node)
-        # tf2 takes nothing that is older than what it has: where a bag starts again, or a
-        # simulation is reset, it would learn nothing until time is where it was.
+        # tf2 ignores transforms older than those it has. Where a bag starts again, or a simulation
+        # is reset, it would ignore all of them until time is where it was.
         back = JumpThreshold(
             min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
         )
         self._jumps = node.get_clock().create_jump_callback(back, post_callback=self._forget)
 
     def move(self, target: GraspTarget, header: Header) -> GraspTarget:
-        """Return the target in the frame; it waits a moment for the transform.
+        """Return the target in the frame; wait up to ``LATE_S`` for the transform.
 
         Args:
             target: In the frame of ``header``.
             header: Of the image.
 
         Raises:
-            TargetError: tf does not know the way at the image's stamp.
+            TargetError: tf has no transform at the image's stamp.
         """
         try:
             found = self._buffer.lookup_transform(
@@ -127,14 +127,14 @@ class TargetFrame:
         except self._errors as error:
             raise TargetError(
                 'no_transform',
-                f'tf knows no way from {header.frame_id!r} to {self._frame_id!r} at the stamp of '
-                f'the image: {error}',
+                f'tf has no transform from {header.frame_id!r} to {self._frame_id!r} at the stamp '
+                f'of the image: {error}',
             ) from error
         transform = from_quaternion(found.rotation, found.translation)
         return replace(move_target(target, transform), frame_id=self._frame_id)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Unsubscribe from tf."""
         self._jumps.unregister()
         self._listener.unregister()
 

@@ -213,9 +213,10 @@ def test_a_query_before_any_image(graph, impatience):
     ('change', 'text'),
     [
         ({'step': 100}, 'step 100 is too small'),
+        ({'encoding': ''}, 'has no encoding'),
         ({'height': 59}, 'not 14400 bytes'),
         ({'encoding': 'nonsense'}, "'nonsense'"),
-        ({'encoding': '32FC1', 'step': 320}, "'32FC1' is no picture"),
+        ({'encoding': '32FC1', 'step': 320}, "'32FC1' is not one of pictures"),
         ({'height': 0, 'width': 0}, 'empty'),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_camera_that_is_not_heard_is_named_with_the_remedy(graph, warnings):
     node = graph.active_node(image__reliability='reliable', image__timeout=0.1)
     graph.client.node.create_publisher(Image, 'image', BEST_EFFORT)
     (message,) = warnings('is not heard')
-    assert f'{graph.namespace}/image is not heard, its QoS RELIABILITY' in message
+    assert f'{graph.namespace}/image is not heard because its QoS RELIABILITY' in message
     assert 'set image.reliability to best_effort' in message
     summary(graph, f'{graph.namespace}/image is best effort; set image.reliability')
     assert node.get_parameter('image.reliability').value == 'reliable'
