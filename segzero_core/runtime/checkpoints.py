@@ -24,6 +24,7 @@ from segzero_core.errors import EngineOptionError, ModelLoadError
 from segzero_core.runtime.checkpoint_kinds import describe_file, describe_folder, lfs_pointers
 from segzero_core.runtime.checkpoint_metadata import read_json
 from segzero_core.runtime.text_files import without_marks
+from segzero_core.runtime.utf8_path import utf8_path
 
 # Pickled weights (.bin, .pt) and Python files are never even downloaded: both can run code.
 _WANTED_FILES = ('*.safetensors', '*.json', '*.jinja', 'merges.txt')
@@ -102,7 +103,7 @@ def find_checkpoint(model: str) -> Path:
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return folder
+        return utf8_path(folder)
     if model in EMBEDDED:
         return _MODELS / model
     if folder.exists():
@@ -201,7 +202,7 @@ def load_weights(model_class: Any, folder: Path, device: torch.device, **options
     """
     if 'quantization_config' in options:
         options['device_map'] = {'': device}
-    with explained(folder), without_marks(folder) as plain:
+    with explained(folder), without_marks(folder) as plain, _bars_on_terminals():
         model, report = model_class.from_pretrained(
             plain,
             local_files_only=True,
@@ -220,6 +221,20 @@ def load_weights(model_class: Any, folder: Path, device: torch.device, **options
         model = model.eval().requires_grad_(False)
         # Quantized weights lie where they were made, and refuse to be moved.
         return model if 'quantization_config' in options else model.to(device)
+
+
+@contextlib.contextmanager
+def _bars_on_terminals() -> Iterator[None]:
+    """Let transformers draw progress bars on a terminal only, not into the log of a node."""
+    bars = transformers.utils.logging
+    hide = bars.is_progress_bar_enabled() and not (sys.stderr and sys.stderr.isatty())
+    if hide:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hide:
+            bars.enable_progress_bar()
 
 
 @contextlib.contextmanager
