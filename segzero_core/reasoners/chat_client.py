@@ -25,8 +25,6 @@ from segzero_core.errors import CancelledError, EngineOptionError, ServerError
 from segzero_core.reasoners.chat_events import (
     ChatDelta,
     EventReader,
-    ProtocolError,
-    ReportedError,
     error_message,
     one_line,
     read_lines,
@@ -206,8 +204,10 @@ class ModelServer:
                     if delta is not None:
                         yield delta
                 events.end()
-        except (openai.APIError, httpx2.HTTPError, ProtocolError, ReportedError) as error:
+        except (openai.APIError, httpx2.HTTPError) as error:
             raise self._explained(error, begun) from error
+        except ServerError as error:
+            raise self._error(error.kind, str(error)) from error
         if not events.finished:
             raise self.broken('the connection ended in the middle of an answer')
 
@@ -215,17 +215,13 @@ class ModelServer:
         """Return what became of a request, in the words of this project.
 
         Args:
-            error: Of the SDK, its HTTP library or ``chat_events``.
+            error: Of the SDK or of its HTTP library.
             begun: Whether the response had begun.
         """
         if isinstance(error, openai.APIStatusError):
             said = error_message(error.body) or one_line(error.message)
             hint = _STATUS_HINTS.get(error.status_code, '')
             return self._error('server_refused', f'HTTP {error.status_code}{hint} ({said})')
-        if isinstance(error, ReportedError):
-            return self._error('server_refused', str(error))
-        if isinstance(error, ProtocolError):
-            return self._error('server_broken', str(error))
         if begun:
             return self._error('server_broken', f'it broke off ({_root(error)})')
         return self._error('server_unreachable', _root(error))

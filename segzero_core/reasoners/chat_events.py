@@ -3,7 +3,7 @@
 
 A response is a sequence of lines, ``data: {...}`` for the most part (server-sent events), or a
 single JSON document from a server that cannot stream. The functions here turn both into
-``ChatDelta``; they know nothing of HTTP.
+``ChatDelta``; they know nothing of HTTP, and their errors do not name the server yet.
 
 Dialects that are read besides OpenAI's own:
 
@@ -21,6 +21,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
+from segzero_core.errors import ServerError
 from segzero_core.reasoners.base import FinishReason
 
 _LONGEST_LINE = 1 << 20  # bytes; an event has a few hundred
@@ -39,29 +40,19 @@ class ChatDelta(NamedTuple):
         finish_reason: ``'length'`` if the limit of tokens was reached, ``'stop'`` if the reply
             ended for any other reason, ``''`` while it goes on.
         tokens: Tokens of the whole reply, thoughts included; 0 where the event does not say.
-        thought_tokens: Those of them that are thoughts; 0 where the event does not say.
     """
 
     thoughts: str = ''
     text: str = ''
     finish_reason: FinishReason = ''
     tokens: int = 0
-    thought_tokens: int = 0
-
-
-class ProtocolError(Exception):
-    """A response that is not the protocol; the message quotes it."""
-
-
-class ReportedError(Exception):
-    """An error that the server reported inside a response of status 200."""
 
 
 async def read_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Yield the lines of a response without their ends.
 
     Raises:
-        ProtocolError: A line is longer than a megabyte.
+        ServerError: A line is longer than a megabyte.
     """
     rest = b''
     async for chunk in chunks:
@@ -70,7 +61,7 @@ async def read_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         for line in lines:
             yield line
         if len(rest) > _LONGEST_LINE:
-            raise ProtocolError(f'a line of more than {_LONGEST_LINE} bytes: {one_line(rest)!r}')
+            raise _broken(rest)
     if rest:
         yield rest
 
@@ -91,8 +82,8 @@ class EventReader:
         """Return what ``line`` says, or ``None`` if it completes no event.
 
         Raises:
-            ProtocolError: The line, or the event it ends, cannot be understood.
-            ReportedError: It is an error report of the server.
+            ServerError: The line, or the event it ends, cannot be understood, or is an error that
+                the server reports.
         """
         line = line.removeprefix(b'\xef\xbb\xbf').strip()
         if not line:
@@ -105,7 +96,7 @@ class EventReader:
         elif line.startswith(b':') or _OTHER_FIELD.match(line):
             return None
         else:
-            raise ProtocolError(_quoted(line))
+            raise _broken(line)
         if data == b'[DONE]' and not self._pending:
             self.finished = True
             return None
@@ -114,8 +105,10 @@ class EventReader:
             event = json.loads(self._pending)
         except ValueError:
             if len(self._pending) > _LONGEST_LINE:
-                raise ProtocolError(_quoted(self._pending)) from None
+                raise _broken(self._pending) from None
             return None  # it may go on in the next line
+        except RecursionError:
+            raise _broken(self._pending) from None
         delta = _delta(event, self._pending)
         self._pending = b''
         self.finished = self.finished or bool(delta.finish_reason)
@@ -125,23 +118,24 @@ class EventReader:
         """Note that an event, or the response, has ended.
 
         Raises:
-            ProtocolError: In the middle of an event.
+            ServerError: In the middle of an event.
         """
         if self._pending:
-            raise ProtocolError(_quoted(self._pending))
+            raise _broken(self._pending)
 
 
 def _delta(event: Any, shown: bytes) -> ChatDelta:
     """Return what a decoded event says; ``shown`` is quoted if it makes no sense."""
     if not isinstance(event, dict):
-        raise ProtocolError(_quoted(shown))
+        raise _broken(shown)
     if event.get('error') or event.get('object') == 'error' or 'choices' not in event:
         message = error_message(event)
         if message:
-            raise ReportedError(message)
+            raise ServerError('server_refused', message)
         if 'usage' not in event:
-            raise ProtocolError(_quoted(shown))
-    tokens, thought_tokens = _usage(event.get('usage'))
+            raise _broken(shown)
+    usage = event.get('usage')
+    tokens = usage.get('completion_tokens') if isinstance(usage, dict) else 0
     choices = event.get('choices') or [{}]  # some events only count tokens
     try:
         choice = choices[0]
@@ -152,9 +146,9 @@ def _delta(event: Any, shown: bytes) -> ChatDelta:
         reason: FinishReason = (
             '' if not ended else 'length' if ended in _LENGTH_REASONS else 'stop'
         )
-        return ChatDelta(thoughts, text, reason, tokens, thought_tokens)
+        return ChatDelta(thoughts, text, reason, tokens if isinstance(tokens, int) else 0)
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise ProtocolError(_quoted(shown)) from None
+        raise _broken(shown) from None
 
 
 def _content(said: dict[str, Any]) -> tuple[str, str]:
@@ -174,17 +168,6 @@ def _content(said: dict[str, Any]) -> tuple[str, str]:
         else:
             text += part.get('text') or ''
     return thoughts, text
-
-
-def _usage(usage: Any) -> tuple[int, int]:
-    """Return the tokens of the reply and of its thoughts, 0 where that is not said."""
-    if not isinstance(usage, dict):
-        return 0, 0
-    details = usage.get('completion_tokens_details')
-    thoughts = details.get('reasoning_tokens') if isinstance(details, dict) else 0
-    counts = (usage.get('completion_tokens'), thoughts)
-    total, thought = (count if isinstance(count, int) else 0 for count in counts)
-    return total, thought
 
 
 def error_message(body: Any) -> str:
@@ -208,5 +191,5 @@ def one_line(text: str | bytes, length: int = 200) -> str:
     return line if len(line) <= length else f'{line[:length]}...'
 
 
-def _quoted(line: bytes) -> str:
-    return f'it sent {one_line(line)!r}'
+def _broken(sent: bytes) -> ServerError:
+    return ServerError('server_broken', f'it sent {one_line(sent)!r}')

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import threading
@@ -31,9 +32,10 @@ from segzero_core.runtime.checkpoint_metadata import (
 from segzero_core.task import Task
 from segzero_core.types import Image, image_size
 
-_LONGEST_TOKEN = 64  # characters; a server that sends more than so many per token is out of order
+_LOG = logging.getLogger(__name__)
+_LONGEST_TOKEN = 64  # characters per token on average; a server that sends more is out of order
 
-# How the type of a model is recognised in its name: 'Qwen/Qwen2.5-VL-7B-Instruct'.
+# Model types by the name of a model, such as 'Qwen/Qwen2.5-VL-7B-Instruct'.
 _TYPE_IN_NAME = (
     (re.compile(r'qwen[-_]?2[._-]?5[-_]?vl|seg[-_]?zero', re.IGNORECASE), 'qwen2_5_vl'),
     (re.compile(r'qwen[-_]?2[-_]?vl', re.IGNORECASE), 'qwen2_vl'),
@@ -44,14 +46,15 @@ _TYPE_IN_NAME = (
 class OpenAIReasoner:
     """Asks a model server, greedily and streaming; needs no model library on this machine.
 
-    The image goes out once per sentence, at the size the model sees, before the question: a server
-    with prefix caching computes it only for the first sentence about a frame. The connection is
-    closed as soon as the answer is complete or cancelled, on which the server stops writing.
-    Several threads may ask at the same time.
+    The image is sent once per sentence, at the size that the model sees, before the question, so
+    that a server with prefix caching computes it only for the first sentence about a frame. The
+    connection is closed as soon as the answer is complete or cancelled, and the server then stops
+    generating. Several threads may ask at the same time.
 
     Attributes:
         task: What the model is asked and how it answers.
-        model: What the server calls the model.
+        model: The server's name of the model.
+        synthetic_only: Whether the checkpoint knows synthetic scenes only.
     """
 
     def __init__(
@@ -71,25 +74,25 @@ class OpenAIReasoner:
         image_format: str = 'png',
         api_key_variable: str = 'OPENAI_API_KEY',
     ) -> None:
-        """Ask the server which models it has.
+        """Connect to a server and choose one of its models.
 
         Args:
-            model: What the server calls it; '' = the only one it has.
-            url: Of the server, up to and with ``/v1``.
+            model: The server's name of the model; '' = the only one it has.
+            url: Address of the server, up to and including ``/v1``.
             family: Prompt family; '' = by the folder the server loaded, if it is on this machine,
                 else by the model's name.
             answer: ``box_points``, ``box`` or ``points``; '' = by the folder the server loaded,
                 if it is on this machine, else ``box_points``.
             think: Whether the model thinks before it answers; ``None`` = by that folder, else
                 it does.
-            max_new_tokens: Longest reply.
-            timeout: Seconds for one sentence, repetitions included.
-            startup_timeout: Seconds to wait for a server that is not there yet.
-            retries: How often a request is repeated that failed before any text came.
-            thinking: See ``Thinking.mode``; any but ``free`` needs a server that is vLLM.
-            max_think_tokens: See ``Thinking.limit``; needs a server that is vLLM.
-            structured_output: Let the model write nothing but the contract's format; needs vLLM.
-            image_format: ``png`` (exact) or ``jpeg`` (smaller: for a slow network).
+            max_new_tokens: Maximum length of a reply.
+            timeout: Seconds for one sentence, retries included.
+            startup_timeout: Seconds to wait for a server that has not started yet.
+            retries: Repetitions of a request that failed before any text came.
+            thinking: See ``Thinking.mode``; any but ``free`` needs a vLLM server.
+            max_think_tokens: See ``Thinking.limit``; needs a vLLM server.
+            structured_output: Constrain decoding to the answer format; needs a vLLM server.
+            image_format: ``png`` (exact) or ``jpeg`` (smaller, for a slow network).
             api_key_variable: Environment variable that holds the API key, if there is one.
 
         Raises:
@@ -119,6 +122,7 @@ class OpenAIReasoner:
         self.model: str = served['id']
         folder = _folder_of(served)
         self.synthetic_only = folder is not None and synthetic_only(folder)
+        self._warned = False  # that replies hold no thoughts
         self._encoded: tuple[bytes, str] = (b'', '')  # key of the newest frame, its data URL
 
     def reason(
@@ -131,8 +135,8 @@ class OpenAIReasoner:
         """Write the answer to ``query`` about ``image``; see ``Reasoner.reason``.
 
         Raises:
-            CancelledError: ``cancel`` was set; at most a token after it was.
-            ServerError: The server is gone, hangs, refuses or sends what is no answer.
+            CancelledError: ``cancel`` was set; raised within a token.
+            ServerError: The server cannot be reached, hangs, refuses, or breaks the protocol.
         """
         # The chat template is the server's: whether it opens a thought is unknown.
         reply = StreamedReply(on_text, cancel, self.task, opened=None)
@@ -146,10 +150,13 @@ class OpenAIReasoner:
             return self._pieces(request, written, cancel)
 
         self._thinking.write(reply, ask, self._max_new_tokens)
-        return reply.result()
+        result = reply.result()
+        if self.task.think and result.text and '<think>' not in result.text:
+            self._warn_of_missing_thoughts()
+        return result
 
     def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[Reply]:
-        """Ask several sentences at a time: the server answers them side by side.
+        """Ask several sentences at the same time; the server batches them.
 
         Raises:
             ServerError: The server failed on one of them.
@@ -160,6 +167,18 @@ class OpenAIReasoner:
     def close(self) -> None:
         """Close the connections to the server, which keeps its model."""
         self._server.close()
+
+    def _warn_of_missing_thoughts(self) -> None:
+        """Say once that there will be no reasoning."""
+        if not self._warned:
+            self._warned = True
+            _LOG.warning(
+                'model server %s: the reply of %r holds no thoughts, so there is no reasoning. '
+                'The model wrote none, or the server keeps them back: look for its option that '
+                'returns the reasoning',
+                self._server.url,
+                self.model,
+            )
 
     def _pieces(
         self, request: dict[str, Any], written: str, cancel: threading.Event | None

@@ -72,6 +72,7 @@ DIALECTS: dict[str, list[str]] = {
     'document': [json.dumps(WHOLE, indent=1)],
     'document in one line': [json.dumps(WHOLE)],
 }
+DIALECTS['no thoughts'] = [f'{line({"content": REST})}\n\n', DONE]
 # Errors inside a response of status 200.
 DIALECTS |= {
     'error text': ['data: {"error": "the engine died"}\n\n'],

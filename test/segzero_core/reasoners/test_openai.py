@@ -5,7 +5,6 @@ import base64
 import contextlib
 import io
 import json
-import runpy
 import socket
 import subprocess
 import sys
@@ -27,7 +26,6 @@ from segzero_core.errors import (
 )
 
 SERVER = Path(__file__).with_name('protocol_server.py')
-DIALECTS = runpy.run_path(str(SERVER.with_name('dialects.py')))['DIALECTS']
 MODEL = 'Ricky06662/Seg-Zero-7B'
 ANSWER = (
     '<think>The red mug ☕ is left.</think>'
@@ -376,18 +374,14 @@ def test_a_server_that_dies_is_an_error_and_one_that_comes_back_is_used_again():
         assert reasoner.reason(picture(), 'answer').text == ANSWER
 
 
-# --- dialects ---------------------------------------------------------------------------------
+# --- dialects; test_chat_events.py has all of them ----------------------------------------------
 
 
-@pytest.mark.parametrize('name', [name for name in DIALECTS if 'error' not in name])
+@pytest.mark.parametrize('name', ['id lines', 'no blank', 'reasoning', 'parts', 'document'])
 def test_dialects_are_read(reasoner, name):
     pieces = []
     assert reasoner.reason(picture(), f'dialect {name}', pieces.append).text == ANSWER
     assert ''.join(pieces) == ANSWER
-
-
-def test_a_null_error_is_none(reasoner):
-    assert reasoner.reason(picture(), 'dialect null error').text == ANSWER
 
 
 @pytest.mark.parametrize('name', ['reasoning_content', 'reasoning', 'thinking'])
@@ -399,9 +393,21 @@ def test_thoughts_in_a_field_of_their_own_are_streamed(reasoner, name):
     assert next(at for at, piece in enumerate(pieces) if '</think>' in piece) > 5
 
 
-@pytest.mark.parametrize(
-    'name', [name for name in DIALECTS if 'error' in name and name != 'null error']
-)
+def test_a_server_that_keeps_thoughts_back_is_named_once(server, caplog):
+    reasoner = load_reasoner('openai', url=f'{server}/v1')
+    reasoner.reason(picture(), 'answer')
+    assert not caplog.records
+    for _ in range(2):
+        assert reasoner.reason(picture(), 'dialect no thoughts').text.startswith('<answer>')
+    (record,) = caplog.records
+    assert 'keeps them back' in record.getMessage()
+    caplog.clear()
+    thoughtless = load_reasoner('openai', url=f'{server}/v1', think=False)
+    thoughtless.reason(picture(), 'dialect no thoughts')
+    assert not caplog.records
+
+
+@pytest.mark.parametrize('name', ['error text', 'error without data', 'document error'])
 def test_an_error_inside_status_200_is_the_servers_own_message(reasoner, name):
     with pytest.raises(ServerError, match='the engine died') as caught:
         reasoner.reason(picture(), f'dialect {name}')
