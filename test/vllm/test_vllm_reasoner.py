@@ -145,7 +145,7 @@ def test_a_sentence_beyond_the_context_names_the_limit_and_ends_the_others_of_it
 
 @pytest.mark.parametrize('character', ['a', '\u00e9', '\u6f22', '\U0001f9ff', '\U0001f468\u200d'])
 def test_the_longest_sentences_fit_in_any_script(engine, character):
-    query = check_query(character * MAX_QUERY_CHARACTERS)[:MAX_QUERY_CHARACTERS]
+    query = check_query((character * MAX_QUERY_CHARACTERS)[:MAX_QUERY_CHARACTERS])
     assert engine.reason(picture(), query).tokens > 0
 
 
@@ -165,6 +165,21 @@ def test_thinking_can_be_left_out_and_cut_short(engine):
         ] == [text] * 3
     finally:
         engine.thinking = Thinking()
+
+
+def test_a_thought_that_the_template_opens_belongs_to_the_reply(engine):
+    template = engine.processor.chat_template
+    try:
+        # Its prompt then ends with the first token of the reply that the model knows.
+        engine.processor.chat_template = template.replace('assistant\n', 'assistant\n<think>')
+        assert engine.prompt('the red mug').endswith('<think>')
+        pieces = []
+        assert engine.reason(picture(), 'the red mug', pieces.append).text == ANSWER
+        assert ''.join(pieces) == ANSWER
+        (reply,) = engine.reason_batch([picture()], ['the red mug'])
+        assert reply.text == ANSWER
+    finally:
+        engine.processor.chat_template = template
 
 
 def test_guided_it_can_write_nothing_but_the_format(engine):
