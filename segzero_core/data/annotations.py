@@ -8,7 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from segzero_core.errors import DataError, first_line
+from segzero_core.errors import DataError, first_line, quoted
 from segzero_core.runtime.text_files import decode_text
 
 _BROKEN_PICKLE = (
@@ -60,8 +60,8 @@ def load_plain_pickle(path: Path) -> Any:
         raise DataError(f'cannot read {path} ({error.strerror})') from error
     except _BROKEN_PICKLE as error:
         raise DataError(
-            f'{path} is no pickle of plain containers ({error}): it is damaged, or not the file '
-            'that was published'
+            f'{path} is no pickle of plain containers ({first_line(error)}): it is damaged, or '
+            'not the file that was published'
         ) from error
 
 
@@ -74,7 +74,7 @@ def text_of(value: Any) -> str:
     if isinstance(value, bytes):
         value = value.decode('utf-8', 'surrogateescape')
     if not isinstance(value, str):
-        raise DataError(f'a sentence must be text, got {str(value)[:80]!r}')
+        raise DataError(f'a sentence must be text, got {quoted(value)}')
     if any('\udc80' <= character <= '\udcff' for character in value):
         return value.encode('utf-8', 'surrogateescape').decode('cp1252', 'replace')
     return value

@@ -14,6 +14,7 @@ the others, for measuring and for the reward ``mask_iou``.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import json
 from collections.abc import Iterator, Sequence
@@ -60,8 +61,8 @@ def read_folder(folder: Path, check_masks: bool = True) -> Iterator[Record | Ski
 def _lines(file: Path) -> list[bytes]:
     """Return the lines in UTF-8, without a byte order mark."""
     try:
-        content = file.read_bytes()
-        if text_encoding(content) != 'utf-8':
+        content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
+        if text_encoding(content) != 'utf-8':  # UTF-16: a line ends in two bytes
             content = decode_text(content).encode()
     except OSError as error:
         raise DataError(f'cannot read {file} ({error.strerror})') from error

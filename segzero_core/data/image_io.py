@@ -36,7 +36,7 @@ PICTURE_ERRORS = (
     AttributeError,
     EOFError,
     MemoryError,
-    NotImplementedError,
+    RuntimeError,
     struct.error,
     zlib.error,
     PilImage.DecompressionBombError,

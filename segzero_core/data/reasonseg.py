@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from segzero_core.data.annotations import load_json, text_of
 from segzero_core.data.image_io import image_file_size, load_rgb
-from segzero_core.data.rle import encode_mask
+from segzero_core.data.rle import check_reach, encode_mask
 from segzero_core.data.samples import Level, Sample, SampleRow, Samples
-from segzero_core.errors import DataError
+from segzero_core.errors import DataError, quoted
 from segzero_core.prompts import check_query
 from segzero_core.types import Size
 
@@ -101,14 +101,14 @@ def _shapes(content: dict[str, Any]) -> list[tuple[int, npt.NDArray[np.int32]]]:
     found = []
     shapes = content.get('shapes')
     if not isinstance(shapes, list):
-        raise DataError(f"'shapes' must be a list of polygons, got {str(shapes)[:80]!r}")
+        raise DataError(f"'shapes' must be a list of polygons, got {quoted(shapes)}")
     for shape in shapes:
         label = str(shape.get('label', '')).lower() if isinstance(shape, dict) else ''
         if label == 'flag':
             continue
         points = shape.get('points') if isinstance(shape, dict) else None
         if not _usable(points):
-            raise DataError(f'the shape {label!r} has no usable points: {str(points)[:80]}')
+            raise DataError(f'the shape {quoted(label)} has no usable points: {quoted(points)}')
         corners = np.array([points], dtype=np.float64).astype(np.int32)
         found.append((_IGNORE if 'ignore' in label else _TARGET, corners))
     return found
@@ -137,7 +137,8 @@ def draw_labels(
     before it.
 
     Raises:
-        DataError: There are targets, all outside the image.
+        DataError: All targets are outside the image, or one covers all of it and reaches far
+            beyond.
     """
     labels = np.zeros((size.height, size.width), np.uint8)
     areas = []
@@ -147,6 +148,10 @@ def draw_labels(
     for index in np.argsort(areas)[::-1]:  # LISA's order, of equally large ones too
         label, corners = shapes[int(index)]
         _draw(labels, corners, label)
+    if (labels == _TARGET).all():
+        for label, corners in shapes:
+            if label == _TARGET:
+                check_reach(corners[0, :, 0].tolist(), corners[0, :, 1].tolist(), size)
     wanted = [area for area, (label, _) in zip(areas, shapes, strict=True) if label == _TARGET]
     if wanted and not any(wanted):
         raise DataError(

@@ -64,7 +64,7 @@ def refer_samples(
     refs = _load_refs(refs_file)
     splits = sorted({str(ref.get('split')) for ref in refs})
     if split not in splits:
-        raise DataError(f'{name} has no split {split!r}, only {", ".join(splits)}')
+        raise DataError(f'{name} has no split {split!r}, only {quoted(", ".join(splits))[1:-1]}')
     instances_file = folder / 'instances.json'
     instances = load_json(instances_file)
     if not isinstance(instances, dict):

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias, overload
 
 from segzero_core.data.records import Skipped
 from segzero_core.data.rle import Rle
-from segzero_core.errors import DataError, EmptyMaskError, ImageError, QueryError
+from segzero_core.errors import DataError, EmptyMaskError, ImageError, QueryError, quoted
 from segzero_core.types import Box, Image, Size
 
 Level: TypeAlias = Literal['instance', 'expression']
@@ -158,6 +158,8 @@ def _once(row: SampleRow, times: int) -> SampleRow:
         return row
 
     def refuse() -> Sample:
-        raise DataError(f'the id {row.id!r} is there {times} times or more: give each row its own')
+        raise DataError(
+            f'the id {quoted(row.id)} is there {times} times or more: give each row its own'
+        )
 
     return SampleRow(f'{row.id}#{times}', row.image_id, refuse)

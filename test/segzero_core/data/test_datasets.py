@@ -200,7 +200,7 @@ def test_released_columns(tmp_path: Path, form: str) -> None:
     assert records[1].load_image()[0, 0].tolist() == [1, 0, 0]
     reasons = {row.id: row.reason for row in skipped}
     assert 'is neither' in reasons.pop('12')
-    assert reasons == {'13': "a sentence must be text, got 'None'"}
+    assert reasons == {'13': 'a sentence must be text, got None'}
 
 
 def same(a: Record, b: Record) -> bool:

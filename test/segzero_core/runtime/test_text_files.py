@@ -45,11 +45,12 @@ def test_records(tmp_path: Path, encoding: str) -> None:
     assert skipped == []
 
 
-def test_one_line_that_is_not_utf_8_costs_one_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize('mark', [b'', b'\xef\xbb\xbf'])
+def test_one_line_that_is_not_utf_8_costs_one_row(tmp_path: Path, mark: bytes) -> None:
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / 'a.png')
     row = {'image': 'a.png', 'query': 'x', 'box': [1, 2, 30, 30], 'points': [[5, 5], [9, 9]]}
     line = json.dumps(row).encode()
-    (tmp_path / 'records.jsonl').write_bytes(line + b'\n{"query": "\xfc"}\n' + line)
+    (tmp_path / 'records.jsonl').write_bytes(mark + line + b'\n{"query": "\xfc"}\n' + line)
     records, skipped = read_dataset(str(tmp_path))
     assert len(records) == 2
     assert [row.id for row in skipped] == ['records.jsonl:2']
