@@ -103,36 +103,51 @@ def thinking_is_over(text: str, opened: bool | None) -> bool:
 
 def _thought(text: str) -> tuple[int, int, int, bool]:
     """Return where the thought begins and ends, where the rest begins, and if it is closed."""
-    first = TAGS['think'].search(text)
-    tag_end = first.end() if first else 0
+    first_tag = TAGS['think'].search(text)
+    begins = first_tag.end() if first_tag else 0
+    ends = _ends(text)
+    if not ends:
+        answer = TAGS['answer'].search(text, begins)
+        limit = answer.start() if answer else (len(text) if first_tag else 0)
+        return begins, limit, limit, first_tag is None
+    chosen = next((end for end in ends if _ANSWER_BEGINS.search(text, end.end())), ends[-1])
+    if first_tag and first_tag.start() > chosen.start():
+        begins = 0
+    elif first_tag and chosen is not ends[-1] and text[: first_tag.start()].strip():
+        begins = 0  # that tag is only quoted: the template opened the thought
+    limit = chosen.start()
+    if chosen is not ends[-1] and not text[ends[-1].end() : limit].strip():
+        limit = ends[-1].start()  # written twice
+    return begins, limit, chosen.end(), True
+
+
+def _ends(text: str) -> list[re.Match[str]]:
+    """Return the tags that may end the thought, the likeliest first, the first of all last.
+
+    The likeliest is the last one that nothing opened, because a thought that began before the
+    reply goes on until there; unless it stands in an answer, and no other answer follows. The next
+    is the one that closes the first thought.
+    """
     depth = 0
     matched: re.Match[str] | None = None
     unmatched: re.Match[str] | None = None
-    last: re.Match[str] | None = None
+    first: re.Match[str] | None = None
     for tag in _THINK.finditer(text):
         if not tag[1]:
             depth += 1
             continue
-        last = tag
+        first = first or tag
         if depth == 0:
             unmatched = tag
         elif depth == 1:
             matched = matched or tag
         depth = max(0, depth - 1)
-    if unmatched and (
-        matched is None
-        or matched.start() > unmatched.start()
-        or _ANSWER_BEGINS.search(text, unmatched.end())
-    ):
-        begins = tag_end if first and not text[: first.start()].strip() else 0
-        return begins, unmatched.start(), unmatched.end(), True
-    if matched:
-        return tag_end, matched.start(), matched.end(), True
-    if last:  # opened more often than closed
-        return tag_end, last.start(), last.end(), True
-    answer = TAGS['answer'].search(text, tag_end)
-    limit = answer.start() if answer else (len(text) if first else 0)
-    return tag_end, limit, limit, first is None
+    if first is None:
+        return []
+    if unmatched and not TAGS['answer'].search(text, unmatched.end()):
+        begun = TAGS['answer'].search(text, first.end(), unmatched.start())
+        unmatched = None if begun else unmatched
+    return [tag for tag in (unmatched, matched) if tag not in (None, first)] + [first]
 
 
 def _blocks(text: str) -> Iterator[Block]:
