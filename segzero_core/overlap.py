@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done in a second thread while the reasoner writes."""
+"""Work of the segmenter that a second thread does while the reasoner writes."""
 
 from __future__ import annotations
 
@@ -16,29 +16,35 @@ from segzero_core.types import MaskPrompt
 
 @dataclass(frozen=True)
 class EarlyMask:
-    """A mask that was begun before the answer ended."""
+    """A mask that was begun before the reply ended.
+
+    Attributes:
+        prompt: What it was made for.
+        result: The mask and the seconds it took.
+    """
 
     prompt: MaskPrompt
     result: Future[tuple[list[MaskResult], float]]
 
 
 class EmbeddingOverlap:
-    """Work in a second thread beside the reasoner's; a context manager around the latter.
+    """Decides when the embedding starts; a context manager around the reasoner's work.
 
-    Reading an image and a question takes all cores, writing hardly more than one: where both need
-    the same cores that is the time to begin, and to share them until it is done. Unless the work
-    takes longer than the writing: then they are shared from the start.
+    The reasoner needs all cores to read an image and a question, and hardly more than one to
+    write. Where both models run on the same cores, the embedding starts with the first written
+    token and shares the cores until it is done. Where the embedding takes longer than the writing,
+    they are shared from the start.
     """
 
     def __init__(
         self, begin: Callable[[], Future[Any]], same_cores: bool, longer: bool = False
     ) -> None:
-        """Do nothing yet.
+        """Start nothing yet.
 
         Args:
-            begin: Begins.
-            same_cores: Whether both need the same cores.
-            longer: Whether the work is likely to take longer than the writing.
+            begin: Starts the embedding in the second thread.
+            same_cores: Whether reasoner and segmenter need the same cores.
+            longer: Whether the embedding is likely to take longer than the writing.
         """
         self._begin, self._same_cores = begin, same_cores
         self._at_once = longer or not same_cores
@@ -48,45 +54,51 @@ class EmbeddingOverlap:
     def __enter__(self) -> EmbeddingOverlap:
         self._cores.__enter__()
         if self._at_once:
-            self.go_on()
+            self.on_decode_step()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._cores.__exit__()
 
     def begin(self) -> Future[Any]:
-        """Begin, unless that has been done, and return what will be its result."""
+        """Start the embedding unless it has started, and return its future."""
         if self._work is None:
             self._work = self._begin()
         return self._work
 
-    def go_on(self) -> None:
-        """Called by the reasoner's thread while it writes."""
+    def on_decode_step(self) -> None:
+        """Start or continue sharing the cores; called by the reasoner's thread as it writes."""
         work = self.begin()
         if self._same_cores:
             self._cores.share(not work.done())
 
     def stop(self) -> None:
-        """Let work that nobody has begun on be."""
+        """Cancel the embedding if it has not started."""
         if self._work is not None:
             self._work.cancel()
 
 
 class StreamWatcher:
-    """Passes the reasoner's text on, and calls ``ready`` where an object in it is complete.
+    """Passes the reasoner's text on, and starts the mask as soon as an object is complete.
 
     Attributes:
-        first: When the first text came.
+        first: Time of the first text (``time.perf_counter``); ``None`` before.
     """
 
     def __init__(
         self,
         on_text: Callable[[str], None] | None,
-        beside: EmbeddingOverlap,
+        overlap: EmbeddingOverlap,
         ready: Callable[[str], EarlyMask | None],
     ) -> None:
-        """Tell ``on_text``, ``beside`` and ``ready``, which begins a mask if it can."""
-        self._on_text, self._beside, self._ready = on_text, beside, ready
+        """Watch a reply.
+
+        Args:
+            on_text: Gets every piece.
+            overlap: Is told of every piece.
+            ready: Gets the text so far whenever an object ends; starts the mask if it can.
+        """
+        self._on_text, self._overlap, self._ready = on_text, overlap, ready
         self._text = ''
         self._early: EarlyMask | None = None
         self.first: float | None = None
@@ -94,21 +106,21 @@ class StreamWatcher:
     def __call__(self, piece: str) -> None:
         """Take the next piece of text."""
         self.first = self.first or time.perf_counter()
-        self._beside.go_on()
+        self._overlap.on_decode_step()
         self._text += piece
         if self._on_text is not None:
             self._on_text(piece)
-        # The whole answer in one piece leaves nothing to be done beside.
+        # A reply that comes as one piece leaves no time to be used.
         if self._early is None and '}' in piece and not self._text.endswith('</answer>'):
             self._early = self._ready(self._text)
 
     def decoded(self, prompt: MaskPrompt) -> tuple[list[MaskResult], float] | None:
-        """Return the mask if it was begun for just this prompt."""
+        """Return the mask and its seconds if it was started for exactly this prompt."""
         if self._early is None or self._early.prompt != prompt:
             return None
         return self._early.result.result()
 
     def stop(self) -> None:
-        """Let a mask that nobody has begun on be."""
+        """Cancel the mask if it has not started."""
         if self._early is not None:
             self._early.result.cancel()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image + sentence -> Segmentation: the whole of segzero in one class."""
+"""Image + sentence -> Segmentation: all of segzero in one class."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import numpy as np
 
 from segzero_core.answers.parse import Answer
 from segzero_core.answers.tags import thinking_is_over
-from segzero_core.errors import AnswerError, CancelledError
+from segzero_core.errors import AnswerError, CancelledError, EngineOptionError
+from segzero_core.frame_embedding import FrameEmbedding
 from segzero_core.overlap import EarlyMask, EmbeddingOverlap, StreamWatcher
 from segzero_core.prompts import check_query
 from segzero_core.reasoners.base import BatchReasoner, Reasoner, Reply
-from segzero_core.reasoners.image_input import LastImage
-from segzero_core.runtime.cpu_threads import count_cores, half_the_cores, take_more_than_half
-from segzero_core.segmenters.base import BatchSegmenter, MaskResult, Segmenter
+from segzero_core.runtime.cpu_threads import count_cores, take_more_than_half
+from segzero_core.segmenters.base import MaskResult, Segmenter
 from segzero_core.types import (
     Box,
     Image,
@@ -42,21 +42,31 @@ _WARM_UPS = 2
 class SegZero:
     """Reasoner and segmenter joined (Seg-Zero, arXiv 2503.06520, section 3.2).
 
-    The segmenter's image embedding needs only the image, so it is made in a second thread while
-    the reasoner thinks, and kept for the next sentence about the same frame; ``EmbeddingOverlap``
-    says when it is begun. The mask is made as soon as box and points are written, while the
-    reasoner still closes its answer. One query at a time: calls must not overlap.
+    The segmenter's embedding needs only the image, so a second thread makes it while the reasoner
+    thinks (``EmbeddingOverlap`` says when it starts), and it is kept for the next sentence about
+    the same frame. The mask is made as soon as the answer's object is written, while the reasoner
+    still closes its answer. One query at a time: calls must not overlap.
+
+    Any call may fail at any step, and any later call is answered as by fresh engines.
     """
 
     def __init__(self, reasoner: Reasoner, segmenter: Segmenter) -> None:
-        """Join two engines; ``close`` frees both."""
+        """Join two engines; ``close`` frees both.
+
+        Raises:
+            EngineOptionError: The reasoner is asked for words, which name no place in the image.
+        """
+        if reasoner.task.family.asks == 'words':
+            raise EngineOptionError(
+                f'prompt family {reasoner.task.family.name!r} asks for words, which name no place '
+                'in the image: choose another family'
+            )
         self.reasoner = reasoner
         self.segmenter = segmenter
         self._second = ThreadPoolExecutor(max_workers=1, thread_name_prefix='segzero-segment')
         self._second.submit(count_cores).result()
-        self._frame, self._embedding = LastImage(), None  # the second thread's
-        # Seconds that writing and embedding took the last time.
-        self._writing_s, self._embed_s = math.inf, 0.0
+        self._frame = FrameEmbedding(segmenter)
+        self._writing_s = math.inf  # seconds that the newest reply took to write
 
     def __call__(
         self,
@@ -69,7 +79,7 @@ class SegZero:
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            query: What the person is after, in plain words.
+            query: The sentence, in plain words.
             on_text: Called with each new piece of the reasoner's text.
             cancel: Set it from another thread to stop.
 
@@ -82,26 +92,26 @@ class SegZero:
         start = time.perf_counter()
         query = check_query(query)
         check_image(image)
-        beside = EmbeddingOverlap(
+        overlap = EmbeddingOverlap(
             lambda: self._begin_embedding(image),
             self._same_cores(),
-            longer=self._embed_s > self._writing_s,
+            longer=self._frame.seconds > self._writing_s,
         )
-        listener = StreamWatcher(on_text, beside, lambda text: self._decode_early(image, text))
+        watcher = StreamWatcher(on_text, overlap, lambda text: self._decode_early(image, text))
         try:
-            with beside:
-                reply, reason_s = _timed(self.reasoner.reason, image, query, listener, cancel)
-            first = listener.first or time.perf_counter()
+            with overlap:
+                reply, reason_s = _timed(self.reasoner.reason, image, query, watcher, cancel)
+            first = watcher.first or time.perf_counter()
             self._writing_s = time.perf_counter() - first
             answer = self._read(image, reply)
-            _, embed_s = beside.begin().result()
+            _, embed_s = overlap.begin().result()
             if cancel is not None and cancel.is_set():
                 raise CancelledError('cancelled before the mask was made')
             prompt = self.reasoner.task.mask_prompt(answer, image_size(image))
-            (found,), decode_s = listener.decoded(prompt) or _timed(self._decode, [prompt])
+            (found,), decode_s = watcher.decoded(prompt) or _timed(self._frame.decode, [prompt])
         finally:
-            beside.stop()
-            listener.stop()
+            overlap.stop()
+            watcher.stop()
         timings = {
             'reason': reason_s,
             'first_text': first - start,
@@ -141,7 +151,7 @@ class SegZero:
             embedding.cancel()
         task, size = self.reasoner.task, image_size(image)
         prompts = [task.mask_prompt(each, size) for each in answers if isinstance(each, Answer)]
-        masks, decode_s = _timed(self._decode, prompts)
+        masks, decode_s = _timed(self._frame.decode, prompts)
         timings = {
             'reason': reason_s,
             'embed': embed_s,
@@ -159,15 +169,15 @@ class SegZero:
     def warm_up(self, size: Size = _VGA) -> float:
         """Run the models, so that the first sentence is answered as fast as the tenth.
 
-        The first run of a model allocates its memory and chooses its kernels; what comes a second
-        time is recorded, see ``tracing``. Engines for which this matters say so with an
-        attribute ``needs_warm_up``; the others are left alone.
+        The first run of a model allocates its memory and chooses its kernels, and the second one
+        is recorded (see ``runtime.torchscript``). Engines that need it have an attribute
+        ``needs_warm_up``; the others are not run.
 
         Args:
-            size: Of the images to come, if known.
+            size: Size of the images to come, if known.
 
         Returns:
-            How many seconds it took.
+            The seconds it took.
         """
         start = time.perf_counter()
         for number in range(_WARM_UPS):
@@ -178,19 +188,19 @@ class SegZero:
         size = image_size(image)
         if getattr(self.reasoner, 'needs_warm_up', False):
             enough = threading.Event()
-            # The first piece of text is as good as a whole answer.
+            # The first piece of text runs as many kernels as a whole answer.
             with contextlib.suppress(CancelledError):
                 self.reasoner.reason(image, 'the thing', lambda _: enough.set(), enough)
         if getattr(self.segmenter, 'needs_warm_up', False):
             middle = Box(size.width / 4, size.height / 4, size.width / 2, size.height / 2)
             point = Point(size.width / 3, size.height / 3)
-            self._second.submit(self._embed, image).result()
-            self._decode([MaskPrompt(middle, (point, point))])
+            self._second.submit(self._frame.embed, image).result()
+            self._frame.decode([MaskPrompt(middle, (point, point))])
 
     def close(self) -> None:
         """Free both engines."""
         self._second.shutdown(wait=True, cancel_futures=True)
-        self._frame, self._embedding = LastImage(), None
+        self._frame.forget()
         self.reasoner.close()
         self.segmenter.close()
 
@@ -245,34 +255,15 @@ class SegZero:
         return on_cpu and take_more_than_half()
 
     def _begin_embedding(self, image: Image) -> Future[tuple[None, float]]:
-        """Have ``image`` embedded in the second thread, unless it is done sooner than said."""
+        """Embed ``image`` in the second thread, or here where that takes no time worth it."""
         if not getattr(self.segmenter, 'embeds_at_once', False):
-            return self._second.submit(_timed, self._embed, image)
+            return self._second.submit(_timed, self._frame.embed, image)
         embedding: Future[tuple[None, float]] = Future()
-        embedding.set_result(_timed(self._embed_anew, image))
+        embedding.set_result(_timed(self._frame.embed_in_place, image))
         return embedding
 
-    def _embed(self, image: Image) -> None:
-        """Have ``image`` embedded, if it is not the newest frame; run in the second thread."""
-        if self._frame.equals(image):
-            return
-        self._frame.forget()
-        self._embedding = None  # the old one's memory first
-        with half_the_cores():
-            _, self._embed_s = _timed(self._embed_anew, image)
-        self._frame.keep(image)
-
-    def _embed_anew(self, image: Image) -> None:
-        self._embedding = self.segmenter.embed(image)
-
-    def _decode(self, prompts: Sequence[MaskPrompt]) -> list[MaskResult]:
-        """Return the masks of the newest frame, in whichever thread has time."""
-        if isinstance(self.segmenter, BatchSegmenter):
-            return self.segmenter.segment_all(self._embedding, prompts)
-        return [self.segmenter.segment(self._embedding, *prompt) for prompt in prompts]
-
     def _decode_early(self, image: Image, text: str) -> EarlyMask | None:
-        """Begin with the mask if ``text`` says all that is needed, though it has no end yet."""
+        """Start the mask if ``text``, the beginning of a reply, holds the whole answer."""
         opened = None if self.reasoner.task.think else False
         if '<answer>' not in text or not thinking_is_over(text, opened):
             return None
@@ -280,15 +271,16 @@ class SegZero:
         if not isinstance(answer, Answer):
             return None
         prompt = self.reasoner.task.mask_prompt(answer, image_size(image))
-        # Behind the embedding, in the same thread.
-        return EarlyMask(prompt, self._second.submit(_timed, self._decode, [prompt]))
+        # In the same thread as the embedding, and therefore after it.
+        return EarlyMask(prompt, self._second.submit(_timed, self._frame.decode, [prompt]))
 
 
 def check_found(found: Segmentation) -> Segmentation:
     """Return ``found`` if there is anything in its mask.
 
     Raises:
-        AnswerError: There is nothing: the box was named, but the segmenter sees no object in it.
+        AnswerError: The mask is empty: the segmenter finds no object at the place that the
+            reasoner names.
     """
     if found.mask.any():
         return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image as the model sees it."""
+"""The image in the form that reasoners and model servers take it."""
 
 from __future__ import annotations
 
@@ -27,46 +27,20 @@ def model_picture(image: Image, size: Size) -> PilImage.Image:
 
 
 def data_url(picture: PilImage.Image, kind: ImageFormat) -> str:
-    """Return ``picture`` as a ``data:`` URL; ``png`` keeps every bit, ``jpeg`` is far smaller."""
+    """Return ``picture`` as a ``data:`` URL; ``png`` is exact, ``jpeg`` is far smaller."""
     file = io.BytesIO()
-    # Level 1 takes a fifth of the default's time for a file that is hardly larger.
+    # Level 1 takes a fifth of the time of the default level, for a file that is hardly larger.
     picture.save(file, kind, **({'compress_level': 1} if kind == 'png' else {'quality': 95}))
     return f'data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}'
 
 
 def frame_key(image: Image, size: Size) -> bytes:
-    """Return what two images have in common only if they are equal, bit for bit.
+    """Return a key that two images share only if they are equal, bit for bit.
 
-    ``size``, at which the model sees it, counts too.
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        size: The size at which the model sees it, which is part of the key.
     """
     pixels = np.ascontiguousarray(image)
-    # The pixels themselves: to copy and compare them takes a tenth of the time of a digest.
+    # The pixels themselves: copying and comparing them takes a tenth of the time of a digest.
     return b''.join((pixels.data.cast('B'), repr((pixels.shape, size)).encode()))
-
-
-class LastImage:
-    """Remembers an image, to tell whether the next one is the same, bit for bit."""
-
-    def __init__(self) -> None:
-        """Remember none."""
-        self._pixels: Image | None = None
-        self._known = False
-
-    def equals(self, image: Image) -> bool:
-        """Return whether ``image`` is the one that is remembered."""
-        last = self._pixels
-        if not self._known or last is None or last.shape != image.shape:
-            return False
-        # A camera's noise tells in the first row; few images need more.
-        return last[0].tobytes() == image[0].tobytes() and np.array_equal(last, image)
-
-    def keep(self, image: Image) -> None:
-        """Remember ``image`` as it is now."""
-        if self._pixels is None or self._pixels.shape != image.shape:
-            self._pixels = np.empty_like(image, order='C')
-        np.copyto(self._pixels, image)  # into the same memory: half of the time of a new copy
-        self._known = True
-
-    def forget(self) -> None:
-        """Remember none."""
-        self._known = False

@@ -267,23 +267,23 @@ def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores(monkeypatch):
         beside = EmbeddingOverlap(lambda: embedding, same_cores=True)
         with beside:
             assert torch.get_num_threads() == 4
-            beside.go_on()
+            beside.on_decode_step()
             assert torch.get_num_threads() == 2
             embedding.set_result(None)
-            beside.go_on()
+            beside.on_decode_step()
             assert torch.get_num_threads() == 4
         beside = EmbeddingOverlap(Future, same_cores=True)
         with beside:
-            beside.go_on()
+            beside.on_decode_step()
         assert torch.get_num_threads() == 4
         monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(8)))
         beside = EmbeddingOverlap(Future, same_cores=True)
         with beside:
-            beside.go_on()
+            beside.on_decode_step()
             assert torch.get_num_threads() == 4  # there are as many others
         beside = EmbeddingOverlap(Future, same_cores=False)
         with beside:
-            beside.go_on()
+            beside.on_decode_step()
             assert torch.get_num_threads() == 4
         monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(7)))
         with EmbeddingOverlap(Future, same_cores=True, longer=True):
