@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes synthetic scenes as a dataset: ``python training/make_synthetic_set.py refcoco DIR``.
+"""Write synthetic scenes as a dataset: ``python training/make_synthetic_set.py refcoco DIR``.
 
-The files are those of the published dataset of that name, so that all commands can be tried
-without downloading one.
+The files have the layout of the published dataset of that name, so that all commands can be tried
+without a download.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('layout', choices=LAYOUTS)
     parser.add_argument('root', type=Path, help='the folder to write to')
-    parser.add_argument('--scenes', type=int, default=100)
-    parser.add_argument('--width', type=int, default=256, help='of the images, pixels')
-    parser.add_argument('--height', type=int, default=192)
+    parser.add_argument('--scenes', type=int, default=100, help='number of scenes')
+    parser.add_argument('--width', type=int, default=256, help='width of the images, pixels')
+    parser.add_argument('--height', type=int, default=192, help='height of the images, pixels')
     return parser
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes training sets: ``python training/prepare_data.py refcocog:train --root DIR --output DIR``.
+"""Make a training set: ``python training/prepare_data.py refcocog:train --root DIR --output DIR``.
 
-Referring expressions with masks become rows of the released columns: the sentence, a square image,
-the box and the centres of the two largest inscribed circles. Started again with the same command
-after whatever ended it, it goes on where it was.
+Each referring expression with a mask becomes a row in the released columns: the sentence, a square
+image, the box and the centres of the two largest inscribed circles. The same command resumes an
+interrupted run.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from segzero_core.data import LEVELS, read_samples
 from segzero_core.errors import ConfigError, DataError, SegZeroError
 from segzero_core.segmenters import SEGMENTERS, load_segmenter
 from training.dataset_builder.build_report import DROPPED, SHEET, write_report
-from training.dataset_builder.rows import RESIZES, Making
-from training.dataset_builder.work import SPLITS, BuildSettings, Note, claim, prepare
+from training.dataset_builder.parts import SPLITS, BuildSettings, PartReport, claim, prepare
+from training.dataset_builder.rows import RESIZES, RowOptions
 from training.files import explain_os_error
 
 
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'prepare_data.py: {explain_os_error(error)}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('\nstopped; the same command goes on where it was', file=sys.stderr)
+        print('\nstopped; the same command resumes', file=sys.stderr)
         return 130
     return 0
 
@@ -48,32 +48,37 @@ def main(arguments: list[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(
-        prog='prepare_data.py', description='Make a training set of annotated sentences.'
+        prog='prepare_data.py', description='Make a training set from annotated sentences.'
     )
     add = parser.add_argument
     add('dataset', help="'refcocog:train', 'reasonseg:train', 'synthetic:train', a folder, ...")
-    add('--root', default='', help='the folder a dataset that is known by name lies in')
-    add('--output', type=Path, required=True, help='where to; rows in train/ and val/')
+    add('--root', default='', help='folder of a dataset that is known by its name')
+    add('--output', type=Path, required=True, help='output folder; rows go to train/ and val/')
     add('--level', default='', choices=('', *LEVELS), help='one sentence per object, or all')
-    add('--limit', type=int, default=0, help='at most so many annotated sentences')
+    add('--limit', type=int, default=0, help='maximum number of annotated sentences; 0 for all')
     add('--size', type=int, default=840, help='side of the square images, pixels')
     add('--resize', default='area', choices=RESIZES, help='how images are resized')
-    add('--min-iou', type=float, default=0.0, help='leave out what the segmenter finds worse')
+    add(
+        '--min-iou',
+        type=float,
+        default=0.0,
+        help='least IoU of the segmenter; drop the rest',
+    )
     add('--segmenter', default='sam2', choices=sorted(SEGMENTERS), help='for --min-iou')
     add('--segmenter-model', default='', help='hub id or folder')
     add('--segmenter-device', default='', help="'cuda', 'cpu'")
     add('--val-share', type=float, default=0.0, help='share of the images to hold out')
-    add('--seed', type=int, default=0, help='chooses the images to hold out')
-    add('--workers', type=int, default=0, help='processes; a core each, 2 with --min-iou')
-    add('--part', type=int, default=64, help='sentences after which work is safe')
+    add('--seed', type=int, default=0, help='seed for the choice of held-out images')
+    add('--workers', type=int, default=0, help='processes; 0: one per core, 2 with --min-iou')
+    add('--part', type=int, default=64, help='sentences per part; finished parts are kept')
     return parser
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prepare what ``options`` ask for.
+    """Prepare the training set that the command line asks for.
 
     Raises:
-        SegZeroError: Something cannot be used; finished rows are kept.
+        SegZeroError: A setting or the dataset cannot be used; finished parts are kept.
     """
     _check(options)
     samples = read_samples(options.dataset, options.root, options.level, options.limit, raw=True)
@@ -81,29 +86,31 @@ def run(options: argparse.Namespace) -> None:
     if options.min_iou:
         given = {'model': options.segmenter_model, 'device': options.segmenter_device}
         segmenter = {'engine': options.segmenter} | {k: v for k, v in given.items() if v}
-        load_segmenter(**segmenter).close()  # says here and not in every process what is wrong
+        load_segmenter(**segmenter).close()  # fails here once instead of in every process
     settings = BuildSettings(
         dataset=options.dataset,
         level=samples.level,
         rows=len(samples),
         digest=samples.digest(),
-        making=Making(options.size, options.resize, options.min_iou),
+        options=RowOptions(options.size, options.resize, options.min_iou),
         segmenter=segmenter,
         val_share=options.val_share,
         seed=options.seed,
         part=options.part,
     )
-    # With a segmenter each process holds a model: as many as cores would not fit on a GPU.
+    # Each process loads the segmenter: one per core would not fit on a GPU.
     workers = options.workers or (2 if segmenter else len(os.sched_getaffinity(0)))
     with claim(options.output, settings):
-        notes: dict[int, Note] = {}
+        parts: dict[int, PartReport] = {}
         every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
         with tqdm(total=len(samples), unit='sentence', mininterval=every) as bar:
-            for number, note in prepare(samples, settings, options.output, workers):
-                notes[number] = note
-                bar.update(sum(note.kept.values()) + len(note.dropped))
-        print(write_report(options.output, notes))
-    if not any(note.kept[split] for note in notes.values() for split in SPLITS):
+            for number, part in prepare(samples, settings, options.output, workers):
+                parts[number] = part
+                bar.update(sum(part.kept.values()) + len(part.dropped))
+        print(write_report(options.output, parts, samples.without_task))
+    if note := samples.note():
+        print(note)
+    if not any(part.kept[split] for part in parts.values() for split in SPLITS):
         raise DataError(f'not one row could be made: {options.output / DROPPED} says why')
     print(f'rows are in {options.output}; look at {options.output / SHEET}')
 

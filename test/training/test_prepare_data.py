@@ -23,13 +23,26 @@ from PIL import Image
 from segzero_core.data import Record, Sample, Skipped, read_dataset, read_samples
 from segzero_core.data.annotations import load_plain_pickle
 from segzero_core.data.rle import Rle, encode_mask
-from segzero_core.errors import ConfigError, ImageError
+from segzero_core.errors import ConfigError, DataError, ImageError
 from segzero_core.geometry import largest_inscribed_circles
 from segzero_core.segmenters import load_segmenter
 from segzero_core.types import Box, Size
 from training import make_synthetic_set, prepare_data
-from training.dataset_builder.rows import Dropped, Making, TrainingRow, clean, make_rows, resize
-from training.dataset_builder.work import BuildSettings, Note, choose_images, claim, read_note
+from training.dataset_builder.parts import (
+    BuildSettings,
+    PartReport,
+    choose_images,
+    claim,
+    read_part,
+)
+from training.dataset_builder.rows import (
+    Dropped,
+    RowOptions,
+    TrainingRow,
+    clean,
+    make_rows,
+    resize,
+)
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/train.txt')
 pytest.importorskip('datasets', reason='needs datasets: requirements/train.txt')
@@ -49,7 +62,7 @@ def scene() -> Sample:
 
 def made(sample: Any, **making: Any) -> TrainingRow | Dropped:
     segmenter = load_segmenter('grabcut') if making.get('least_iou') else None
-    (row,) = make_rows([sample], Making(**making), segmenter)
+    (row,) = make_rows([sample], RowOptions(**making), segmenter)
     return row
 
 
@@ -93,8 +106,8 @@ def test_resizing() -> None:
     image = scene().load_image()
     area = cv2.resize(image, (112, 112), interpolation=cv2.INTER_AREA)
     seen = Image.fromarray(image).resize((112, 112), Image.Resampling.BILINEAR)
-    assert (resize(image, Making(112, 'area')) == area).all()
-    assert (resize(image, Making(112, 'bilinear')) == np.asarray(seen)).all()
+    assert (resize(image, RowOptions(112, 'area')) == area).all()
+    assert (resize(image, RowOptions(112, 'bilinear')) == np.asarray(seen)).all()
     row = made(scene(), size=112)
     assert isinstance(row, TrainingRow)
     assert cv2.imdecode(np.frombuffer(row.image, np.uint8), 1)[..., ::-1].tolist() == area.tolist()
@@ -304,7 +317,42 @@ def test_not_one_row(refcoco: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def settings() -> BuildSettings:
-    return BuildSettings('x', 'instance', 1, '', Making(), {}, 0.0, 0, 64)
+    return BuildSettings('x', 'instance', 1, '', RowOptions(), {}, 0.0, 0, 64)
+
+
+@pytest.mark.parametrize('content', ['', '[1]', '{"dataset"', 'null'])
+def test_damaged_settings_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / 'settings.json').write_text(content)
+    with pytest.raises(DataError, match=r'settings\.json'):
+        claim(tmp_path, settings()).__enter__()
+
+
+@pytest.mark.parametrize('content', ['7', '[1, 2]', '{', '[{}, [[1]]]'])
+def test_a_damaged_report_of_a_part_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / 'parts').mkdir()
+    (tmp_path / 'parts' / '00000.json').write_text(content)
+    with pytest.raises(DataError, match=r'00000\.json'):
+        read_part(tmp_path, 0)
+
+
+def test_references_without_a_sentence_are_no_rows(
+    refcoco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / 'refer'
+    shutil.copytree(refcoco, root)
+    file = root / 'refcoco/refs(unc).p'
+    refs = load_plain_pickle(file)
+    chosen = [ref for ref in refs if ref['split'] == 'train']
+    chosen[2]['sentences'] = []
+    chosen[4]['sentences'] = [{'sent': ' ', 'raw': '...', 'sent_id': 1}]
+    chosen[5]['sentences'] = 'broken'
+    file.write_bytes(pickle.dumps(refs, protocol=2))
+    assert prepare(root, tmp_path / 'out') == 0
+    assert 'has 2 references without a sentence' in capsys.readouterr().out
+    report = json.loads((tmp_path / 'out/report.json').read_text())
+    assert report['without_task'] == 2
+    assert report['annotations'] == len(chosen) - 2
+    assert "no 'sentences'" in (tmp_path / 'out/dropped.jsonl').read_text()
 
 
 def test_two_processes_in_one_folder(tmp_path: Path) -> None:
@@ -369,7 +417,7 @@ class Command:
 
     def wait_for_parts(self, count: int) -> list[int]:
         """Wait for the first ``count`` parts; return the working processes."""
-        while any(read_note(self.output, number) is None for number in range(count)):
+        while any(read_part(self.output, number) is None for number in range(count)):
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.01)
         pids = (int(path.name) for path in Path('/proc').iterdir() if path.name.isdigit())
@@ -432,7 +480,7 @@ def test_killed_and_started_again(refcoco: Path, tmp_path: Path) -> None:
     os.kill(workers[0], signal.SIGKILL)
     wait_until_gone(workers)
     gate.let_through()
-    assert 'a working process died' in first.end()
+    assert 'a worker process died' in first.end()
     assert first.process.returncode == 1
     gate.remove()
 
@@ -452,8 +500,8 @@ def test_killed_and_started_again(refcoco: Path, tmp_path: Path) -> None:
     assert f'{len(samples)} annotations' in third.end()
     assert third.process.returncode == 0
 
-    notes = [read_note(output, number) for number in range(len(samples))]
-    dropped = [row.id for note in notes for row in (note or Note({}, [])).dropped]
+    notes = [read_part(output, number) for number in range(len(samples))]
+    dropped = [row.id for note in notes for row in (note or PartReport({}, [])).dropped]
     assert sorted([row.id for row in rows(output / 'train')] + dropped) == sorted(
         row.id for row in samples
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a preparation leaves to look at: the report, the list of what was dropped, a sheet."""
+"""The report of a prepared training set, the list of dropped annotations, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from PIL import Image as PilImage
 from segzero_core.data.image_io import load_rgb
 from segzero_core.data.solutions import parse_solution
 from segzero_core.overlay import PANEL, draw_overlay
-from segzero_core.runtime.atomic import atomic_text
+from segzero_core.runtime.atomic import atomic_file, atomic_text
 from segzero_core.types import Image, Segmentation, image_size
+from training.dataset_builder.parts import SPLITS, PartReport
 from training.dataset_builder.rows import KINDS
-from training.dataset_builder.work import SPLITS, Note
 
 REPORT = 'report.json'
 DROPPED = 'dropped.jsonl'
@@ -27,18 +27,24 @@ SHEET = 'sheet.png'
 _TILES, _COLUMNS, _TILE = 24, 6, 280
 
 
-def write_report(folder: Path, notes: Mapping[int, Note]) -> str:
-    """Write ``report.json``, ``dropped.jsonl`` and ``sheet.png``; return the report in words.
+def write_report(folder: Path, parts: Mapping[int, PartReport], without_task: int = 0) -> str:
+    """Write ``report.json``, ``dropped.jsonl`` and ``sheet.png``; return the report as text.
 
     Args:
-        folder: Holds the finished rows.
-        notes: Of all parts, by number.
+        folder: The folder with the finished rows.
+        parts: The reports of all parts, by number.
+        without_task: See ``Samples.without_task``.
     """
-    kept = {split: sum(note.kept[split] for note in notes.values()) for split in SPLITS}
-    dropped = [row for number in sorted(notes) for row in notes[number].dropped]
+    kept = {split: sum(part.kept[split] for part in parts.values()) for split in SPLITS}
+    dropped = [row for number in sorted(parts) for row in parts[number].dropped]
     kinds = Counter(row.kind for row in dropped)
     total = sum(kept.values()) + len(dropped)
-    content = {'annotations': total, 'rows': kept, 'dropped': dict(kinds)}
+    content = {
+        'annotations': total,
+        'rows': kept,
+        'dropped': dict(kinds),
+        'without_task': without_task,
+    }
     atomic_text(folder / REPORT, json.dumps(content, indent=1))
     atomic_text(
         folder / DROPPED,
@@ -47,20 +53,27 @@ def write_report(folder: Path, notes: Mapping[int, Note]) -> str:
     lines = [f'{total} annotations: {kept["train"]} rows to train on, {kept["val"]} held out']
     for kind, count in kinds.most_common():
         example = next(row for row in dropped if row.kind == kind)
-        lines.append(f'{count} left out: {KINDS[kind]}. {example.id}, for one: {example.reason}')
-    sheet = draw_sheet(folder, notes)
+        lines.append(
+            f'{count} left out: {KINDS[kind]}. For example {example.id}: {example.reason}'
+        )
+    sheet = draw_sheet(folder, parts)
     if sheet is not None:
-        PilImage.fromarray(sheet).save(folder / SHEET)
+        with atomic_file(folder / SHEET) as draft:
+            PilImage.fromarray(sheet).save(draft, 'png')
     return '\n'.join(lines)
 
 
-def draw_sheet(folder: Path, notes: Mapping[int, Note]) -> Image | None:
-    """Draw rows evenly spread over all: image, box, points and sentence; None without a row."""
+def draw_sheet(folder: Path, parts: Mapping[int, PartReport]) -> Image | None:
+    """Draw a sample of the rows with box, points and sentence; None if there is no row.
+
+    Returns:
+        (H, W, 3) uint8 RGB; the rows are spread evenly over the dataset.
+    """
     places = [
         (split, number, index)
         for split in SPLITS
-        for number in sorted(notes)
-        for index in range(notes[number].kept[split])
+        for number in sorted(parts)
+        for index in range(parts[number].kept[split])
     ]
     if not places:
         return None

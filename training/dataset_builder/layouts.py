@@ -19,23 +19,23 @@ from segzero_core.synthetic import COLOURS, SHAPES, Query, Scene, make_scene
 from segzero_core.types import Mask, Size
 
 LAYOUTS = ('refcoco', 'reasonseg')
-_SEED = 7 * 10**9  # scenes that no split of the synthetic data shows
+_SEED = 7 * 10**9  # no split of the synthetic data contains these scenes
 _SPLITS = {'refcoco': ('train', 'val', 'testA', 'testB'), 'reasonseg': ('train', 'val', 'test')}
 _MOST_SENTENCES = 3
-_FINE = 4  # outlines are drawn that much larger: COCO's run along the edges of pixels
-_DOUBT = 2  # pixels around an object that a person could not be sure of
+_FINE = 4  # scale of the mask that is outlined, because COCO's outlines run along pixel edges
+_DOUBT = 2  # width of the ignored rim around an object, pixels
 
 
 def write_layout(layout: str, root: Path, count: int, size: Size) -> dict[str, int]:
-    """Write ``count`` scenes; return how many sentences each split has.
+    """Write ``count`` scenes and return the number of sentences in each split.
 
-    Six of ten are ``train``, the others are shared by the other splits.
+    Six scenes of ten are in ``train``; the other splits share the rest.
 
     Args:
         layout: One of ``LAYOUTS``.
-        root: What ``read_samples`` is then to be given as the root.
-        count: Scenes.
-        size: Of the images, pixels.
+        root: The folder to write to; ``read_samples`` takes it as its root.
+        count: Number of scenes.
+        size: Size of the images, pixels.
     """
     splits = _SPLITS[layout]
     scenes = (_scene(index, size) for index in range(count))
@@ -50,7 +50,7 @@ def write_layout(layout: str, root: Path, count: int, size: Size) -> dict[str, i
 def _scene(index: int, size: Size) -> Scene:
     shapes = [shape for shape in SHAPES if shape not in HELD_OUT_SHAPES]
     colours = [colour for colour in COLOURS if colour not in HELD_OUT_COLOURS]
-    for seed in range(50):  # until there is something to say about it
+    for seed in range(50):  # some scenes have no object that a sentence can single out
         scene = make_scene(_SEED + 50 * index + seed, size, (2, 5), shapes=shapes, colours=colours)
         if scene.queries():
             return scene
@@ -165,7 +165,7 @@ def _shapes(mask: Mask, label: str) -> list[dict[str, Any]]:
 
 
 def _outlines(mask: Mask) -> tuple[list[Any], bool]:
-    """Return the (n, 2) outline of every piece, and whether there are holes."""
+    """Return the (n, 2) outline of every connected part, and whether the mask has holes."""
     found, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     outer = [
         outline[:, 0] for outline, (*_, parent) in zip(found, tree[0], strict=True) if parent < 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One annotated sentence -> one row of a training set, or the reason why not."""
+"""Make one row of a training set from one annotated sentence, or say why there is none."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from segzero_core.types import Box, Image, Mask, Point, Size, image_size
 Resize = Literal['area', 'bilinear']
 RESIZES: tuple[Resize, ...] = ('area', 'bilinear')
 
-# Why a row is left out, as the report counts it.
+# The kinds of dropped annotations, as the report counts them.
 KINDS = {
     'unusable': 'the annotation or its image cannot be used',
     'no_target': 'nothing in the image is meant',
-    'several_targets': 'several objects are meant; an answer names one',
+    'several_targets': 'several objects are meant, an answer names one',
     'too_small': 'the box has no area at the new size',
     'filtered': 'the segmenter does not find the object from its own box and point',
 }
@@ -63,15 +63,15 @@ class Dropped(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Making:
-    """How rows are made.
+class RowOptions:
+    """How a row is made.
 
     Attributes:
         size: Side of the square images, pixels.
-        resize: ``area`` is OpenCV's INTER_AREA, which the released sets were made with;
-            ``bilinear`` what a model sees when it answers.
-        least_iou: Keep only objects which the segmenter finds with at least this IoU from the
-            true box and first point; 0 keeps all.
+        resize: ``area`` is OpenCV's INTER_AREA, which made the released sets; ``bilinear`` is
+            what the reasoner applies when it answers.
+        least_iou: Keep only objects that the segmenter finds with at least this IoU (0 to 1)
+            from the true box and the first point; 0 keeps all.
     """
 
     size: int = 840
@@ -80,15 +80,15 @@ class Making:
 
 
 def make_rows(
-    samples: Iterable[Sample | Skipped], making: Making, segmenter: Segmenter | None = None
+    samples: Iterable[Sample | Skipped], options: RowOptions, segmenter: Segmenter | None = None
 ) -> Iterator[TrainingRow | Dropped]:
-    """Yield a row or the reason for every sample, in order.
+    """Yield a row, or the reason why there is none, for every sample in order.
 
     Args:
-        samples: Those of one image should follow each other: it is decoded, resized and
-            embedded once.
-        making: How.
-        segmenter: Needed if there is a ``least_iou``.
+        samples: Samples of one image should follow each other, because the image is then
+            decoded, resized and embedded once.
+        options: How a row is made.
+        segmenter: Needed if ``least_iou`` is not 0.
     """
     picture: _Picture | None = None
     for sample in samples:
@@ -97,26 +97,26 @@ def make_rows(
             continue
         try:
             if picture is None or picture.image_id != sample.image_id:
-                picture = _Picture(sample, making, segmenter)
-            yield _make_row(sample, picture, making)
+                picture = _Picture(sample, options, segmenter)
+            yield _make_row(sample, picture, options)
         except (DataError, ImageError, EmptyMaskError) as error:
             yield Dropped(sample.id, 'unusable', str(error))
 
 
 class _Picture:
-    """What all rows of one image share."""
+    """One image: decoded, resized and, if needed, embedded for all of its rows."""
 
-    def __init__(self, sample: Sample, making: Making, segmenter: Segmenter | None) -> None:
+    def __init__(self, sample: Sample, options: RowOptions, segmenter: Segmenter | None) -> None:
         self.image_id = sample.image_id
         self.image = sample.load_image()
         if image_size(self.image) != sample.size:
             raise DataError(f'the image is {self.image.shape[1::-1]}, not {tuple(sample.size)}')
-        self.png = encode_png(resize(self.image, making))
-        self._segmenter = segmenter if making.least_iou else None
+        self.png = encode_png(resize(self.image, options))
+        self._segmenter = segmenter if options.least_iou else None
         self._embedding: Any = None
 
     def iou(self, box: Box, point: Point, truth: Mask) -> float:
-        """Return how well the segmenter finds the truth (H, W) from its box and point."""
+        """Return the IoU of the true (H, W) mask and the one that the segmenter finds."""
         if self._segmenter is None:
             return 1.0
         if self._embedding is None:
@@ -125,7 +125,7 @@ class _Picture:
         return float(image_ious([overlap(found.mask, truth)])[0])
 
 
-def _make_row(sample: Sample, picture: _Picture, making: Making) -> TrainingRow | Dropped:
+def _make_row(sample: Sample, picture: _Picture, options: RowOptions) -> TrainingRow | Dropped:
     if sample.truth is None:
         raise DataError('the dataset has no masks: it cannot be trained on')
     if sample.truth.size != sample.size:
@@ -135,17 +135,17 @@ def _make_row(sample: Sample, picture: _Picture, making: Making) -> TrainingRow 
         )
     if len(sample.boxes) != 1:
         kind = 'several_targets' if sample.boxes else 'no_target'
-        return Dropped(sample.id, kind, f'means {len(sample.boxes)} objects; an answer names one')
+        return Dropped(sample.id, kind, f'means {len(sample.boxes)} objects, an answer names one')
     mask, box = sample.truth.mask, sample.boxes[0]
     first, second = (circle.center for circle in largest_inscribed_circles(mask))
-    solution = write_solution(box, (first, second), sample.size, making.size)
+    solution = write_solution(box, (first, second), sample.size, options.size)
     try:
-        parse_solution(solution, Size(making.size, making.size))
+        parse_solution(solution, Size(options.size, options.size))
     except DataError as error:
         return Dropped(sample.id, 'too_small', str(error))
     iou = picture.iou(box, first, mask)
-    if iou < making.least_iou:
-        reason = f'the segmenter finds it with IoU {iou:.3f}, less than {making.least_iou:g}'
+    if iou < options.least_iou:
+        reason = f'the segmenter finds it with IoU {iou:.3f}, less than {options.least_iou:g}'
         return Dropped(sample.id, 'filtered', reason)
     problem = clean(sample.query)
     return TrainingRow(
@@ -154,7 +154,7 @@ def _make_row(sample: Sample, picture: _Picture, making: Making) -> TrainingRow 
 
 
 def clean(sentence: str) -> str:
-    """Return a sentence as the released training sets have it: no end mark, lower case."""
+    """Return a sentence as in the released training sets: lower case, without end marks."""
     return sentence.strip().strip('.?!').lower() or sentence
 
 
@@ -163,9 +163,9 @@ def write_solution(box: Box, points: tuple[Point, Point], size: Size, side: int)
 
     Args:
         box: In pixels of the image.
-        points: The same.
-        size: Of the image.
-        side: Of the square it is stretched to.
+        points: In pixels of the image.
+        size: Size of the image, pixels.
+        side: Side of the square that the image is stretched to, pixels.
     """
     square = Size(side, side)
     x1, y1, x2, y2 = (int(value + 0.5) for value in rescale_box(box, size, square))
@@ -174,10 +174,10 @@ def write_solution(box: Box, points: tuple[Point, Point], size: Size, side: int)
     return f'<box>({x1},{y1}),({x2},{y2})</box><points>{words}</points>'
 
 
-def resize(image: Image, making: Making) -> Image:
+def resize(image: Image, options: RowOptions) -> Image:
     """Return an (H, W, 3) uint8 image stretched to the square."""
-    square = (making.size, making.size)
-    if making.resize == 'bilinear':
+    square = (options.size, options.size)
+    if options.resize == 'bilinear':
         stretched = PilImage.fromarray(image).resize(square, PilImage.Resampling.BILINEAR)
         return np.asarray(stretched)
     return np.asarray(cv2.resize(image, square, interpolation=cv2.INTER_AREA), dtype=np.uint8)

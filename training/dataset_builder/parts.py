@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The work of preparing: in parts, by several processes, going on where it was ended.
+"""Prepare a training set in parts, in several processes, so that a run can be resumed.
 
-A part is finished when its note ``parts/N.json`` is there, which is written last and in one step.
-Whatever a part without a note has left is written again, so that no row is lost or there twice.
+A part is finished when its report ``parts/N.json`` exists. The report is written last, atomically.
+A part without a report is written again, so that no row is lost and none is there twice.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from typing import Any, NamedTuple
 import cv2
 
 from segzero_core.data import Sample, Samples, Skipped
+from segzero_core.data.annotations import load_json
 from segzero_core.errors import ConfigError, DataError
 from segzero_core.runtime.atomic import atomic_file, atomic_text, remove_drafts
 from segzero_core.segmenters import Segmenter, load_segmenter
-from training.dataset_builder.rows import Dropped, Making, TrainingRow, make_rows
+from training.dataset_builder.rows import Dropped, RowOptions, TrainingRow, make_rows
 from training.files import changed_settings, claimed
 
 SPLITS = ('train', 'val')
@@ -38,37 +39,37 @@ _PARTS = 'parts'
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """What decides which rows there will be. A folder holds the work of one choice of them.
+    """Everything that decides which rows are made. A folder holds the rows of one choice.
 
     Attributes:
         dataset: Name of the annotations, e.g. ``refcocog:train``.
         level: ``instance`` or ``expression``.
-        rows: How many annotated sentences there are.
-        digest: Of them and their annotations, see ``Samples.digest``.
-        making: How rows are made.
-        segmenter: Options of the segmenter that filters, ``engine`` among them; empty for none.
-        val_share: Share of the images whose rows are held out.
-        seed: Chooses those images.
-        part: Annotated sentences a part has.
+        rows: Number of annotated sentences.
+        digest: Digest of the sentences and their annotations, see ``Samples.digest``.
+        options: How a row is made.
+        segmenter: Options of the segmenter that filters rows, with its ``engine``; empty for none.
+        val_share: Share of the images whose rows are held out, 0 to 1.
+        seed: Seed for the choice of those images.
+        part: Number of annotated sentences in a part.
     """
 
     dataset: str
     level: str
     rows: int
     digest: str
-    making: Making
+    options: RowOptions
     segmenter: dict[str, str]
     val_share: float
     seed: int
     part: int
 
 
-class Note(NamedTuple):
-    """What became of one part.
+class PartReport(NamedTuple):
+    """The rows of one finished part.
 
     Attributes:
-        kept: Rows written, by split.
-        dropped: Annotations that made none.
+        kept: Number of rows written, by split.
+        dropped: Annotations that did not become a row.
     """
 
     kept: dict[str, int]
@@ -77,11 +78,12 @@ class Note(NamedTuple):
 
 @contextlib.contextmanager
 def claim(folder: Path, settings: BuildSettings) -> Iterator[None]:
-    """Hold ``folder`` for this process and these settings.
+    """Lock ``folder`` for this process and these settings.
 
     Raises:
-        ConfigError: Another process is at work there, it holds rows made with other settings, or
-            it cannot be written to.
+        ConfigError: Another process works in the folder, the folder holds rows made with other
+            settings, or it cannot be written to.
+        DataError: Its settings file is damaged.
     """
     with claimed(folder):
         _check_settings(folder, settings)
@@ -92,7 +94,7 @@ def _check_settings(folder: Path, settings: BuildSettings) -> None:
     now = json.loads(json.dumps(asdict(settings)))
     file = folder / SETTINGS
     if file.is_file():
-        if found := changed_settings(json.loads(file.read_text(encoding='utf-8')), now):
+        if found := changed_settings(_read_settings(file), now):
             raise ConfigError(
                 f'{folder} holds rows made with other settings: {", ".join(found)}. Use the '
                 'settings it had, or choose another --output'
@@ -103,19 +105,26 @@ def _check_settings(folder: Path, settings: BuildSettings) -> None:
     atomic_text(file, json.dumps(now, indent=1))
 
 
+def _read_settings(file: Path) -> dict[str, Any]:
+    content = load_json(file)
+    if not isinstance(content, dict):
+        raise DataError(f'{file} holds no settings: remove the folder, or choose another --output')
+    return content
+
+
 def prepare(
     samples: Samples, settings: BuildSettings, folder: Path, workers: int
-) -> Iterator[tuple[int, Note]]:
-    """Make all parts that are not finished; yield each part's number and note, finished ones too.
+) -> Iterator[tuple[int, PartReport]]:
+    """Make all unfinished parts; yield the number and report of each part, finished ones first.
 
     Args:
         samples: The annotated sentences.
-        settings: How; ``folder`` is claimed for them.
-        folder: Where to.
-        workers: Processes.
+        settings: The settings that ``folder`` is locked for, see ``claim``.
+        folder: The output folder.
+        workers: Number of processes.
 
     Raises:
-        DataError: A process died; what is finished is kept.
+        DataError: A process died; finished parts are kept.
     """
     (folder / _PARTS).mkdir(exist_ok=True)
     for split in SPLITS:
@@ -123,23 +132,23 @@ def prepare(
         remove_drafts(folder / split)
     held_out = choose_images(samples.image_ids, settings.val_share, settings.seed)
     numbers = range(-(-len(samples) // settings.part))
-    open_numbers = []
+    unfinished = []
     for number in numbers:
-        note = read_note(folder, number)
-        if note is None:
-            open_numbers.append(number)
+        report = read_part(folder, number)
+        if report is None:
+            unfinished.append(number)
         else:
-            yield number, note
-    if not open_numbers:
+            yield number, report
+    if not unfinished:
         return
-    context = multiprocessing.get_context('spawn')  # threads of libraries do not survive a fork
+    context = multiprocessing.get_context('spawn')  # a fork would lose the threads of libraries
     pool = ProcessPoolExecutor(workers, context, _start_worker, (settings,))
     try:
-        yield from _run(pool, samples, settings, folder, held_out, open_numbers, 2 * workers)
+        yield from _run(pool, samples, settings, folder, held_out, unfinished, 2 * workers)
     except BrokenProcessPool as error:
         raise DataError(
-            'a working process died, perhaps for want of memory: start again with less --workers; '
-            'what is finished is kept'
+            'a worker process died, perhaps because memory ran out: start again with fewer '
+            '--workers; finished parts are kept'
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -153,9 +162,9 @@ def _run(
     held_out: set[str],
     numbers: Sequence[int],
     ahead: int,
-) -> Iterator[tuple[int, Note]]:
-    """Keep ``ahead`` parts on their way, so that memory does not grow with the dataset."""
-    running: dict[Future[Note], int] = {}
+) -> Iterator[tuple[int, PartReport]]:
+    """Submit at most ``ahead`` parts at a time, so that memory does not grow with the dataset."""
+    running: dict[Future[PartReport], int] = {}
     for number in numbers:
         start = number * settings.part
         part = samples[start : start + settings.part]
@@ -166,40 +175,40 @@ def _run(
         yield from _finished(running)
 
 
-def _finished(running: dict[Future[Note], int]) -> Iterator[tuple[int, Note]]:
+def _finished(running: dict[Future[PartReport], int]) -> Iterator[tuple[int, PartReport]]:
     done, _ = wait(running, return_when=FIRST_COMPLETED)
     for future in done:
         yield running.pop(future), future.result()
 
 
 def choose_images(image_ids: Sequence[str], share: float, seed: int) -> set[str]:
-    """Return the images to hold out: the same ones for a seed, whatever their order."""
+    """Return the images to hold out. They depend on the seed, not on the order of the images."""
 
-    def fate(image: str) -> bytes:
+    def rank(image: str) -> bytes:
         return hashlib.sha256(f'{seed}:{image}'.encode()).digest()
 
-    images = sorted(set(image_ids), key=fate)
+    images = sorted(set(image_ids), key=rank)
     return set(images[: round(share * len(images))])
 
 
-# In a working process -----------------------------------------------------------------------
+# In a worker process -------------------------------------------------------------------------
 
 _worker: dict[str, Any] = {}
 
 
 def _start_worker(settings: BuildSettings) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too and ends the work
-    cv2.setNumThreads(1)  # there is a process for each core
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it too and stops the pool
+    cv2.setNumThreads(1)  # each core has its own process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     segmenter: Segmenter | None = None
     if settings.segmenter:
         options = dict(settings.segmenter)
         segmenter = load_segmenter(options.pop('engine'), **options)
-    _worker.update(making=settings.making, segmenter=segmenter)
+    _worker.update(options=settings.options, segmenter=segmenter)
 
 
 def _end_with_parent() -> None:
-    """End when the parent is killed: it may be started again and must find nobody at work."""
+    """Exit when the parent is killed: a restarted parent must be the only one that writes."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
@@ -208,24 +217,24 @@ def _end_with_parent() -> None:
 
 def _make_part(
     folder: Path, number: int, samples: Sequence[Sample | Skipped], held_out: set[str]
-) -> Note:
+) -> PartReport:
     images = {sample.id: sample.image_id for sample in samples if isinstance(sample, Sample)}
     rows: dict[str, list[TrainingRow]] = {split: [] for split in SPLITS}
     dropped = []
-    for made in make_rows(samples, _worker['making'], _worker['segmenter']):
+    for made in make_rows(samples, _worker['options'], _worker['segmenter']):
         if isinstance(made, Dropped):
             dropped.append(made)
         else:
             rows['val' if images[made.id] in held_out else 'train'].append(made)
     for split, kept in rows.items():
         _write_rows(folder / split / f'part-{number:05}.parquet', kept)
-    note = Note({split: len(kept) for split, kept in rows.items()}, dropped)
-    atomic_text(_note_file(folder, number), json.dumps(note))
-    return note
+    report = PartReport({split: len(kept) for split, kept in rows.items()}, dropped)
+    atomic_text(_part_file(folder, number), json.dumps(report))
+    return report
 
 
 def _write_rows(file: Path, rows: Sequence[TrainingRow]) -> None:
-    """Write parquet as the library datasets would, without its long import in every process."""
+    """Write parquet as the library datasets does, without importing it in every process."""
     if not rows:
         file.unlink(missing_ok=True)
         return
@@ -239,22 +248,29 @@ def _write_rows(file: Path, rows: Sequence[TrainingRow]) -> None:
     kinds = dict(zip(TrainingRow._fields, (text, text, text, encoded, whole, whole), strict=True))
     features = {name: {'dtype': str(kind), '_type': 'Value'} for name, kind in kinds.items()}
     features['image'] = {'_type': 'Image'}
-    notes = {'huggingface': json.dumps({'info': {'features': features}})}
+    metadata = {'huggingface': json.dumps({'info': {'features': features}})}
     with atomic_file(file) as draft:
-        parquet.write_table(pyarrow.table(columns, pyarrow.schema(kinds, notes)), draft)
+        parquet.write_table(pyarrow.table(columns, pyarrow.schema(kinds, metadata)), draft)
 
 
-# Notes ---------------------------------------------------------------------------------------
+# Reports of parts ----------------------------------------------------------------------------
 
 
-def read_note(folder: Path, number: int) -> Note | None:
-    """Return the note of a finished part; None if it is not finished."""
-    file = _note_file(folder, number)
+def read_part(folder: Path, number: int) -> PartReport | None:
+    """Return the report of a finished part; None if the part is not finished.
+
+    Raises:
+        DataError: The report is damaged.
+    """
+    file = _part_file(folder, number)
     if not file.is_file():
         return None
-    kept, dropped = json.loads(file.read_text(encoding='utf-8'))
-    return Note(kept, [Dropped(*row) for row in dropped])
+    try:
+        kept, dropped = load_json(file)
+        return PartReport(dict(kept), [Dropped(*row) for row in dropped])
+    except (TypeError, ValueError) as error:
+        raise DataError(f'{file} is damaged: remove it, and the part is made again') from error
 
 
-def _note_file(folder: Path, number: int) -> Path:
+def _part_file(folder: Path, number: int) -> Path:
     return folder / _PARTS / f'{number:05}.json'
