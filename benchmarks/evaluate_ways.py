@@ -76,14 +76,15 @@ def teach(folder: Path, steps: int = 160) -> Path:
 def ours(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
     """Evaluate as ``training/evaluate.py`` does; return time, CPU time and pixel counts."""
     from segzero_core.data import read_samples
-    from training.evaluate import own_rows
+    from training.evaluate import assigned_rows
     from training.evaluation.engines import Engines
     from training.evaluation.fingerprint import run_settings
+    from training.evaluation.merging import merge_shards
     from training.evaluation.options import make_config
     from training.evaluation.prefetch import load_batches
-    from training.evaluation.shards import Place, Shard, merge, open_run
+    from training.evaluation.shards import ProcessRank, Shard, open_run
 
-    place = Place.of_environment()
+    place = ProcessRank.of_environment()
     with tempfile.TemporaryDirectory() as name:
         flags = {'dataset': str(data), 'output': name, 'model': str(model), 'device': 'cpu'}
         flags |= {'segmenter_model': str(segmenter), 'protocol': 'released'}
@@ -94,12 +95,12 @@ def ours(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
             run = open_run(Path(name), run_settings(config, samples))
             rows: list[dict[str, Any]] = []
             shard = Shard(Path(name), run, place, rows.append)
-            batches = load_batches(samples, own_rows(samples, place), BATCH)
-            for results in engines.examiner.examine(batches):
+            batches = load_batches(samples, assigned_rows(samples, place), BATCH)
+            for results in engines.runner.run(batches):
                 for row in results:
                     shard.add(row)
             shard.close()
-            merge(Path(name), run, place.world, len(samples))
+            merge_shards(Path(name), run, place.world, len(samples))
             seconds, cpu = time.perf_counter() - start, time.process_time() - worked
     counts = [[row['intersection'], row['union']] for row in rows]
     return {'seconds': seconds, 'cpu': cpu, 'counts': counts}

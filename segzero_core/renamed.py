@@ -13,6 +13,8 @@ RENAMED_OPTIONS: dict[str, str] = {
     'compiled': 'torch_compile',
     'guided': 'structured_output',
     'memory_share': 'gpu_memory_utilization',
+    'vllm_memory': 'vllm_gpu_memory_utilization',
+    'prompt': 'segmenter_prompt',
 }
 
 

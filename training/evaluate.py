@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures a reasoner and a segmenter: ``python training/evaluate.py --dataset NAME --model ...``.
 
-Started again after whatever ended it, the same command goes on, with any number of processes; no
-row is lost or there twice. ``torchrun --nproc-per-node 8 training/evaluate.py ...`` shares the
-images out to eight processes, each on a GPU of its own; over several machines the folder of the
-run must be one they all see.
+The same command started again after an interruption continues, with any number of processes; no
+row is lost or measured twice. ``torchrun --nproc-per-node 8 training/evaluate.py ...`` distributes the
+images over eight processes, each on a GPU of its own. On several machines the folder of the run
+must be one that all of them see.
 """
 
 from __future__ import annotations
@@ -25,11 +25,18 @@ from segzero_core.runtime.atomic import atomic_text
 from segzero_core.runtime.memory import is_out_of_memory
 from training.evaluation.engines import Engines
 from training.evaluation.fingerprint import run_settings
+from training.evaluation.merging import ROWS, merge_shards
 from training.evaluation.options import EvalConfig, add_flags, make_config
 from training.evaluation.prefetch import load_batches
-from training.evaluation.progress import Progress
-from training.evaluation.shards import Place, Shard, done_elsewhere, merge, open_run
-from training.evaluation.summary import Running, summarise
+from training.evaluation.progress import ProgressLine
+from training.evaluation.shards import (
+    ProcessRank,
+    Shard,
+    check_served_model,
+    open_run,
+    rows_of_others,
+)
+from training.evaluation.summary import RunningScore, summarise
 from training.files import explain_os_error
 
 SUMMARY = 'summary.json'
@@ -39,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     flags = vars(make_parser().parse_args(arguments))
     try:
-        evaluate(make_config(flags.pop('config'), flags), Place.of_environment())
+        evaluate(make_config(flags.pop('config'), flags), ProcessRank.of_environment())
     except SegZeroError as error:
         print(f'evaluate.py: {error}', file=sys.stderr)
         return 1
@@ -71,67 +78,70 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def evaluate(config: EvalConfig, place: Place) -> dict[str, Any] | None:
-    """Measure the rows of one process; sum up if they are the last.
+def evaluate(config: EvalConfig, rank: ProcessRank) -> dict[str, Any] | None:
+    """Measure the rows of one process; the last process to finish writes the summary.
 
     Returns:
-        The figures of the whole run; None while other processes are at work.
+        The metrics of the whole run; None while rows of other processes are missing.
 
     Raises:
-        SegZeroError: Something cannot be used. What is done stays done.
+        SegZeroError: Something cannot be used. Finished rows are kept.
     """
     folder = Path(config.output)
     samples = read_samples(config.dataset, config.root, config.level, config.limit)
     settings = run_settings(config, samples)
     run = open_run(folder, settings)
-    score = Running(config.protocol)  # type: ignore[arg-type]
-    shard = Shard(folder, run, place, score.add)
+    score = RunningScore(config.protocol)  # type: ignore[arg-type]
+    shard = Shard(folder, run, rank, score.add)
     unfinished = True
     try:
-        elsewhere = done_elsewhere(folder, run, place)
-        rows = own_rows(samples, place, elsewhere.before)
-        there = shard.done | elsewhere.beside
-        todo = [row for row in rows if row not in there]
+        others = rows_of_others(folder, run, rank)
+        rows = assigned_rows(samples, rank, others.earlier)
+        todo = [row for row in rows if row not in shard.done | others.current]
         unfinished = bool(todo)
         if todo:
             done = len(rows) - len(todo)
-            progress = Progress(len(rows), done, aloud=place.rank == 0)
-            with Engines(config, samples.dataset, place) as engines:
+            progress = ProgressLine(len(rows), done, enabled=rank.rank == 0)
+            with Engines(config, samples.dataset, rank) as engines:
+                check_served_model(folder, engines.served_model)
                 batches = load_batches(samples, todo, config.batch_size)
-                for results in engines.examiner.examine(batches):
+                for results in engines.runner.run(batches):
                     for row in results:
                         shard.add(row)
                     done += len(results)
                     progress.show(done, str(score))
     finally:
         shard.close(wanted=unfinished)
-    found = merge(folder, run, place.world, len(samples))
+    found = merge_shards(folder, run, rank.world, len(samples))
     if found is None:
-        print(f'process {place.rank} of {place.world} is done; the last one sums up', flush=True)
+        print(f'process {rank.rank} of {rank.world} is done; the last one sums up', flush=True)
         return None
     summary = {'settings': settings | {'root': config.root}, **summarise(found)}
-    text = json.dumps(summary, indent=2)
-    atomic_text(folder / SUMMARY, text + '\n', shared=True)
-    _report(config, samples, summary, folder)
+    atomic_text(folder / SUMMARY, json.dumps(summary, indent=2) + '\n', shared=True)
+    _print_summary(config, samples, summary, folder)
     return summary
 
 
-def own_rows(samples: Samples, place: Place, done: Set[int] = frozenset()) -> list[int]:
-    """Return the rows of one process: those of every so-manieth image.
+def assigned_rows(samples: Samples, rank: ProcessRank, done: Set[int] = frozenset()) -> list[int]:
+    """Return the rows that one process measures.
+
+    Images are assigned to ranks round-robin; all rows of an image stay on one rank.
 
     Args:
         samples: The dataset.
-        place: Which process.
-        done: Rows that no process has to measure: the others are shared out.
+        rank: The process.
+        done: Rows that need no measurement any more; the others are assigned.
     """
     missing = [row for row in range(len(samples)) if row not in done]
     names = dict.fromkeys(samples.image_ids[row] for row in missing)
     images = {name: i for i, name in enumerate(names)}
-    return [row for row in missing if images[samples.image_ids[row]] % place.world == place.rank]
+    return [row for row in missing if images[samples.image_ids[row]] % rank.world == rank.rank]
 
 
-def _report(config: EvalConfig, samples: Samples, summary: dict[str, Any], folder: Path) -> None:
-    """Print the figures, and what went wrong."""
+def _print_summary(
+    config: EvalConfig, samples: Samples, summary: dict[str, Any], folder: Path
+) -> None:
+    """Print the metrics, and how many rows failed for which reason."""
     counts = summary['counts']
     figures = {**summary, **summary.get(config.protocol, {})}
     print(f'{config.dataset}: {summary["rows"]} rows, protocol {config.protocol}')
@@ -142,16 +152,21 @@ def _report(config: EvalConfig, samples: Samples, summary: dict[str, Any], folde
             low, high = 100 * figure['low'], 100 * figure['high']
             print(f'  {name:20} {100 * figure["value"]:6.2f}   95 %: {low:.2f} to {high:.2f}')
     print(
-        f'  {counts["failed"]} texts could not be read, {counts["repaired"]} were repaired, '
+        f'  {counts["failed"]} replies hold no usable answer, {counts["repaired"]} were repaired, '
         f'{counts["nothing_found"]} say that nothing matches'
     )
+    if counts['cut_off']:
+        print(
+            f'  {counts["cut_off"]} replies were cut off by the token limit, '
+            f'{counts["cut_off_failed"]} of them before a usable answer: raise --max-new-tokens, '
+            'or limit the thinking with --reasoner-option max_think_tokens=N'
+        )
     if 'dropped' in figures:
         print(f'  {figures["dropped"]} rows left out, as the released evaluation does')
     if counts['error']:
         print(
             f'  {counts["error"]} rows could not be measured and count as zero: those with status '
-            f'"error" in {folder / "rows.jsonl"} say why. Repair that and start the same command '
-            'again',
+            f'"error" in {folder / ROWS} say why. Repair that and start the same command again',
             file=sys.stderr,
         )
     print(f'  {folder / SUMMARY}', flush=True)

@@ -24,8 +24,9 @@ from segzero_core.synthetic import make_scene
 from segzero_core.types import Size
 from training.evaluate import evaluate, main
 from training.evaluation.fingerprint import fingerprint
+from training.evaluation.merging import read_rows
 from training.evaluation.options import make_config
-from training.evaluation.shards import Place, read_rows, shard_path
+from training.evaluation.shards import ProcessRank, shard_path
 from training.report import report
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/evaluate.txt')
@@ -34,9 +35,9 @@ ROOT = Path(__file__).parents[2]
 SCENES = 'synthetic:val?size=160x120&count=12'
 
 
-def run(folder: Path, place: Place = Place(), **settings: Any) -> dict[str, Any] | None:  # noqa: B008
+def run(folder: Path, rank: ProcessRank | None = None, **settings: Any) -> dict[str, Any] | None:
     config = make_config(None, {'dataset': SCENES, 'output': str(folder), **settings})
-    return evaluate(config, place)
+    return evaluate(config, rank or ProcessRank())
 
 
 def ids(folder: Path) -> list[str]:
@@ -63,7 +64,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 
 
 def lines(folder: Path) -> list[bytes]:
-    return shard_path(folder, Place()).read_bytes().splitlines(keepends=True)
+    return shard_path(folder, ProcessRank()).read_bytes().splitlines(keepends=True)
 
 
 def copy_of(whole: tuple[Path, dict[str, Any]], folder: Path) -> Path:
@@ -193,7 +194,7 @@ def test_killed_and_started_again_no_row_is_lost_or_there_twice(tmp_path: Path) 
         os.mkfifo(data / f'{i}_mask.png')
     command = [sys.executable, str(ROOT / 'training' / 'evaluate.py'), '--dataset', str(data)]
     command += ['--output', str(tmp_path / 'run'), '--batch-size', '1']
-    shard = shard_path(tmp_path / 'run', Place())
+    shard = shard_path(tmp_path / 'run', ProcessRank())
     before = b''
     for i in (3, 7):
         process = subprocess.Popen(command, stderr=subprocess.PIPE)
@@ -218,7 +219,7 @@ def test_a_last_row_that_was_cut_short_is_measured_again(
     whole: tuple[Path, dict[str, Any]], tmp_path: Path, cut: int
 ) -> None:
     folder = copy_of(whole, tmp_path)
-    shard = shard_path(folder, Place())
+    shard = shard_path(folder, ProcessRank())
     text = shard.read_bytes()
     shard.write_bytes(text[:-cut] if cut else text[: text.rindex(b'{"row"')] + b'\0' * 99 + b'\n')
     run(folder)
@@ -228,7 +229,7 @@ def test_a_last_row_that_was_cut_short_is_measured_again(
 
 def test_killed_before_the_first_row(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder = copy_of(whole, tmp_path)
-    shard_path(folder, Place()).write_bytes(b'{"run": "0')
+    shard_path(folder, ProcessRank()).write_bytes(b'{"run": "0')
     run(folder)
     assert ids(folder) == ids(whole[0])
 
@@ -239,11 +240,11 @@ def test_a_row_damaged_in_the_midst_is_named(
     folder = copy_of(whole, tmp_path)
     rows = lines(folder)
     rows[4] = rows[4][:50] + b'\n'
-    shard_path(folder, Place()).write_bytes(b''.join(rows))
+    shard_path(folder, ProcessRank()).write_bytes(b''.join(rows))
     assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
     assert 'line 5 is damaged: delete that line' in capsys.readouterr().err
     assert lines(folder) == rows  # nothing was touched
-    shard_path(folder, Place()).write_bytes(b''.join(rows[:4] + rows[5:]))
+    shard_path(folder, ProcessRank()).write_bytes(b''.join(rows[:4] + rows[5:]))
     assert main(['--dataset', SCENES, '--output', str(folder)]) == 0
     assert ids(folder) == ids(whole[0])
     assert kept(folder, but=3) == kept(whole[0], but=3)
@@ -256,7 +257,7 @@ def test_a_row_damaged_in_the_midst_is_named(
     ('settings', 'message'),
     [
         ({'dataset': SCENES.replace('val', 'test')}, 'dataset'),
-        ({'prompt': 'box'}, "prompt ('', now 'box')"),
+        ({'segmenter_prompt': 'box'}, "segmenter_prompt ('', now 'box')"),
         ({'protocol': 'released'}, "protocol ('standard', now 'released')"),
         ({'limit': 3}, 'limit (0, now 3); rows (12, now 3)'),
     ],
@@ -325,7 +326,7 @@ def test_a_segmenter_that_does_not_fit_is_one_line(
 
 def test_more_processes_than_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    summaries = [run(tmp_path, Place(rank, 3), limit=2) for rank in range(3)]
+    summaries = [run(tmp_path, ProcessRank(rank, 3), limit=2) for rank in range(3)]
     assert [summary is None for summary in summaries] == [True, False, False]
     assert ids(tmp_path) == ['val/0', 'val/1']
 
@@ -335,7 +336,7 @@ def test_the_same_run_twice_at_a_time_is_refused(
 ) -> None:
     import fcntl
 
-    shard = shard_path(whole[0], Place())
+    shard = shard_path(whole[0], ProcessRank())
     with (shard.parent / f'.{shard.name}.lock').open('w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert main(['--dataset', SCENES, '--output', str(whole[0])]) == 1
@@ -363,23 +364,23 @@ def test_two_processes_measure_what_one_does(
     summary = json.loads((tmp_path / 'summary.json').read_text())
     assert summary['rows'] == 12
     for rank in (0, 1):
-        assert shard_path(tmp_path, Place(rank, 2)).read_bytes().count(b'\n') == 1 + 6
+        assert shard_path(tmp_path, ProcessRank(rank, 2)).read_bytes().count(b'\n') == 1 + 6
 
 
 def test_a_run_goes_on_with_another_number_of_processes(
     whole: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    assert run(tmp_path, Place(0, 2)) is None
-    before = shard_path(tmp_path, Place(0, 2)).read_bytes()
-    assert run(tmp_path, Place(1, 3)) is None
-    assert run(tmp_path, Place(2, 3)) is None
+    assert run(tmp_path, ProcessRank(0, 2)) is None
+    before = shard_path(tmp_path, ProcessRank(0, 2)).read_bytes()
+    assert run(tmp_path, ProcessRank(1, 3)) is None
+    assert run(tmp_path, ProcessRank(2, 3)) is None
     summary = run(tmp_path)
     assert summary is not None
     assert [shard_path(tmp_path, place).read_bytes().count(b'\n') for place in (
-        Place(0, 2), Place(1, 3), Place(2, 3), Place()
+        ProcessRank(0, 2), ProcessRank(1, 3), ProcessRank(2, 3), ProcessRank()
     )] == [1 + 6, 1 + 2, 1 + 2, 1 + 2]  # fmt: skip
-    assert shard_path(tmp_path, Place(0, 2)).read_bytes() == before
+    assert shard_path(tmp_path, ProcessRank(0, 2)).read_bytes() == before
     assert untimed(tmp_path) == untimed(whole[0])
     assert summary['standard'] == whole[1]['standard']
 
@@ -415,14 +416,14 @@ def test_shards_of_another_run_are_refused(
     whole: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = copy_of(whole, tmp_path)
-    stale = shard_path(folder, Place(3, 8))
-    shard = shard_path(folder, Place())
+    stale = shard_path(folder, ProcessRank(3, 8))
+    shard = shard_path(folder, ProcessRank())
     stale.write_bytes(shard.read_bytes().replace(b'"run": "', b'"run": "0', 1))
     for place in (stale, shard):
         if place == shard:
             stale.replace(shard)
         assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
-        message = f'{place} is of another run than the run.json beside it'
+        message = f'{place} belongs to another run than run.json in its folder'
         assert message in capsys.readouterr().err
 
 
@@ -430,15 +431,15 @@ def test_a_row_that_is_there_twice_is_refused(
     whole: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = copy_of(whole, tmp_path)
-    with shard_path(folder, Place()).open('ab') as file:
+    with shard_path(folder, ProcessRank()).open('ab') as file:
         file.write(lines(folder)[3])
     assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
-    assert 'row 2 (val/2) is there twice' in capsys.readouterr().err
+    assert 'row 2 (val/2) appears twice' in capsys.readouterr().err
     shutil.copy(whole[0] / 'run.json', folder)
-    shutil.copy(shard_path(whole[0], Place()), shard_path(folder, Place()))
-    shutil.copy(shard_path(folder, Place()), shard_path(folder, Place(1, 8)))
+    shutil.copy(shard_path(whole[0], ProcessRank()), shard_path(folder, ProcessRank()))
+    shutil.copy(shard_path(folder, ProcessRank()), shard_path(folder, ProcessRank(1, 8)))
     assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
-    assert 'row 0 (val/0) is there twice' in capsys.readouterr().err
+    assert 'row 0 (val/0) appears twice' in capsys.readouterr().err
 
 
 def test_full_disk_keeps_whole_rows(
@@ -447,13 +448,13 @@ def test_full_disk_keeps_whole_rows(
     capsys: pytest.CaptureFixture[str],
     limited_files: Any,
 ) -> None:
-    size = shard_path(whole[0], Place()).stat().st_size
+    size = shard_path(whole[0], ProcessRank()).stat().st_size
     folder = tmp_path / 'run'
     flags = ['--dataset', SCENES, '--output', str(folder)]
     with limited_files(size // 2):
         assert main(flags) == 1
     message = capsys.readouterr().err
-    assert f'cannot read or write {shard_path(folder, Place())} (' in message
+    assert f'cannot read or write {shard_path(folder, ProcessRank())} (' in message
     assert 'free some space' in message
     assert main(flags) == 0
     assert [row['id'] for row in read_rows(folder)] == ids(whole[0])
@@ -575,7 +576,7 @@ def test_each_way_of_measuring_has_a_folder_of_its_own() -> None:
         {},
         {'level': 'expression'},
         {'answer': 'box'},
-        {'prompt': 'box'},
+        {'segmenter_prompt': 'box'},
         {'think': 'no'},
         {'protocol': 'released'},
         {'limit': 5},

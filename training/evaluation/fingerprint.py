@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes two commands parts of one run: their settings, the dataset's rows, the weights."""
+"""The identity of a run: settings, dataset rows and weights that all its parts must share."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from pathlib import Path
@@ -11,14 +12,40 @@ from typing import Any
 from segzero_core.data import Samples
 from training.evaluation.options import EvalConfig
 
+# Settings and engine options that say where and how fast a run computes, not what.
+_FREE_SETTINGS = ('device', 'batch_size', 'output', 'root')
+_FREE_OPTIONS = (
+    # where the model server is, and how patiently it is asked
+    'url',
+    'timeout',
+    'startup_timeout',
+    'retries',
+    'api_key_variable',
+    # memory and speed
+    'gpu_memory_utilization',
+    'torch_compile',
+    'num_draft_tokens',
+    'eager',
+)
 _WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth', '.json')
 _PIECE = 2**16  # bytes
 
 
 def run_settings(config: EvalConfig, samples: Samples) -> dict[str, Any]:
-    """Return all that the processes of a run, and its parts before and after a stop, share."""
+    """Return everything that the processes of a run share, and that it keeps when it continues.
+
+    A run may continue on another device, with another batch size, or with its model server at
+    another address.
+    """
     ids = '\n'.join(samples.ids).encode()
-    return config.identity() | {
+    values = dataclasses.asdict(config)
+    options = [
+        option
+        for option in config.reasoner_options
+        if option.partition('=')[0].strip() not in _FREE_OPTIONS
+    ]
+    return {key: value for key, value in values.items() if key not in _FREE_SETTINGS} | {
+        'reasoner_options': sorted(options),
         'level': samples.level,
         'rows': len(samples),
         'ids': hashlib.sha256(ids).hexdigest()[:16],
@@ -28,13 +55,13 @@ def run_settings(config: EvalConfig, samples: Samples) -> dict[str, Any]:
 
 
 def fingerprint(model: str) -> str:
-    """Return a digest of the files of a local model, which another training changes.
+    """Return a digest of the files of a local model; further training changes it.
 
-    Of each file its name, its size and three pieces are taken: reading many gigabytes whole would
-    take longer than many an evaluation, and training changes weights everywhere.
+    The digest covers name, size and three pieces of each file. Reading all of a large model would
+    take longer than many evaluations, and training changes weights everywhere.
 
     Args:
-        model: A folder, a file, or a name that is neither ('' is the digest of those).
+        model: A folder, a file, or a hub id ('' is the digest of an id).
     """
     path = Path(model).expanduser()
     if not model or not path.exists():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation is decided by: flags, and presets of them in YAML files."""
+"""The settings of an evaluation: command-line flags, and presets in YAML files."""
 
 from __future__ import annotations
 
@@ -15,62 +15,53 @@ from segzero_core.errors import ConfigError, UnknownNameError, first_line
 from segzero_core.prompts import FAMILIES
 from segzero_core.reasoners import REASONERS
 from segzero_core.registry import look_up
+from segzero_core.renamed import RENAMED_OPTIONS, new_name
 from segzero_core.runtime.text_files import read_text
 from segzero_core.segmenters import SEGMENTERS
-from segzero_core.task import Task
 from training.config import parse_yaml
 
 ANSWERS = ('box_points', 'box', 'points')
 PROTOCOLS = ('standard', 'released')
 
 
-def _setting(default: Any, words: str, choices: Sequence[str] = ()) -> Any:
-    return field(default=default, metadata={'help': words, 'choices': choices})
+def _setting(default: Any, help_text: str, choices: Sequence[str] = ()) -> Any:
+    return field(default=default, metadata={'help': help_text, 'choices': choices})
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Everything the rows of an evaluation are decided by, each explained where it stands."""
+    """The settings of an evaluation; the help text of each is its documentation."""
 
-    dataset: str = _setting('', 'what to measure on: refcoco:testA, a hub id, a folder, ...')
-    root: str = _setting('', 'the folder a dataset that is known by name lies in')
-    level: str = _setting('', 'one sentence per thing (instance) or all of them (expression)')
-    limit: int = _setting(0, 'measure on the first so many rows; 0 for all')
+    dataset: str = _setting('', 'dataset: refcoco:testA, a hub id, a folder, ...')
+    root: str = _setting('', 'folder of a dataset that is known by name')
+    level: str = _setting('', 'one sentence per object (instance) or every one (expression)')
+    limit: int = _setting(0, 'use only the first rows; 0 = all')
     reasoner: str = _setting(
-        '', 'engine; transformers where a model is given, else rules', tuple(REASONERS)
+        '', 'engine; transformers if a model is given, else rules', tuple(REASONERS)
     )
     model: str = _setting('', "the reasoner's model: a hub id or a folder")
-    reasoner_options: tuple[str, ...] = _setting((), "more of the engine's options, key=value")
-    family: str = _setting('', "prompt family; the model's own if absent", tuple(FAMILIES))
-    answer: str = _setting('', "what is asked for; the model's own if absent", ANSWERS)
-    think: str = _setting('', "whether to think first; the model's own if absent", ('yes', 'no'))
-    max_new_tokens: int = _setting(0, "longest reply; 0 = the engine's default")
+    reasoner_options: tuple[str, ...] = _setting((), 'another option of the engine, key=value')
+    family: str = _setting('', "prompt family; default: the model's own", tuple(FAMILIES))
+    answer: str = _setting('', "what the model is asked for; default: the model's own", ANSWERS)
+    think: str = _setting(
+        '', "whether the model thinks first; default: the model's own", ('yes', 'no')
+    )
+    max_new_tokens: int = _setting(0, "maximum length of a reply; 0 = the engine's default")
     segmenter: str = _setting(
-        '', 'engine; sam2 beside a model, grabcut beside rules', tuple(SEGMENTERS)
+        '', 'engine; sam2 with a model, grabcut with rules', tuple(SEGMENTERS)
     )
     segmenter_model: str = _setting('', "the segmenter's model: a hub id, folder or file")
-    prompt: str = _setting('', 'what of the answer the segmenter gets; all if absent', ANSWERS)
-    protocol: str = _setting('standard', 'how answers are read and masks counted', PROTOCOLS)
-    device: str = _setting('', 'cpu, cuda, cuda:1, ...; CUDA when there is one if absent')
-    batch_size: int = _setting(16, 'sentences at once')
-    output: str = _setting('', 'folder of the run; runs/eval/DATASET-MODEL if absent')
-
-    @property
-    def task(self) -> Task | None:
-        """What is asked for, where that is not left to the model."""
-        if not self.answer and not self.think:
-            return None
-        return Task(self.answer or 'box_points', self.think != 'no')  # type: ignore[arg-type]
-
-    def identity(self) -> dict[str, Any]:
-        """Return the settings that two parts of one run must share."""
-        free = ('device', 'batch_size', 'output', 'root')
-        values = dataclasses.asdict(self) | {'reasoner_options': list(self.reasoner_options)}
-        return {key: value for key, value in values.items() if key not in free}
+    segmenter_prompt: str = _setting(
+        '', 'part of the answer that the segmenter gets; default: all', ANSWERS
+    )
+    protocol: str = _setting('standard', 'how answers are read and masks scored', PROTOCOLS)
+    device: str = _setting('', 'cpu, cuda, cuda:1, ...; default: CUDA if there is any')
+    batch_size: int = _setting(16, 'sentences asked together')
+    output: str = _setting('', 'folder of the run; default: runs/eval/DATASET-MODEL')
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each setting; one that is not given stays unset."""
+    """Add a flag for each setting; flags that are not given leave no attribute."""
     for entry in dataclasses.fields(EvalConfig):
         flag = '--' + entry.name.replace('_', '-').removesuffix('s' if _is_list(entry) else '')
         choices = entry.metadata['choices']
@@ -85,19 +76,27 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             metavar='KEY=VALUE' if _is_list(entry) else entry.name.rpartition('_')[2].upper(),
             help=words + (f'; {default}' if default else ''),
         )
+        for old, new in RENAMED_OPTIONS.items():  # make_config names the new one
+            if new == entry.name:
+                flag = '--' + old.replace('_', '-')
+                parser.add_argument(
+                    flag, dest=old, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+                )
 
 
 def make_config(preset: Path | None, flags: dict[str, Any]) -> EvalConfig:
-    """Return the settings of a preset with ``flags`` over them, completed and checked.
+    """Return checked settings: those of a preset, overridden by ``flags``, completed by defaults.
 
     Raises:
-        ConfigError: A setting that does not exist, or a value it cannot have.
+        ConfigError: A setting does not exist, or a value does not fit.
     """
     values = {**(_read(preset) if preset else {}), **flags}
     known = {entry.name: entry for entry in dataclasses.fields(EvalConfig)}
     if isinstance(values.get('think'), bool):  # YAML takes yes and no for truth values
         values['think'] = 'yes' if values['think'] else 'no'
     for key, value in values.items():
+        if key not in known and (renamed := new_name(str(key))) in known:
+            raise ConfigError(f'the setting {key} is called {renamed} now')
         try:
             look_up('setting', key, known)
             if known[key].metadata['choices'] and value != '':
@@ -113,9 +112,9 @@ def make_config(preset: Path | None, flags: dict[str, Any]) -> EvalConfig:
 
 
 def _completed(config: EvalConfig) -> EvalConfig:
-    """Fill in what depends on other settings."""
+    """Fill in the defaults that depend on other settings."""
     if not config.dataset:
-        raise ConfigError('say what to measure on: --dataset refcoco:testA, or a folder')
+        raise ConfigError('no dataset is given: use --dataset refcoco:testA, or a folder')
     if config.batch_size < 1 or config.limit < 0:
         raise ConfigError(
             f'batch_size must be at least 1 and limit at least 0, got {config.batch_size} and '
@@ -132,7 +131,7 @@ def _completed(config: EvalConfig) -> EvalConfig:
 
 
 def _run_name(config: EvalConfig, reasoner: str) -> str:
-    """Return the name of the run's folder: what is measured, and what is asked for by a flag."""
+    """Return the name of the run's folder: dataset, model, and the settings that change the task."""
     path = Path(config.model)
     of_training = path.name == 'model' or path.name.startswith('checkpoint-')
     parts = [
@@ -141,7 +140,7 @@ def _run_name(config: EvalConfig, reasoner: str) -> str:
         config.level,
         config.answer and f'asked_{config.answer}',
         config.think and f'think_{config.think}',
-        config.prompt and f'prompt_{config.prompt}',
+        config.segmenter_prompt and f'prompt_{config.segmenter_prompt}',
         config.protocol if config.protocol != 'standard' else '',
         f'first_{config.limit}' if config.limit else '',
     ]
@@ -154,7 +153,7 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         there = ', '.join(sorted(path.name for path in file.parent.glob('*.yaml')))
         raise ConfigError(
-            f'cannot read the preset {file} ({first_line(error)}); beside it there are: '
+            f'cannot read the preset {file} ({first_line(error)}); its folder has: '
             f'{there or "none"}'
         ) from error
     if not isinstance(values, dict):

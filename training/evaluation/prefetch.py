@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples with their images, read ahead in a second thread, no more than a batch at a time."""
+"""Batches of samples with their images; a second thread reads the next batch ahead."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from segzero_core.data.samples import Sample, Samples
 from segzero_core.errors import ImageError
 from segzero_core.types import Image
 
-_MOST_PIXELS = 64 * 2**20  # of a batch's images: 192 MiB
+_MAX_PIXELS = 64 * 2**20  # of the images of a batch: 192 MiB
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A row of the dataset, ready to be answered.
+class LoadedSample:
+    """A row of the dataset with its image.
 
     Attributes:
-        row: Its place in the dataset.
+        row: Index in the dataset.
         id: Its id.
-        image_id: Of its image.
-        sample: What it holds; None if that cannot be used.
-        image: (H, W, 3) uint8 RGB; the rows of one image share it.
-        error: Why it cannot be used.
+        image_id: Id of its image.
+        sample: Sentence and truth; None if they cannot be used.
+        image: (H, W, 3) uint8 RGB, shared by the rows of one image; None if it cannot be used.
+        error: The reason why the row cannot be used.
     """
 
     row: int
@@ -36,13 +36,13 @@ class Loaded:
     error: str = ''
 
 
-def load_batches(samples: Samples, rows: Sequence[int], size: int) -> Iterator[list[Loaded]]:
-    """Yield the rows in batches, each while the next one is read.
+def load_batches(samples: Samples, rows: Sequence[int], size: int) -> Iterator[list[LoadedSample]]:
+    """Yield the rows in batches; the next batch is read meanwhile.
 
     Args:
         samples: The dataset.
-        rows: Which of it; those of one image follow each other.
-        size: Rows at once; fewer where their images are huge.
+        rows: Indices of the rows; those of one image are neighbours.
+        size: Rows per batch; fewer if the images are huge.
     """
     batches = _batches(samples, rows, size)
     with ThreadPoolExecutor(1, thread_name_prefix='segzero-load') as reader:
@@ -52,9 +52,9 @@ def load_batches(samples: Samples, rows: Sequence[int], size: int) -> Iterator[l
             yield batch
 
 
-def _batches(samples: Samples, rows: Sequence[int], size: int) -> Iterator[list[Loaded]]:
-    batch: list[Loaded] = []
-    before: Loaded | None = None
+def _batches(samples: Samples, rows: Sequence[int], size: int) -> Iterator[list[LoadedSample]]:
+    batch: list[LoadedSample] = []
+    before: LoadedSample | None = None
     pixels = 0
     for row in rows:
         loaded = _load(samples, row, before)
@@ -62,22 +62,22 @@ def _batches(samples: Samples, rows: Sequence[int], size: int) -> Iterator[list[
             pixels += loaded.image.shape[0] * loaded.image.shape[1]
         batch.append(loaded)
         before = loaded
-        if len(batch) == size or pixels > _MOST_PIXELS:
+        if len(batch) == size or pixels > _MAX_PIXELS:
             yield batch
             batch, pixels = [], 0
     if batch:
         yield batch
 
 
-def _load(samples: Samples, row: int, before: Loaded | None) -> Loaded:
-    """Read one row; its image is the one before's where that is the same."""
+def _load(samples: Samples, row: int, before: LoadedSample | None) -> LoadedSample:
+    """Read one row; it shares the image of the row before if that is the same one."""
     name, image_id = samples.ids[row], samples.image_ids[row]
     sample = samples[row]
     if isinstance(sample, Skipped):
-        return Loaded(row, name, image_id, error=sample.reason)
+        return LoadedSample(row, name, image_id, error=sample.reason)
     if before is not None and before.image_id == image_id and before.image is not None:
-        return Loaded(row, name, image_id, sample, before.image)
+        return LoadedSample(row, name, image_id, sample, before.image)
     try:
-        return Loaded(row, name, image_id, sample, sample.load_image())
+        return LoadedSample(row, name, image_id, sample, sample.load_image())
     except ImageError as error:
-        return Loaded(row, name, image_id, sample, error=str(error))
+        return LoadedSample(row, name, image_id, sample, error=str(error))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far an evaluation is, and its score so far, on one line."""
+"""The progress of an evaluation and its score so far, on one line."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ import sys
 import time
 from typing import TextIO
 
-_WIDTH = 24
-_PAUSE = 30.0  # seconds between lines where they cannot be written over
-_BLINK = 0.2  # and where they can
+_WIDTH = 24  # of the bar, characters
+_LOG_INTERVAL = 30.0  # seconds between lines of a log
+_TERMINAL_INTERVAL = 0.2  # seconds between updates of the line on a terminal
 
 
-class Progress:
-    """A bar that is drawn anew on a terminal, and a line now and then anywhere else."""
+class ProgressLine:
+    """A progress bar: redrawn in place on a terminal, a line from time to time in a log."""
 
-    def __init__(self, total: int, done: int, aloud: bool, stream: TextIO | None = None) -> None:
-        """Start.
+    def __init__(
+        self, total: int, done: int, enabled: bool = True, stream: TextIO | None = None
+    ) -> None:
+        """Start the clock.
 
         Args:
             total: Rows of this process.
-            done: Those that were there before.
-            aloud: Whether to say anything.
-            stream: Where to; standard error if None.
+            done: Rows that an earlier start has finished.
+            enabled: Whether anything is printed.
+            stream: Where to print; standard error if None.
         """
         self._total, self._first = total, done
-        self._aloud = aloud
+        self._enabled = enabled
         self._stream = stream or sys.stderr
-        self._start = self._said = time.monotonic()
+        self._start = self._printed = time.monotonic()
 
     def show(self, done: int, score: str) -> None:
-        """Say how many rows are done, and the score so far."""
+        """Print how many rows are done and the score so far, unless it is too soon."""
         now = time.monotonic()
-        pause = _BLINK if self._stream.isatty() else _PAUSE
-        if self._aloud and (now - self._said >= pause or done == self._total):
-            self._said = now
+        interval = _TERMINAL_INTERVAL if self._stream.isatty() else _LOG_INTERVAL
+        if self._enabled and (now - self._printed >= interval or done == self._total):
+            self._printed = now
             self._write(done, score, now - self._start)
 
     def _write(self, done: int, score: str, seconds: float) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reasoner's text -> what the segmenter is prompted with, in pixels of the image."""
+"""A reasoner's reply -> the prompt of the segmenter, in pixels of the image."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from segzero_core.types import Box, Point, Size
 
 
 class SegmenterPrompt(NamedTuple):
-    """What the segmenter is shown, in pixels of the image, and where it comes from.
+    """The prompt of the segmenter and what it was read from.
 
     Attributes:
-        box: The object's; None where points alone are asked for or used.
-        points: On the object; none where a box alone is.
+        box: Pixels of the image; None if only points are asked for or used.
+        points: Pixels of the image; empty if only a box is asked for or used.
         reasoning: The chain of thought.
-        repairs: What had to be repaired to read the answer.
+        repairs: The repairs that made the answer readable.
     """
 
     box: Box | None
@@ -28,13 +28,15 @@ class SegmenterPrompt(NamedTuple):
 
 
 class AnswerReader:
-    """Reads the answers of one kind of model.
+    """Reads the replies of one reasoner.
 
     Args:
-        task: What was asked for, and how.
-        use: What of it the segmenter gets: ``box_points``, ``box`` or ``points``.
-        protocol: ``released`` reads as the released evaluation does, faults included; the own
-            words of a base model, which that cannot read, as ever.
+        task: The task of the reasoner.
+        use: The part of the answer that the segmenter gets: ``box_points``, ``box`` or
+            ``points``.
+        protocol: ``released`` reads as the released evaluation does, including its faults. Native
+            answers of a base model are read as in ``standard``, because the released code cannot
+            read them at all.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class AnswerReader:
 
         Args:
             reply: Everything the reasoner wrote, and why it ended.
-            image: Size of the image it is about.
+            image: Size of the image it is about, pixels.
 
         Raises:
             AnswerError: There is none; ``kind`` says why.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of a run -> its figures. What failed counts as zero, and is counted."""
+"""The rows of a run -> its metrics. Failed rows count as zero, and their number is reported."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from segzero_core.metrics.masks import (
 Row = dict[str, Any]
 Array = npt.NDArray[Any]
 STATUS = ('ok', 'repaired', 'nothing_found', 'failed', 'error')
-_FAILED = ('failed', 'error')  # not even "nothing matches"
+_FAILED = ('failed', 'error')  # as opposed to "nothing matches", which is an answer
 THRESHOLDS = (0.5, 0.7, 0.9)
 
 
 def summarise(rows: Sequence[Row], seed: int = 0) -> dict[str, Any]:
-    """Return all figures of a run, under both protocols, as plain data for JSON.
+    """Return all metrics of a run, under both protocols, as plain data for JSON.
 
     Args:
-        rows: Of the run, without what is long.
-        seed: Of the bootstrap.
+        rows: The rows of the run; texts and masks may be missing.
+        seed: Seed of the bootstrap.
     """
     found: dict[str, Any] = {'rows': len(rows), 'counts': count(rows)}
     if any('correct' in row for row in rows):
         correct = [float(row.get('correct', 0)) for row in rows]
         found['accuracy'] = _interval(bootstrap(np.mean, correct, seed=seed))
     else:
-        found['standard'] = mask_figures(rows, 'standard', seed)
+        found['standard'] = mask_metrics(rows, 'standard', seed)
         kept = [row for row in rows if not dropped_by_release(row)]
-        found['released'] = mask_figures(kept, 'released', seed) if kept else {}
+        found['released'] = mask_metrics(kept, 'released', seed) if kept else {}
         found['released']['dropped'] = len(rows) - len(kept)
-        found |= prompt_figures(rows, seed)
+        found |= prompt_metrics(rows, seed)
     groups = sorted({row.get('group') or '' for row in rows} - {''})
     if len(groups) > 1:
         found['groups'] = {
@@ -57,23 +57,30 @@ def summarise(rows: Sequence[Row], seed: int = 0) -> dict[str, Any]:
 
 
 def count(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return how many answers of each status there are, and of each kind of failure."""
+    """Return the number of rows of each status and of each kind of failure.
+
+    ``cut_off`` is the number of replies that ended because they reached the limit of tokens, and
+    ``cut_off_failed`` how many of them hold no usable answer.
+    """
     status = Counter(row['status'] for row in rows)
     kinds = Counter(row['error']['kind'] for row in rows if row['error'])
     answered = len(rows) - status['error']
+    cut_off = [row for row in rows if row.get('finish_reason') == 'length']
     return {
         **{name: status[name] for name in STATUS},
         'parse_failure_rate': status['failed'] / answered if answered else 0.0,
         'repair_rate': status['repaired'] / answered if answered else 0.0,
         'kinds': dict(kinds),
+        'cut_off': len(cut_off),
+        'cut_off_failed': sum(row['status'] == 'failed' for row in cut_off),
     }
 
 
 def dropped_by_release(row: Row) -> bool:
-    """Whether the released evaluation leaves a row out of its figures.
+    """Whether the released evaluation leaves a row out of its metrics.
 
-    It does where the mask of an answer and the truth are both empty, or differ in size. A text it
-    cannot read counts as a miss.
+    It does if mask and truth are both empty, or if their sizes differ. A text that it cannot read
+    counts as a miss.
     """
     intersection, predicted, truth = row['released']
     if row['status'] == 'error':
@@ -82,21 +89,21 @@ def dropped_by_release(row: Row) -> bool:
 
 
 def counts_of(row: Row, protocol: Protocol) -> Overlap:
-    """Return the pixel counts of a row: the released truth includes what is to be ignored."""
+    """Return the pixel counts of a row; the released truth includes the ignored pixels."""
     if protocol == 'released':
         return Overlap(*row['released'])
     return Overlap(row['intersection'], row['predicted'], row['truth'])
 
 
 def ious_of(rows: Sequence[Row], protocol: Protocol) -> Array:
-    """Return the (n,) IoU of each row; what failed has none, even where there is no target."""
+    """Return the (n,) IoU of each row; 0 for failed rows, even if there is no target."""
     ious = image_ious([counts_of(row, protocol) for row in rows], protocol)
     ious[[row['status'] in _FAILED for row in rows]] = 0.0
     return ious
 
 
-def mask_figures(rows: Sequence[Row], protocol: Protocol, seed: int) -> dict[str, Any]:
-    """Return gIoU, cIoU and precision (of what has a target), each with its bootstrap interval."""
+def mask_metrics(rows: Sequence[Row], protocol: Protocol, seed: int) -> dict[str, Any]:
+    """Return gIoU, cIoU and precision (of rows with a target), with bootstrap intervals."""
     counts = [counts_of(row, protocol) for row in rows]
     ious = ious_of(rows, protocol)
     found = {
@@ -110,8 +117,8 @@ def mask_figures(rows: Sequence[Row], protocol: Protocol, seed: int) -> dict[str
     return {name: _interval(interval) for name, interval in found.items()}
 
 
-def prompt_figures(rows: Sequence[Row], seed: int) -> dict[str, Any]:
-    """Return how good boxes, points and rejections are, where there are any to judge."""
+def prompt_metrics(rows: Sequence[Row], seed: int) -> dict[str, Any]:
+    """Return the accuracy of boxes, points and rejections, if there are rows to judge them by."""
     nothing = [row for row in rows if means_nothing(row, 'standard')]
     targeted = [row for row in rows if not means_nothing(row, 'standard')]
     found: dict[str, Interval] = {}
@@ -122,33 +129,33 @@ def prompt_figures(rows: Sequence[Row], seed: int) -> dict[str, Any]:
         on = [float(row.get('points_on') or 0) for row in targeted]
         found['point_accuracy'] = bootstrap(np.mean, on, seed=seed)
     if nothing:
-        # What failed rejects nothing.
+        # A failed row is not a rejection.
         counts = [
             Overlap(0, 1, 0) if row['status'] in _FAILED else counts_of(row, 'standard')
             for row in nothing
         ]
         found['no_target_accuracy'] = bootstrap(no_target_accuracy, counts, seed=seed)
     if nothing and targeted:
-        # Nor does it see a target. The truth of data that cannot be read counts as one.
+        # Nor does it see a target. A row whose truth cannot be read counts as one with a target.
         shown = [Overlap(0, counts_of(row, 'standard').predicted, 1) for row in targeted]
         found['target_accuracy'] = bootstrap(target_accuracy, shown, seed=seed)
     return {name: _interval(interval) for name, interval in found.items()}
 
 
 def means_nothing(row: Row, protocol: Protocol) -> bool:
-    """Whether the truth of a row is known to be empty; that of unusable data is not known."""
+    """Whether the truth of a row is empty; the truth of unusable data is unknown, so False."""
     return 'objects' in row and counts_of(row, protocol).truth == 0
 
 
 def _given(rows: Sequence[Row], what: str) -> bool:
-    """Whether the segmenter was given boxes, or points; if no answer was usable, both count."""
+    """Whether the segmenter got boxes (or points) in any row; True if no answer was usable."""
     return any(row.get(what) for row in rows) or not any(
         row.get('box') or row.get('points') for row in rows
     )
 
 
-class Running:
-    """The score so far, in constant memory."""
+class RunningScore:
+    """The score of the rows so far, in constant memory."""
 
     def __init__(self, protocol: Protocol) -> None:
         self._protocol = protocol
@@ -159,7 +166,7 @@ class Running:
         self._words = False
 
     def add(self, row: Row) -> None:
-        """Take in a row."""
+        """Add a row."""
         if 'correct' in row:
             self._words = True
             self._correct += row['correct']
@@ -182,7 +189,7 @@ class Running:
 
 
 def _seconds(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the median time of each stage."""
+    """Return the median seconds of each stage."""
     timings = [row['timings'] for row in rows if 'timings' in row]
     stages = dict.fromkeys(stage for timing in timings for stage in timing)
     return {

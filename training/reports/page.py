@@ -18,7 +18,7 @@ from segzero_core.data.samples import Sample
 from segzero_core.errors import DataError, ImageError
 from segzero_core.overlay import ACCENT
 from segzero_core.types import Image, Mask, Size
-from training.evaluation.shards import read_rows
+from training.evaluation.merging import read_rows
 from training.evaluation.summary import STATUS, counts_of, ious_of
 from training.reports.runs import EvaluatedRun, system_of
 from training.reports.tables import OVERVIEW

@@ -21,7 +21,7 @@ from segzero_core.types import Box, Image, Point, Size
 from training.evaluation.prefetch import load_batches
 from training.evaluation.prompts import AnswerReader
 from training.evaluation.runner import EvaluationRunner
-from training.evaluation.summary import Running, dropped_by_release, summarise
+from training.evaluation.summary import RunningScore, dropped_by_release, summarise
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/evaluate.txt')
 
@@ -127,20 +127,20 @@ def examined(
     words: str = '',
 ) -> list[dict[str, Any]]:
     reader = AnswerReader((task or Task()).with_family(get_family(family)), use, protocol)
-    examiner = EvaluationRunner(reasoner or Scripted(), segmenter or Filler(), reader, words)
-    return examined_rows(dataset(*samples), examiner, size)
+    runner = EvaluationRunner(reasoner or Scripted(), segmenter or Filler(), reader, words)
+    return examined_rows(dataset(*samples), runner, size)
 
 
 def examined_rows(
-    data: Samples, examiner: EvaluationRunner | None = None, size: int = 4
+    data: Samples, runner: EvaluationRunner | None = None, size: int = 4
 ) -> list[dict[str, Any]]:
     reader = AnswerReader(Task(), 'box_points', 'standard')
-    examiner = examiner or EvaluationRunner(Scripted(), Filler(), reader)
+    runner = runner or EvaluationRunner(Scripted(), Filler(), reader)
     try:
         batches = load_batches(data, range(len(data)), size)
-        return [row for results in examiner.examine(batches) for row in results]
+        return [row for results in runner.run(batches) for row in results]
     finally:
-        examiner.close()
+        runner.close()
 
 
 # --- how it is asked and prompted -------------------------------------------------------------
@@ -213,12 +213,12 @@ def test_a_batch_is_finished_although_the_next_one_fails() -> None:
 
     samples = [sample(answer(), half(), str(i)) for i in range(4)]
     reader = AnswerReader(Task(), 'box_points', 'standard')
-    examiner = EvaluationRunner(Failing(), Filler(), reader)
-    results = examiner.examine(load_batches(dataset(*samples), range(4), 2))
+    runner = EvaluationRunner(Failing(), Filler(), reader)
+    results = runner.run(load_batches(dataset(*samples), range(4), 2))
     assert [row['row'] for row in next(results)] == [0, 1]
     with pytest.raises(ServerError, match='gone'):
         next(results)
-    examiner.close()
+    runner.close()
 
 
 def test_the_masks_of_an_image_are_made_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +323,7 @@ def test_failures_count_as_zero_and_nothing_is_left_out() -> None:
     assert summary['counts']['parse_failure_rate'] == pytest.approx(2 / 7)
     assert summary['counts']['repair_rate'] == pytest.approx(1 / 7)
     assert summary['counts']['kinds'] == {'no_json': 2, 'nothing_found': 2}
-    running = Running('standard')
+    running = RunningScore('standard')
     for row in rows:
         running.add(row)
     assert str(running) == 'gIoU 42.9  cIoU 40.0'
@@ -427,6 +427,6 @@ def test_words_are_compared_as_their_dataset_does(
     assert rows[0]['answer'] == '42'
     assert summarise(rows)['accuracy']['value'] == pytest.approx(accuracy)
     assert not segmenter.embedded
-    running = Running('standard')
+    running = RunningScore('standard')
     running.add(rows[0])
     assert str(running) == f'accuracy {100 * accuracy:.1f}'

@@ -12,15 +12,14 @@ import pytest
 
 from segzero_core.data.samples import SampleRow, Samples
 from segzero_core.errors import DataError
-from training.evaluate import own_rows
+from training.evaluate import assigned_rows
+from training.evaluation.merging import merge_shards, read_rows
 from training.evaluation.shards import (
-    Place,
+    ProcessRank,
     Shard,
-    done_elsewhere,
-    merge,
     open_run,
-    read_rows,
     read_shard,
+    rows_of_others,
     shard_path,
 )
 
@@ -40,12 +39,12 @@ def dataset(count: int, random: np.random.Generator) -> Samples:
 class Process:
     """One process of a run, which can be stopped after any row."""
 
-    def __init__(self, folder: Path, run: str, place: Place, samples: Samples) -> None:
+    def __init__(self, folder: Path, run: str, place: ProcessRank, samples: Samples) -> None:
         self.folder, self.run, self.place, self.samples = folder, run, place, samples
         self.shard = Shard(folder, run, place)
-        elsewhere = done_elsewhere(folder, run, place)
-        rows = own_rows(samples, place, elsewhere.before)
-        self.todo = [row for row in rows if row not in self.shard.done | elsewhere.beside]
+        others = rows_of_others(folder, run, place)
+        rows = assigned_rows(samples, place, others.earlier)
+        self.todo = [row for row in rows if row not in self.shard.done | others.current]
         self.measured: list[int] = []
 
     def step(self, bad: set[int]) -> bool:
@@ -60,7 +59,7 @@ class Process:
 
     def end(self) -> list[dict[str, Any]] | None:
         self.shard.close(wanted=bool(self.measured or self.todo))
-        return merge(self.folder, self.run, self.place.world, len(self.samples))
+        return merge_shards(self.folder, self.run, self.place.world, len(self.samples))
 
 
 @pytest.mark.parametrize('seed', range(20))
@@ -74,7 +73,7 @@ def test_whatever_happens_every_row_is_measured_once(tmp_path: Path, seed: int) 
     for _ in range(5):
         world = int(random.integers(1, 5))
         processes: list[Process] = []
-        waiting = [Place(rank, world) for rank in random.permutation(world).tolist()]
+        waiting = [ProcessRank(rank, world) for rank in random.permutation(world).tolist()]
         for _ in range(random.integers(0, 20)):
             if waiting and random.random() < 0.3:
                 processes.append(Process(tmp_path, run, waiting.pop(), samples))
@@ -88,7 +87,9 @@ def test_whatever_happens_every_row_is_measured_once(tmp_path: Path, seed: int) 
             file = torn[random.integers(len(torn))]
             file.write_bytes(file.read_bytes() + b'{"row": 3, "id"')
     world = int(random.integers(1, 5))
-    processes = [Process(tmp_path, run, Place(rank, world), samples) for rank in range(world)]
+    processes = [
+        Process(tmp_path, run, ProcessRank(rank, world), samples) for rank in range(world)
+    ]
     found = None
     for process in processes:
         while process.step(set()):
@@ -107,25 +108,27 @@ def test_what_is_missing_is_shared_out_evenly(tmp_path: Path) -> None:
     samples = dataset(400, np.random.default_rng(0))
     run = open_run(tmp_path, {'a': 1})
     for rank in range(7):
-        process = Process(tmp_path, run, Place(rank, 8), samples)
+        process = Process(tmp_path, run, ProcessRank(rank, 8), samples)
         while process.step(set()):
             pass
         assert process.end() is None
-    left = [len(Process(tmp_path, run, Place(rank, 4), samples).todo) for rank in range(4)]
-    assert sum(left) == 400 - sum(len(own_rows(samples, Place(rank, 8))) for rank in range(7))
+    left = [len(Process(tmp_path, run, ProcessRank(rank, 4), samples).todo) for rank in range(4)]
+    assert sum(left) == 400 - sum(
+        len(assigned_rows(samples, ProcessRank(rank, 8))) for rank in range(7)
+    )
     assert max(left) <= 2 * min(left)
 
 
 def test_another_number_of_processes_while_some_are_at_work(tmp_path: Path) -> None:
     samples = dataset(30, np.random.default_rng(0))
     run = open_run(tmp_path, {'a': 1})
-    working = Process(tmp_path, run, Place(1, 2), samples)
+    working = Process(tmp_path, run, ProcessRank(1, 2), samples)
     working.step(set())
-    shard = Shard(tmp_path, run, Place())
+    shard = Shard(tmp_path, run, ProcessRank())
     with pytest.raises(DataError, match=r'another process is writing .*rows-00001-of-00002'):
-        done_elsewhere(tmp_path, run, Place())
+        rows_of_others(tmp_path, run, ProcessRank())
     shard.close()
-    Process(tmp_path, run, Place(0, 2), samples)  # the other of the two is expected
+    Process(tmp_path, run, ProcessRank(0, 2), samples)  # the other of the two is expected
     working.end()
 
 
@@ -137,7 +140,7 @@ def test_a_row_that_only_begins_on_the_disk_is_not_done(
     tmp_path: Path, limited_files: Any
 ) -> None:
     """The last row of a run, too, which no other write follows that could fail."""
-    place = Place()
+    place = ProcessRank()
     run = open_run(tmp_path, {})
     shard = Shard(tmp_path, run, place)
     shard.add({'row': 0, 'id': '0', 'status': 'ok'})
@@ -152,8 +155,8 @@ def test_a_row_that_only_begins_on_the_disk_is_not_done(
 def test_half_a_character_does_not_end_a_run(tmp_path: Path) -> None:
     """Servers send them where they cut an emoji in two."""
     run = open_run(tmp_path, {})
-    shard = Shard(tmp_path, run, Place())
+    shard = Shard(tmp_path, run, ProcessRank())
     shard.add({'row': 0, 'id': '0', 'status': 'failed', 'text': 'a \ud83c \U0001f375'})
     shard.close()
-    merge(tmp_path, run, 1, 1)
+    merge_shards(tmp_path, run, 1, 1)
     assert [row['text'] for row in read_rows(tmp_path)] == ['a \ud83c \U0001f375']

@@ -17,8 +17,9 @@ from PIL import Image
 
 from segzero_core.synthetic import make_scene
 from training.evaluate import evaluate
+from training.evaluation.merging import read_rows
 from training.evaluation.options import make_config
-from training.evaluation.shards import Place, read_rows
+from training.evaluation.shards import ProcessRank
 from training.report import main, report
 from training.reports.page import _choose
 from training.reports.runs import known_name
@@ -43,7 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append({'id': i, 'image': f'{i}.png', 'mask': f'{i}_mask.png', 'query': query})
     (data / 'records.jsonl').write_text('\n'.join(map(json.dumps, rows)))
     folder = data.parent / 'run'
-    evaluate(make_config(None, {'dataset': str(data), 'output': str(folder)}), Place())
+    evaluate(make_config(None, {'dataset': str(data), 'output': str(folder)}), ProcessRank())
     return folder
 
 
