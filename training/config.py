@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One typed configuration for every training: YAML files that inherit, and ``key=value``."""
+"""The typed configuration of a training: YAML files that inherit, and ``key=value`` overrides."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from segzero_core.errors import ConfigError, first_line
+from segzero_core.renamed import new_name
 from segzero_core.rewards.hardened import Recipe
 from segzero_core.runtime.atomic import atomic_text
 from segzero_core.runtime.text_files import read_text
@@ -25,70 +26,73 @@ from segzero_core.task import Task
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything a training is decided by.
+    """All settings of a training, and the only place of their defaults.
 
     Attributes:
-        method: ``grpo`` (reinforcement learning) or ``sft`` (supervised).
-        model: The reasoner to start from: a folder or a hub id.
-        data: What to learn from, see ``segzero_core.data.read_dataset``.
-        data_limit: Use at most so many rows; 0 for all.
+        method: ``grpo`` (reinforcement learning) or ``sft`` (supervised fine-tuning).
+        model: The checkpoint to start from: a folder or a hub id.
+        data: The training data, see ``segzero_core.data.read_dataset``.
+        data_limit: Maximum number of rows; 0 = all.
         output: Folder of the run; '' = ``runs/<name of the configuration>``.
-        seed: Of data order, sampling and adapters.
+        seed: Seed of data order, sampling and adapters.
 
         family: Prompt family; '' = the checkpoint's own.
-        image_size: Side of the square the model sees, in pixels; 0 = the family's.
-        answer: What is asked for: ``box_points``, ``box`` or ``points``.
-        think: Whether the model is to think before it answers.
-        imitate: What supervision shows: the ``wanted`` form of answer, or ``every`` form in turn
-            (with and without thinking; box, points and both; other keys), so that rewards have
-            something to choose from.
+        image_size: Side of the square image the model sees, pixels; 0 = the family's.
+        answer: What the model is asked for: ``box_points``, ``box`` or ``points``.
+        think: Whether the model thinks before it answers.
+        imitate: Form of the answers in supervised fine-tuning. ``wanted``: as ``answer`` and
+            ``think`` say. ``every``: all forms in turn (with and without thinking; box, points
+            and both; other keys), so that rewards can choose between them later.
 
-        reward_mode: ``hardened``, or ``released`` as the original code computes them.
+        reward_mode: ``hardened``, or ``released`` as the original code computes rewards.
         answer_format: ``strict`` or ``soft`` (Table 4 of the paper).
         accuracy: ``hard`` (thresholds) or ``soft`` (Table 3).
         extra_rewards: Any of ``length``, ``non_repeat``, ``mask_iou``.
-        segmenter: The frozen one of ``mask_iou`` and of the pictures: ``sam2``, ``grabcut``; ''.
+        segmenter: Frozen segmenter of the reward ``mask_iou`` and of sample pictures: ``sam2`` or
+            ``grabcut``; '' = none.
         segmenter_model: Its folder or hub id; '' = the engine's default.
 
         batch_size: Sentences per optimiser step, over all processes.
-        micro_batch: Sequences per device that go through the model at once.
-        epochs: Passes over the data; the last incomplete batch is dropped.
-        max_steps: Optimiser steps; 0 = as many as ``epochs`` makes.
-        learning_rate: The highest.
-        schedule: ``constant``, ``linear`` or ``cosine``.
-        warmup_steps: Over which the learning rate rises.
-        weight_decay: Of AdamW.
-        max_grad_norm: Gradients are clipped to this norm.
+        micro_batch: Sequences per device and forward pass.
+        epochs: Passes over the data; an incomplete last batch is dropped.
+        max_steps: Optimiser steps; 0 = as many as ``epochs`` needs.
+        learning_rate: Peak learning rate.
+        schedule: Learning-rate schedule: ``constant``, ``linear`` or ``cosine``.
+        warmup_steps: Steps over which the learning rate rises from 0.
+        weight_decay: Weight decay of AdamW.
+        max_grad_norm: Norm that gradients are clipped to.
 
-        num_generations: Answers per sentence.
-        max_completion_tokens: Longest answer.
+        num_generations: Answers per sentence (GRPO's group size).
+        max_completion_tokens: Maximum length of an answer, tokens.
         beta: Weight of the KL divergence from the starting model.
-        epsilon: Clipping of the probability ratio.
-        epsilon_high: Its upper bound; 0 = ``epsilon``.
+        epsilon: Clipping range of the probability ratio.
+        epsilon_high: Upper clipping range; 0 = ``epsilon``.
         entropy: Weight of the entropy bonus.
-        loss: TRL's ``loss_type``: ``grpo`` is the released code's at micro-batch 1, ``bnpo``
-            above.
-        temperature: Of sampling.
-        rollouts: Who writes the answers: ``transformers``, ``vllm_colocate``, ``vllm_server``.
-        vllm_url: Of the server.
-        vllm_memory: Share of the GPU's memory for a colocated vLLM.
+        loss: TRL's ``loss_type``. The released code corresponds to ``grpo`` if ``micro_batch`` is
+            1, and to ``bnpo`` above.
+        temperature: Sampling temperature.
+        rollouts: Engine that samples the answers: ``transformers``, ``vllm_colocate`` or
+            ``vllm_server``.
+        vllm_url: Address of the vLLM server.
+        vllm_gpu_memory_utilization: Share of the GPU's memory for a colocated vLLM, 0 to 1.
         vllm_tensor_parallel: GPUs per colocated vLLM.
 
-        lora_rank: Of the adapters; 0 = full fine-tuning.
-        lora_alpha: Their scale.
-        lora_dropout: Their dropout.
-        freeze_vision: Leave the vision tower as it is.
-        gradient_checkpointing: Less memory, a third more time.
+        lora_rank: Rank of LoRA adapters; 0 = full fine-tuning.
+        lora_alpha: Scale of the adapters.
+        lora_dropout: Dropout of the adapters, 0 to 1.
+        freeze_vision: Do not train the vision tower.
+        gradient_checkpointing: Recompute activations: less memory, about a third more time.
         precision: ``auto`` (bfloat16 on CUDA, float32 elsewhere), ``bf16`` or ``fp32``.
 
         save_steps: Steps between checkpoints.
-        keep_checkpoints: How many are kept.
-        sample_steps: Steps between sampled answers with their pictures; 0 = none.
-        samples: How many each time.
+        keep_checkpoints: Number of newest checkpoints to keep.
+        sample_steps: Steps between samples (answers with pictures); 0 = none.
+        samples: Answers per sample.
         eval_data: Held-out data; '' = none.
-        eval_limit: Rows of it; 0 = all.
-        eval_steps: Steps between evaluations; also before the first and after the last.
-        tensorboard: Write TensorBoard files too.
+        eval_limit: Maximum number of held-out rows; 0 = all.
+        eval_steps: Steps between evaluations on held-out data. The first comes before training,
+            the last after it.
+        tensorboard: Write TensorBoard files, too.
     """
 
     method: Literal['grpo', 'sft'] = 'grpo'
@@ -131,7 +135,7 @@ class TrainConfig:
     temperature: float = 1.0
     rollouts: Literal['transformers', 'vllm_colocate', 'vllm_server'] = 'transformers'
     vllm_url: str = 'http://localhost:8000'
-    vllm_memory: float = 0.3
+    vllm_gpu_memory_utilization: float = 0.3
     vllm_tensor_parallel: int = 1
 
     lora_rank: int = 0
@@ -152,12 +156,12 @@ class TrainConfig:
 
     @property
     def task(self) -> Task:
-        """What the model is asked for."""
+        """What the model is asked for, in the words of the default family."""
         return Task(self.answer, self.think)
 
     @property
     def recipe(self) -> Recipe:
-        """The rewards of text alone; ``mask_iou`` needs the segmenter and is not among them."""
+        """The rewards that need only the text; ``mask_iou`` needs the segmenter."""
         extras = tuple(name for name in self.extra_rewards if name != 'mask_iou')
         recipe = Recipe(self.reward_mode, self.answer_format, self.accuracy, extras=extras)
         return self.task.recipe(recipe)
@@ -173,21 +177,25 @@ _AT_LEAST = {
     **dict.fromkeys(('data_limit', 'image_size', 'max_steps', 'lora_rank', 'sample_steps'), 0),
     **dict.fromkeys(('beta', 'epsilon', 'entropy', 'learning_rate', 'warmup_steps'), 0),
     **dict.fromkeys(('eval_limit', 'seed', 'weight_decay', 'max_grad_norm'), 0),
-    **dict.fromkeys(('epsilon_high', 'lora_dropout', 'vllm_memory'), 0),
+    **dict.fromkeys(('epsilon_high', 'lora_dropout', 'vllm_gpu_memory_utilization'), 0),
     'lora_alpha': 1,
 }
-_AT_MOST = {'seed': 2**32 - 1, 'lora_dropout': 1, 'vllm_memory': 1}  # numpy's for the seed
+_AT_MOST = {
+    'seed': 2**32 - 1,
+    'lora_dropout': 1,
+    'vllm_gpu_memory_utilization': 1,
+}  # numpy's for the seed
 _ABOVE_ZERO = ('epochs', 'temperature')
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a configuration file, what it inherits from, and overrides.
+    """Read a configuration file with the files it inherits from, and apply overrides.
 
-    A file names the one it inherits from as ``base: other.yaml``, relative to itself.
+    ``base: other.yaml`` names the file that a file inherits from, relative to itself.
 
     Args:
         path: The YAML file.
-        overrides: ``key=value``, the value in YAML.
+        overrides: ``key=value`` each, the value in YAML.
 
     Raises:
         ConfigError: A file or key does not exist, or a value does not fit.
@@ -205,13 +213,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
 
 def save_config(config: TrainConfig, path: Path) -> None:
-    """Write every setting, so that ``path`` alone repeats the run."""
+    """Write all settings: ``path`` alone is enough to repeat the run."""
     values = dataclasses.asdict(config) | {'extra_rewards': list(config.extra_rewards)}
     atomic_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
 def describe(config: TrainConfig) -> str:
-    """Return the configuration as lines for a person; what is not the default is marked."""
+    """Return the configuration as readable lines; ``*`` marks values other than the default."""
     lines = []
     for name, field in _FIELDS.items():
         value = getattr(config, name)
@@ -232,7 +240,7 @@ def _read_file(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f'cannot read the configuration {path}: {error}.{hint}') from error
     values = parse_yaml(text, path.name)
     if not isinstance(values, dict):
-        raise ConfigError(f'{path} holds no settings: write "key: value" lines')
+        raise ConfigError(f'{path} has no settings: write lines such as "key: value"')
     base = values.pop('base', None)
     inherited = {} if base is None else _read_file(path.parent / str(base), (*seen, path))
     for key in values:
@@ -245,20 +253,22 @@ def _presets(folder: Path) -> list[str]:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Return what a YAML text holds.
+    """Return the content of a YAML text.
 
     Raises:
-        ConfigError: It is none; the message begins with ``where``.
+        ConfigError: The text is not YAML; the message starts with ``where``.
     """
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise ConfigError(f'{where} is no YAML: {first_line(error)}') from error
 
 
 def _check_key(key: Any, where: str) -> None:
     if key in _FIELDS:
         return
+    if new_name(str(key)) in _FIELDS:
+        raise ConfigError(f'the setting {key} in {where} is called {new_name(str(key))} now')
     near = difflib.get_close_matches(str(key), _FIELDS, n=1)
     hint = f' Did you mean {near[0]!r}?' if near else ''
     raise ConfigError(f'unknown setting {key!r} in {where}.{hint} All: {", ".join(_FIELDS)}')
@@ -300,10 +310,16 @@ def _kind(wanted: type | types.GenericAlias) -> str:
 
 
 def _check(config: TrainConfig) -> None:
-    """Check what goes together; raises ``ConfigError``."""
+    """Check ranges and combinations of values.
+
+    Raises:
+        ConfigError: A value is out of range or does not fit another one.
+    """
     for key in ('model', 'data'):
         if not getattr(config, key):
-            raise ConfigError(f'{key} is not set: add "{key}: ..." to the file or {key}=...')
+            raise ConfigError(
+                f'{key} is not set: add "{key}: ..." to the file, or {key}=... to the command'
+            )
     for key, least in _AT_LEAST.items():
         if getattr(config, key) < least:
             raise ConfigError(f'{key} must be at least {least}, got {getattr(config, key)}')

@@ -2,9 +2,9 @@
 """Measures a reasoner and a segmenter: ``python training/evaluate.py --dataset NAME --model ...``.
 
 The same command started again after an interruption continues, with any number of processes; no
-row is lost or measured twice. ``torchrun --nproc-per-node 8 training/evaluate.py ...`` distributes the
-images over eight processes, each on a GPU of its own. On several machines the folder of the run
-must be one that all of them see.
+row is lost or measured twice. ``torchrun --nproc-per-node 8 training/evaluate.py ...`` distributes
+the images over eight processes, each on a GPU of its own. On several machines the folder of the
+run must be one that all of them see.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
-if __name__ == '__main__':  # run as a file: the project's root is not on the path yet
+if __name__ == '__main__':  # before the heavy imports, so that signals are handled already
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from segzero_core.runtime.program import run_program
+
+    _INTERRUPTED = 'interrupted; the same command continues after the last finished row'
+    sys.exit(run_program('evaluate.py', 'training.evaluate:main', interrupted=_INTERRUPTED))
 
 from segzero_core.data import Samples, read_samples
-from segzero_core.errors import SegZeroError, first_line
+from segzero_core.errors import OutOfMemoryError, first_line
 from segzero_core.runtime.atomic import atomic_text
 from segzero_core.runtime.memory import is_out_of_memory
 from training.evaluation.engines import Engines
@@ -37,34 +41,24 @@ from training.evaluation.shards import (
     rows_of_others,
 )
 from training.evaluation.summary import RunningScore, summarise
-from training.files import explain_os_error
+from training.files import explained_os_errors
 
 SUMMARY = 'summary.json'
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+    """Run the command line; return its exit code."""
     flags = vars(make_parser().parse_args(arguments))
-    try:
-        evaluate(make_config(flags.pop('config'), flags), ProcessRank.of_environment())
-    except SegZeroError as error:
-        print(f'evaluate.py: {error}', file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f'evaluate.py: {explain_os_error(error)}', file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        print(
-            f'evaluate.py: the memory of the device is too small ({first_line(error)}): '
-            'use a smaller --segmenter-model or --device cpu; finished rows are kept',
-            file=sys.stderr,
-        )
-        return 1
-    except KeyboardInterrupt:
-        print('\nstopped; the same command goes on', file=sys.stderr)
-        return 130
+    with explained_os_errors():
+        try:
+            evaluate(make_config(flags.pop('config'), flags), ProcessRank.of_environment())
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                f'the memory of the device is too small ({first_line(error)}): use a smaller '
+                '--segmenter-model or --device cpu; finished rows are kept'
+            ) from error
     return 0
 
 
@@ -170,7 +164,3 @@ def _print_summary(
             file=sys.stderr,
         )
     print(f'  {folder / SUMMARY}', flush=True)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

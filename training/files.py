@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from segzero_core.errors import ConfigError
 from segzero_core.runtime.atomic import remove_drafts
+from segzero_core.runtime.program import OutputError
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -57,6 +58,17 @@ def claimed(folder: Path) -> Iterator[None]:
     with held:
         remove_drafts(folder)
         yield
+
+
+@contextlib.contextmanager
+def explained_os_errors() -> Iterator[None]:
+    """Add to the message of an ``OSError`` what to do about it."""
+    try:
+        yield
+    except OutputError:  # the reader of the program's output is gone
+        raise
+    except OSError as error:
+        raise OSError(error.errno, explain_os_error(error)) from error
 
 
 def explain_os_error(error: OSError) -> str:

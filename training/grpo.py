@@ -155,7 +155,7 @@ def grpo_settings(config: TrainConfig, arguments: dict[str, Any]) -> GRPOConfig:
         use_vllm=config.rollouts != 'transformers',
         vllm_mode='server' if config.rollouts == 'vllm_server' else 'colocate',
         vllm_server_base_url=config.vllm_url if config.rollouts == 'vllm_server' else None,
-        vllm_gpu_memory_utilization=config.vllm_memory,
+        vllm_gpu_memory_utilization=config.vllm_gpu_memory_utilization,
         vllm_tensor_parallel_size=config.vllm_tensor_parallel,
     )
     if settings.generation_batch_size != answers:

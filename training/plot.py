@@ -14,11 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-if __name__ == '__main__':  # run as a file: the project's root is not on the path yet
+if __name__ == '__main__':  # before the heavy imports, so that signals are handled already
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from segzero_core.runtime.program import run_program
 
-from segzero_core.errors import DataError, SegZeroError
-from training.files import explain_os_error
+    sys.exit(run_program('plot.py', 'training.plot:main'))
+
+from segzero_core.errors import DataError
+from training.files import explained_os_errors
 from training.metrics_log import METRICS, read_metrics
 
 Curve = tuple[list[int], list[float]]
@@ -27,20 +30,14 @@ _SMOOTHING = 0.05  # of the run: how many steps a drawn value is the mean of
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+    """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(prog='plot.py', description='Draw the curves of runs.')
     parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders of runs')
     parser.add_argument('--output', type=Path, help='where to; the first run if absent')
     options = parser.parse_args(arguments)
-    try:
+    with explained_os_errors():
         for path in plot(options.runs, options.output or options.runs[0]):
             print(path)
-    except SegZeroError as error:
-        print(f'plot.py: {error}', file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f'plot.py: {explain_os_error(error)}', file=sys.stderr)
-        return 1
     return 0
 
 
@@ -133,7 +130,3 @@ def _save(figure: Any, path: Path) -> Path:
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
     return path
-
-
-if __name__ == '__main__':
-    sys.exit(main())

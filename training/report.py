@@ -13,10 +13,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == '__main__':  # run as a file: the project's root is not on the path yet
+if __name__ == '__main__':  # before the heavy imports, so that signals are handled already
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from segzero_core.runtime.program import run_program
 
-from segzero_core.errors import DataError, SegZeroError
+    sys.exit(run_program('report.py', 'training.report:main'))
+
+from segzero_core.errors import DataError
 from training.reports.page import make_page
 from training.reports.runs import put_together, read_run
 from training.reports.tables import overview, paper_tables
@@ -36,14 +39,10 @@ failure as zero; `released` counts them as truth and leaves rows out as Seg-Zero
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+    """Run the command line; return its exit code."""
     options = make_parser().parse_args(arguments)
-    try:
-        for path in report(options.runs, options.output, options.samples, options.root):
-            print(path)
-    except SegZeroError as error:
-        print(f'report.py: {error}', file=sys.stderr)
-        return 1
+    for path in report(options.runs, options.output, options.samples, options.root):
+        print(path)
     return 0
 
 
@@ -93,7 +92,3 @@ def report(folders: Sequence[Path], output: Path, samples: int = 12, root: str =
     except OSError as error:
         raise DataError(f'cannot write to {output} ({error}): choose another --output') from error
     return [output / file for file in files]
-
-
-if __name__ == '__main__':
-    sys.exit(main())

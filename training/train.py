@@ -17,13 +17,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-if __name__ == '__main__':  # run as a file: the project's root is not on the path yet
+if __name__ == '__main__':  # before the heavy imports, so that signals are handled already
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from segzero_core.runtime.program import run_program
+
+    _INTERRUPTED = 'interrupted; the same command continues from the last checkpoint'
+    sys.exit(run_program('train.py', 'training.train:main', interrupted=_INTERRUPTED))
 
 from segzero_core.data import Dataset, Record, Skipped, read_dataset
 from segzero_core.errors import ConfigError, DataError, ModelLoadError, SegZeroError
 from training.config import TrainConfig, describe, load_config, save_config
-from training.files import changed_settings, claimed, explain_os_error
+from training.files import changed_settings, claimed, explained_os_errors
 
 CONFIG = 'config.yaml'
 # What may differ between the parts of one run: nothing that changes what is learnt.
@@ -38,30 +42,22 @@ _FREE = {
     'tensorboard',
     'output',
     'vllm_url',  # a run that goes on elsewhere finds its server elsewhere
-    'vllm_memory',
+    'vllm_gpu_memory_utilization',
+    'vllm_tensor_parallel',
 }
 _SHOWN_ROWS = 20
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+    """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(
         prog='train.py', description='Train a reasoner with GRPO or supervised fine-tuning.'
     )
     parser.add_argument('--config', type=Path, required=True, help='a file of config/training')
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='settings to change')
     options = parser.parse_args(arguments)
-    try:
+    with explained_os_errors():
         train(load_config(options.config, options.overrides))
-    except SegZeroError as error:
-        print(f'train.py: {error}', file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f'\ntrain.py: {explain_os_error(error)}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('\nstopped; the same command goes on from the last checkpoint', file=sys.stderr)
-        return 130
     return 0
 
 
@@ -289,7 +285,3 @@ def _import_trl() -> None:
 def _say(aloud: bool, words: str) -> None:
     if aloud:
         print(words, flush=True)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

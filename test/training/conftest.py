@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from segzero_core.errors import SegZeroError
+from segzero_core.runtime.program import one_line
+
 ROOT = Path(__file__).parents[2]
 
 # Four steps of eight answers on the smallest images: a second or two.
@@ -104,3 +107,15 @@ def limited_files() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+@pytest.fixture
+def failure() -> Callable[[Callable[[list[str]], int], list[str]], str]:
+    """Run the ``main`` of a program, which must end with an error; return the line it says."""
+
+    def run(main: Callable[[list[str]], int], arguments: list[str]) -> str:
+        with pytest.raises((SegZeroError, OSError)) as caught:
+            main(arguments)
+        return one_line(caught.value)
+
+    return run

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from segzero_core.errors import ConfigError
 from training.config import TrainConfig, load_config, save_config
@@ -154,3 +155,23 @@ def test_circle_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, 'base: b.yaml\n', 'a.yaml')
     with pytest.raises(ConfigError, match='inherits from itself'):
         load_config(write(tmp_path, 'base: a.yaml\n', 'b.yaml'))
+
+
+@pytest.mark.parametrize('path', sorted(PRESETS.glob('*.yaml')), ids=lambda path: path.stem)
+def test_a_preset_shows_only_what_differs_from_what_it_inherits(path: Path) -> None:
+    values = yaml.safe_load(path.read_text())
+    base = values.pop('base', None)
+    if base:
+        inherited = dataclasses.asdict(load_config(path.parent / base))
+    else:
+        inherited = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    here = dataclasses.asdict(load_config(path))
+    repeated = [key for key in values if here[key] == inherited[key]]
+    assert repeated == []
+
+
+def test_a_setting_by_its_old_name_is_an_error_that_names_the_new_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'vllm_memory in run.yaml is called vllm_gpu_memory_u'):
+        load_config(write(tmp_path, 'model: a\ndata: b\nvllm_memory: 0.5\n'))
+    with pytest.raises(ConfigError, match='vllm_memory in the command line is called vllm_gpu'):
+        load_config(PRESETS / 'base.yaml', ['vllm_memory=0.5'])

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/evalu
 
 ROOT = Path(__file__).parents[2]
 SCENES = 'synthetic:val?size=160x120&count=12'
+
+Failure = Callable[[Callable[[list[str]], int], list[str]], str]
 
 
 def run(folder: Path, rank: ProcessRank | None = None, **settings: Any) -> dict[str, Any] | None:
@@ -128,7 +130,7 @@ def test_real_models_prompted_with_points_alone(
         model=str(overfit_reasoner_dir),
         segmenter_model=str(tiny_segmenter_dir),
         device='cpu',
-        prompt='points',
+        segmenter_prompt='points',
         batch_size=2,
     )
     assert summary is not None
@@ -235,14 +237,14 @@ def test_killed_before_the_first_row(whole: tuple[Path, dict[str, Any]], tmp_pat
 
 
 def test_a_row_damaged_in_the_midst_is_named(
-    whole: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path, failure: Failure
 ) -> None:
     folder = copy_of(whole, tmp_path)
     rows = lines(folder)
     rows[4] = rows[4][:50] + b'\n'
     shard_path(folder, ProcessRank()).write_bytes(b''.join(rows))
-    assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
-    assert 'line 5 is damaged: delete that line' in capsys.readouterr().err
+    error = failure(main, ['--dataset', SCENES, '--output', str(folder)])
+    assert 'line 5 is damaged: delete that line' in error
     assert lines(folder) == rows  # nothing was touched
     shard_path(folder, ProcessRank()).write_bytes(b''.join(rows[:4] + rows[5:]))
     assert main(['--dataset', SCENES, '--output', str(folder)]) == 0
@@ -266,13 +268,13 @@ def test_another_run_in_the_folder_is_refused(
     whole: tuple[Path, dict[str, Any]],
     settings: dict[str, Any],
     message: str,
-    capsys: pytest.CaptureFixture[str],
+    failure: Failure,
 ) -> None:
     before = lines(whole[0])
     flags = {'dataset': SCENES, 'output': str(whole[0]), **settings}
+    flags = {key.replace('_', '-'): value for key, value in flags.items()}
     arguments = [part for key, value in flags.items() for part in (f'--{key}', str(value))]
-    assert main(arguments) == 1
-    error = capsys.readouterr().err
+    error = failure(main, arguments)
     assert 'holds another run' in error
     assert message in error
     assert 'choose another --output' in error
@@ -298,17 +300,17 @@ def test_another_model_of_the_same_name_is_another_run(tmp_path: Path) -> None:
     assert fingerprint('Ricky06662/Seg-Zero-7B') == fingerprint('') == ''
 
 
-def test_a_run_that_never_began_does_not_keep_its_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_never_began_does_not_keep_its_folder(tmp_path: Path, failure: Failure) -> None:
     flags = ['--dataset', SCENES, '--output', str(tmp_path / 'run')]
-    assert main([*flags, '--segmenter', 'sam2_official', '--segmenter-model', '/nowhere.pt']) == 1
-    assert 'holds another run' not in capsys.readouterr().err
+    error = failure(
+        main, [*flags, '--segmenter', 'sam2_official', '--segmenter-model', '/nowhere.pt']
+    )
+    assert 'holds another run' not in error
     assert main(flags) == 0
 
 
 def test_a_segmenter_that_does_not_fit_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Failure
 ) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError(words)
@@ -316,8 +318,8 @@ def test_a_segmenter_that_does_not_fit_is_one_line(
     monkeypatch.setattr('segzero_core.segmenters.grabcut.GrabCutSegmenter.segment', fail)
     words = 'CUDA out of memory. Tried to allocate\nmuch'
     flags = ['--dataset', SCENES, '--output', str(tmp_path)]
-    assert main(flags) == 1
-    line = capsys.readouterr().err.splitlines()[-1]
+    error = failure(main, flags)
+    line = error
     assert '(CUDA out of memory. Tried to allocate): use a smaller --segmenter-model' in line
     words = 'something else'
     with pytest.raises(RuntimeError, match='something else'):
@@ -332,15 +334,15 @@ def test_more_processes_than_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_same_run_twice_at_a_time_is_refused(
-    whole: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    whole: tuple[Path, dict[str, Any]], failure: Failure
 ) -> None:
     import fcntl
 
     shard = shard_path(whole[0], ProcessRank())
     with (shard.parent / f'.{shard.name}.lock').open('w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert main(['--dataset', SCENES, '--output', str(whole[0])]) == 1
-    assert 'another process is writing' in capsys.readouterr().err
+        error = failure(main, ['--dataset', SCENES, '--output', str(whole[0])])
+    assert 'another process is writing' in error
 
 
 # --- several processes ------------------------------------------------------------------------
@@ -413,7 +415,7 @@ def test_launched_as_the_docs_say(
 
 
 def test_shards_of_another_run_are_refused(
-    whole: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path, failure: Failure
 ) -> None:
     folder = copy_of(whole, tmp_path)
     stale = shard_path(folder, ProcessRank(3, 8))
@@ -422,92 +424,42 @@ def test_shards_of_another_run_are_refused(
     for place in (stale, shard):
         if place == shard:
             stale.replace(shard)
-        assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
+        error = failure(main, ['--dataset', SCENES, '--output', str(folder)])
         message = f'{place} belongs to another run than run.json in its folder'
-        assert message in capsys.readouterr().err
+        assert message in error
 
 
 def test_a_row_that_is_there_twice_is_refused(
-    whole: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path, failure: Failure
 ) -> None:
     folder = copy_of(whole, tmp_path)
     with shard_path(folder, ProcessRank()).open('ab') as file:
         file.write(lines(folder)[3])
-    assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
-    assert 'row 2 (val/2) appears twice' in capsys.readouterr().err
+    error = failure(main, ['--dataset', SCENES, '--output', str(folder)])
+    assert 'row 2 (val/2) appears twice' in error
     shutil.copy(whole[0] / 'run.json', folder)
     shutil.copy(shard_path(whole[0], ProcessRank()), shard_path(folder, ProcessRank()))
     shutil.copy(shard_path(folder, ProcessRank()), shard_path(folder, ProcessRank(1, 8)))
-    assert main(['--dataset', SCENES, '--output', str(folder)]) == 1
-    assert 'row 0 (val/0) appears twice' in capsys.readouterr().err
+    error = failure(main, ['--dataset', SCENES, '--output', str(folder)])
+    assert 'row 0 (val/0) appears twice' in error
 
 
 def test_full_disk_keeps_whole_rows(
     whole: tuple[Path, dict[str, Any]],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    failure: Failure,
     limited_files: Any,
 ) -> None:
     size = shard_path(whole[0], ProcessRank()).stat().st_size
     folder = tmp_path / 'run'
     flags = ['--dataset', SCENES, '--output', str(folder)]
     with limited_files(size // 2):
-        assert main(flags) == 1
-    message = capsys.readouterr().err
+        error = failure(main, flags)
+    message = error
     assert f'cannot read or write {shard_path(folder, ProcessRank())} (' in message
     assert 'free some space' in message
     assert main(flags) == 0
     assert [row['id'] for row in read_rows(folder)] == ids(whole[0])
-
-
-# --- a model server ---------------------------------------------------------------------------
-
-
-@pytest.fixture(scope='module')
-def server() -> Iterator[list[str]]:
-    """A server that does what each sentence says, and the flags to ask it."""
-    command = [
-        sys.executable,
-        str(ROOT / 'test' / 'segzero_core' / 'reasoners' / 'protocol_server.py'),
-        '0',
-        'x/Seg-Zero-7B',
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = f'http://127.0.0.1:{process.stdout.readline().strip()}/v1'
-        options = [f'url={url}', 'timeout=100.5', 'retries=0']
-        flags = [part for option in options for part in ('--reasoner-option', option)]
-        yield ['--reasoner', 'openai', *flags, '--segmenter', 'grabcut', '--batch-size', '4']
-        process.kill()
-
-
-def test_a_server_is_asked_and_may_refuse_a_sentence(
-    server: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = tmp_path / 'data'
-    write_scenes(data, 6, 'answer')
-    records = (data / 'records.jsonl').read_text()
-    (data / 'records.jsonl').write_text(records.replace('"answer"', '"status 400"', 1))
-    flags = ['--dataset', str(data), '--output', str(tmp_path / 'run'), *server]
-    assert main(flags) == 0
-    assert '1 rows could not be measured' in capsys.readouterr().err
-    refused, *others = read_rows(tmp_path / 'run')
-    assert refused['error']['kind'] == 'server_refused'
-    assert 'no such luck' in refused['error']['message']
-    assert refused['truth'] > 0
-    assert [row['status'] for row in others] == ['ok'] * 5
-    assert others[0]['box'] == [84 * 160 / 840, 140 * 120 / 840, 420 * 160 / 840, 700 * 120 / 840]
-    assert main(flags) == 0  # it is asked once more, alone
-    assert [row for row in read_rows(tmp_path / 'run') if row['row']] == others
-
-
-def test_a_server_that_refuses_everything_ends_the_run(
-    server: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = tmp_path / 'data'
-    write_scenes(data, 3, 'status 404')
-    assert main(['--dataset', str(data), '--output', str(tmp_path / 'run'), *server]) == 1
-    assert 'no such luck' in capsys.readouterr().err
 
 
 # --- data that cannot be used -----------------------------------------------------------------
@@ -539,7 +491,8 @@ def test_a_missing_image_counts_as_zero_until_it_is_there(
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ([], 'say what to measure on'),
+        ([], 'no dataset is given: use --dataset'),
+        (['--dataset', SCENES, '--prompt', 'box'], 'prompt is called segmenter_prompt now'),
         (['--dataset', '/nowhere'], 'no'),
         (['--dataset', SCENES, '--reasoner', 'rulez'], "Did you mean 'rules'"),
         (['--dataset', SCENES, '--batch-size', '0'], 'at least 1'),
@@ -551,10 +504,10 @@ def test_a_missing_image_counts_as_zero_until_it_is_there(
     ],
 )
 def test_settings_that_cannot_be_used(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tmp_path: Path, failure: Failure
 ) -> None:
-    assert main([*arguments, '--output', str(tmp_path)]) == 1
-    assert message in capsys.readouterr().err
+    error = failure(main, [*arguments, '--output', str(tmp_path)])
+    assert message in error
 
 
 @pytest.mark.parametrize(
@@ -588,9 +541,8 @@ def test_each_way_of_measuring_has_a_folder_of_its_own() -> None:
 
 def test_a_preset_may_say_no_without_quotes(tmp_path: Path) -> None:
     (tmp_path / 'brief.yaml').write_text('think: no\nanswer: box\n')
-    task = make_config(tmp_path / 'brief.yaml', {'dataset': SCENES}).task
-    assert task is not None
-    assert (task.answer, task.think) == ('box', False)
+    config = make_config(tmp_path / 'brief.yaml', {'dataset': SCENES})
+    assert (config.answer, config.think) == ('box', 'no')
 
 
 @pytest.mark.parametrize('preset', sorted((ROOT / 'config' / 'evaluation').glob('*.yaml')))

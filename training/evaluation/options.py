@@ -131,7 +131,7 @@ def _completed(config: EvalConfig) -> EvalConfig:
 
 
 def _run_name(config: EvalConfig, reasoner: str) -> str:
-    """Return the name of the run's folder: dataset, model, and the settings that change the task."""
+    """Return the name of the run's folder: dataset, model and what the flags ask for."""
     path = Path(config.model)
     of_training = path.name == 'model' or path.name.startswith('checkpoint-')
     parts = [

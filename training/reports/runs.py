@@ -143,7 +143,7 @@ def system_of(run: EvaluatedRun) -> str:
     parts += [f'asked as {settings["family"]}'] if settings['family'] else []
     parts += [f'asked for {settings["answer"]}'] if settings['answer'] else []
     parts += ['without thinking'] if settings['think'] == 'no' else []
-    parts += [f'prompted with {settings["segmenter_prompt"]}'] if settings['prompt'] else []
+    parts += [f'prompted with {settings["segmenter_prompt"]}'] if settings['segmenter_prompt'] else []
     parts += [f'protocol {settings["protocol"]}'] if settings['protocol'] != 'standard' else []
     parts += [f'first {settings["limit"]} rows'] if settings['limit'] else []
     return ', '.join(parts)

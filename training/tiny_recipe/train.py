@@ -17,16 +17,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-if __name__ == '__main__':  # run as a file: the project's root is not on the path yet
+if __name__ == '__main__':  # before the heavy imports, so that signals are handled already
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+    from segzero_core.runtime.program import run_program
 
-from segzero_core.errors import ConfigError, SegZeroError, UnknownNameError
+    _INTERRUPTED = 'interrupted; the same command continues from the last saved state'
+    sys.exit(run_program('train.py', 'training.tiny_recipe.train:main', interrupted=_INTERRUPTED))
+
+from segzero_core.errors import ConfigError, UnknownNameError
 from segzero_core.registry import look_up
 from segzero_core.runtime.atomic import atomic_text
 from segzero_core.runtime.text_files import read_text
 from segzero_core.synthetic import KINDS
 from training.config import parse_yaml
-from training.files import changed_settings, claimed, explain_os_error
+from training.files import changed_settings, claimed, explained_os_errors
 from training.metrics_log import append_metrics
 from training.tiny_recipe.reasoner_loop import Phase, ReasonerSettings, train_reasoner
 from training.tiny_recipe.segmenter_loop import SegmenterSettings, train_segmenter
@@ -42,19 +46,10 @@ _FREE = ('output', 'cache', 'save_every')  # may differ when a run continues: no
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+    """Run the command line; return its exit code."""
     options = make_parser().parse_args(arguments)
-    try:
+    with explained_os_errors():
         train(read_settings(options.config, options.overrides))
-    except SegZeroError as error:
-        print(f'train.py: {error}', file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f'\ntrain.py: {explain_os_error(error)}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('\nstopped; the same command continues from the last saved state', file=sys.stderr)
-        return 130
     return 0
 
 

@@ -54,6 +54,18 @@ class Handler(BaseHTTPRequestHandler):
     def play_answer(self, _: str, __: int) -> None:
         self.stream([*pieces(ANSWER), ' That is all.'])
 
+    def play_form(self, argument: str, _: int) -> None:
+        """Answer in one form: ``form box_points think``, ``form box``, ``form points``, ..."""
+        answer, _, think = argument.partition(' ')
+        found = re.findall(r'"(\w+)": (\[[^]]*\])', ANSWER)
+        kept = [
+            f'"{key}": {value}'
+            for key, value in found
+            if any(word in key and word in answer for word in ('box', 'points'))
+        ]
+        thought = '<think>It is left.</think>' if think else ''
+        self.stream(pieces(f'{thought}<answer>{{{", ".join(kept)}}}</answer>'))
+
     def play_cut(self, _: str, __: int) -> None:
         """End regularly before the answer does, as at the limit of tokens."""
         self.stream(pieces(ANSWER[:40]), reason='length')

@@ -232,7 +232,7 @@ def test_the_masks_of_an_image_are_made_together(monkeypatch: pytest.MonkeyPatch
     rows = examined(*samples, segmenter=Together(), size=7)
     assert sizes == [4, 2]
     assert [row['intersection'] for row in rows] == [41 * 84] * 3 + [0] + [41 * 84] * 3
-    monkeypatch.setattr('training.evaluation.runner._MOST_VALUES', 3 * 84 * 84 * 3)
+    monkeypatch.setattr('training.evaluation.runner._MAX_VALUES', 3 * 84 * 84 * 3)
     assert [row['mask'] for row in examined(*samples, segmenter=Together(), size=7)] == [
         row['mask'] for row in rows
     ]
@@ -240,7 +240,7 @@ def test_the_masks_of_an_image_are_made_together(monkeypatch: pytest.MonkeyPatch
 
 
 def test_huge_images_make_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('training.evaluation.prefetch._MOST_PIXELS', 3 * 84 * 84)
+    monkeypatch.setattr('training.evaluation.prefetch._MAX_PIXELS', 3 * 84 * 84)
     data = dataset(*[sample(answer(), half(), image) for image in 'aabcdefgh'])
     sizes = [len(batch) for batch in load_batches(data, range(len(data)), 100)]
     assert sizes == [5, 4]

@@ -8,6 +8,7 @@ import html.parser
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from training.reports.tables import published
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/evaluate.txt')
 
 SCRIPT = 'the <script>document.title = "run"</script> "cup" & Tässchen ☕'
+
+Failure = Callable[[Callable[[list[str]], int], list[str]], str]
 
 
 @pytest.fixture(scope='module')
@@ -160,7 +163,7 @@ def test_last_checkpoint_and_best_of_k_are_told_apart(finished: Path, tmp_path: 
 def test_other_prompts_and_protocols_are_other_systems(finished: Path, tmp_path: Path) -> None:
     runs = [
         finished,
-        variant(finished, 'box', prompt='box'),
+        variant(finished, 'box', segmenter_prompt='box'),
         variant(finished, 'released', protocol='released'),
     ]
     report(runs, tmp_path, samples=0)
@@ -174,7 +177,7 @@ def test_other_prompts_and_protocols_are_other_systems(finished: Path, tmp_path:
 
 @pytest.mark.parametrize('what', ['unfinished', 'nothing', 'twice', 'dataset'])
 def test_what_cannot_be_reported(
-    finished: Path, tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+    finished: Path, tmp_path: Path, what: str, failure: Failure
 ) -> None:
     runs, message = [finished], ''
     if what == 'unfinished':
@@ -187,8 +190,8 @@ def test_what_cannot_be_reported(
     else:
         moved = variant(finished, 'moved', dataset='/nowhere')
         runs, message = [moved], f"no page of {moved}: unknown dataset '/nowhere'"
-    assert main([*map(str, runs), '--output', str(tmp_path / 'out')]) == 1
-    assert message in capsys.readouterr().err
+    error = failure(main, [*map(str, runs), '--output', str(tmp_path / 'out')])
+    assert message in error
     assert not (tmp_path / 'out').exists()
 
 
