@@ -121,14 +121,14 @@ def plain(config: Any, rows: Any) -> Any:
     from training.trl_rewards import reward_functions
 
     trainee = load_trainee(config)
-    examples = ReasonerDataset(rows, trainee.family, config.task)
+    examples = ReasonerDataset(rows, trainee.task)
     truths = [examples.row(i)['truth'] for i in range(len(rows))]
     table = datasets.Dataset.from_dict(
         {
             'prompt': [
                 [
-                    {'role': 'system', 'content': trainee.family.system},
-                    {'role': 'user', 'content': trainee.family.prompt(record.query)},
+                    {'role': 'system', 'content': trainee.task.family.system},
+                    {'role': 'user', 'content': trainee.task.prompt.prompt(record.query)},
                 ]
                 for record in rows
             ],
@@ -147,7 +147,9 @@ def plain(config: Any, rows: Any) -> Any:
 
     trainer = GRPOTrainer(
         model=trainee.model,
-        reward_funcs=[numbered(function) for function in reward_functions(config, None)],
+        reward_funcs=[
+            numbered(function) for function in reward_functions(config, trainee.task, None)
+        ],
         args=grpo_settings(config, common_arguments(config, config.max_steps)),
         train_dataset=table,
         processing_class=trainee.processor,

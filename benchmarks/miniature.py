@@ -49,8 +49,7 @@ def answers(
         trainee.model,
         trainee.processor,
         scenes(split, count),
-        trainee.family,
-        config.task,
+        trainee.task,
         config.recipe,
         config.max_completion_tokens,
         batch=50,
@@ -69,7 +68,7 @@ def mask_iou(masks: Masks, answered: ScoredAnswer) -> float:
     record = answered.record
     assert record.load_mask is not None
     try:
-        found = masks(answered.text, record, answered.truth.size)
+        found = masks(answered.text, record)
     except AnswerError:
         return 0.0
     return float(image_ious([overlap(found.mask, record.load_mask())])[0])

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command lines that train and measure reasoners. Nothing in ``segzero_core`` imports this."""
+"""Programs that train and evaluate reasoners. Nothing in ``segzero_core`` imports this."""

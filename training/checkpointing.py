@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every trainer here adds to transformers': exact resume, whole checkpoints, no NaN.
+"""Additions to transformers' trainer: exact resume, atomic checkpoints, a stop at NaN.
 
-A checkpoint is written under another name and renamed when it is complete: what is called
-``checkpoint-N`` can be resumed from, whenever the process was killed.
+A checkpoint is written under another name and renamed when it is complete. A folder called
+``checkpoint-N`` can therefore always be resumed from, whenever the process was killed.
 """
 
 from __future__ import annotations
@@ -22,39 +22,45 @@ from segzero_core.errors import TrainingError
 from segzero_core.runtime.atomic import replace_folder
 from training.config import TrainConfig
 from training.dataset import ReasonerDataset, StepSampler
-from training.models import describe_family, load_model, save_beside
+from training.models import checkpoint_notes, load_model, save_processor
 
 PARTIAL = 'checkpoint.partial'
 _NAME = re.compile('checkpoint-[0-9]+')
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """Return the last whole checkpoint of a run, after clearing away a half-written one."""
+    """Return the last complete checkpoint of a run; an incomplete one is removed."""
     shutil.rmtree(run / PARTIAL, ignore_errors=True)
     found = _checkpoints(run)
     return found[-1] if found else None
 
 
 def checkpoint_step(checkpoint: Path) -> int:
-    """Return the number of steps a checkpoint was written after."""
+    """Return the step at which a checkpoint was written."""
     return int(checkpoint.name.rpartition('-')[2])
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    found = run.glob('checkpoint-*')  # people keep copies under other names: checkpoint-50.bak
+    found = run.glob(
+        'checkpoint-*'
+    )  # users keep copies under other names, such as checkpoint-50.bak
     return sorted((path for path in found if _NAME.fullmatch(path.name)), key=checkpoint_step)
 
 
 @contextlib.contextmanager
 def explained_saving(what: str, run: Path) -> Iterator[None]:
-    """Say what cannot be saved to ``run``, and what is there instead.
+    """Turn a failed write into an error that names the last good checkpoint.
+
+    Args:
+        what: What is saved, for the message.
+        run: Folder of the run.
 
     Raises:
         TrainingError: Something could not be written.
     """
     try:
         yield
-    # torch and safetensors have errors of their own for a disk that is full.
+    # On a full disk torch raises RuntimeError and safetensors SafetensorError.
     except (OSError, SafetensorError, RuntimeError) as error:
         last = newest_checkpoint(run)
         free = shutil.disk_usage(run).free / 2**20
@@ -65,11 +71,11 @@ def explained_saving(what: str, run: Path) -> Iterator[None]:
 
 
 class CheckpointingTrainer:
-    """Mixed into a transformers ``Trainer`` before it.
+    """Mixin that precedes a transformers ``Trainer``.
 
     Attributes:
         settings: The run's configuration.
-        examples: Where rows come from.
+        examples: The training data.
         steps: Optimiser steps of the whole run.
     """
 
@@ -91,7 +97,11 @@ class CheckpointingTrainer:
         )
 
     def training_step(self: Any, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """Do one forward and backward pass; stop at a loss that is no number."""
+        """Do one forward and backward pass.
+
+        Raises:
+            TrainingError: The loss is not finite.
+        """
         loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
         if not torch.isfinite(loss).all():
             raise TrainingError(self._broken('the loss', float(loss)))
@@ -124,23 +134,24 @@ class CheckpointingTrainer:
             with explained_saving(f'the checkpoint of step {self.state.global_step}', run):
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
                 if self.is_world_process_zero():
-                    notes = describe_family(self.settings, self.examples.family)
-                    save_beside(self.processing_class, notes, run / PARTIAL / name)
+                    notes = checkpoint_notes(self.examples.task)
+                    save_processor(self.processing_class, notes, run / PARTIAL / name)
         finally:
             self._saving = False
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            replace_folder(run / PARTIAL / name, run / name)
+            with explained_saving(f'the checkpoint of step {self.state.global_step}', run):
+                replace_folder(run / PARTIAL / name, run / name)
             shutil.rmtree(run / PARTIAL)
             for old in _checkpoints(run)[: -self.settings.keep_checkpoints]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load weights so that every tensor is where it belongs, or fail.
+        """Load all weights of a checkpoint, or fail.
 
-        Trainer loads the file's tensors by name with ``strict=False``. Qwen-VL checkpoints are
-        saved under other names than the modules have: nothing is loaded, and training goes on
+        ``Trainer`` loads tensors by name with ``strict=False``. Qwen-VL checkpoints use other
+        names than the modules, so it would load nothing, and training would silently continue
         from the weights it once started from.
         """
         if self.settings.lora_rank or self.is_fsdp_enabled:

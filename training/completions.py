@@ -6,32 +6,30 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image as PilImage
 
 from segzero_core.data import Record
 from segzero_core.errors import AnswerError
-from segzero_core.geometry import rescale_box, rescale_point
 from segzero_core.overlay import draw_overlay
+from segzero_core.runtime.atomic import atomic_file, atomic_text
 from segzero_core.task import Task
-from segzero_core.types import Box, Point, Segmentation, Size
+from segzero_core.types import Segmentation
 from training.trl_rewards import Masks
 
 
 class SampledAnswer(NamedTuple):
-    """One answer to look at.
+    """An answer to look at.
 
     Attributes:
-        record: What was asked.
-        space: The space the answer's coordinates are in.
+        record: Image and sentence.
         text: The answer.
-        rewards: What it earned, by name.
+        rewards: Its rewards, by name.
     """
 
     record: Record
-    space: Size
     text: str
     rewards: dict[str, float]
 
@@ -39,52 +37,46 @@ class SampledAnswer(NamedTuple):
 def save_samples(
     folder: Path, step: int, samples: Sequence[SampledAnswer], task: Task, masks: Masks | None
 ) -> None:
-    """Write answers as JSON lines and, where they can be read, as pictures."""
+    """Write answers to ``step_N.jsonl``, and a picture of each to ``step_N_i.png``.
+
+    Args:
+        folder: Where to write; created if it does not exist.
+        step: The optimiser step.
+        samples: The answers.
+        task: How they are read.
+        masks: Segments them; None = pictures without masks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for number, sample in enumerate(samples):
-        name = f'step_{step:06d}_{number}'
+        record = sample.record
         lines.append(
             {
-                'id': sample.record.id,
-                'query': sample.record.query,
+                'id': record.id,
+                'query': record.query,
                 'text': sample.text,
                 'rewards': sample.rewards,
             }
         )
-        picture = _picture(sample, task, masks)
-        PilImage.fromarray(picture).save(folder / f'{name}.png')
+        picture = draw_overlay(record.load_image(), _drawn(sample, task, masks), record.query)
+        with atomic_file(folder / f'step_{step:06d}_{number}.png') as draft:
+            PilImage.fromarray(picture).save(draft, 'png')
     text = ''.join(json.dumps(line) + '\n' for line in lines)
-    (folder / f'step_{step:06d}.jsonl').write_text(text, encoding='utf-8')
+    atomic_text(folder / f'step_{step:06d}.jsonl', text)
 
 
-def _picture(sample: SampledAnswer, task: Task, masks: Masks | None) -> Any:
+def _drawn(sample: SampledAnswer, task: Task, masks: Masks | None) -> Segmentation:
+    """Return the answer as the overlay draws it; an unreadable one has only its text."""
     record = sample.record
-    image = record.load_image()
+    mask = np.zeros((record.size.height, record.size.width), bool)
     try:
-        answer = task.read(sample.text, sample.space)
+        answer = task.read(sample.text, task.answer_size(record.size))
     except AnswerError as error:
-        return _plain(image, record, f'({error.kind}) {sample.text}')
-    box = rescale_box(answer.box, sample.space, record.size) if answer.box else None
-    points = [rescale_point(point, sample.space, record.size) for point in answer.points]
-    found = masks(sample.text, record, sample.space) if masks else None
-    mask = np.zeros(image.shape[:2], bool) if found is None else found.mask
-    return draw_overlay(image, _shown(mask, box, points, answer.reasoning), record.query)
-
-
-def _plain(image: Any, record: Record, words: str) -> Any:
-    nothing = np.zeros(image.shape[:2], bool)
-    return draw_overlay(image, _shown(nothing, None, [], words), record.query)
-
-
-def _shown(mask: Any, box: Box | None, points: Sequence[Point], words: str) -> Segmentation:
-    outside = Point(-1000.0, -1000.0)  # what is not there is drawn where nobody sees it
-    pair = (points[0], points[1]) if len(points) == 2 else (outside, outside)
+        words = f'({error.kind}) {sample.text}'
+        return Segmentation(mask, 0.0, None, (), reasoning=words, text=sample.text)
+    prompt = task.mask_prompt(answer, record.size)
+    if masks:
+        mask = masks(sample.text, record).mask
     return Segmentation(
-        mask=mask,
-        score=0.0,
-        box=box or Box(*outside, *outside),
-        points=pair,
-        reasoning=words,
-        text=words,
+        mask, 0.0, prompt.box, prompt.points, reasoning=answer.reasoning, text=sample.text
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records -> what the trainers take: conversation, image, truth, the answer to imitate."""
+"""Records -> examples of the trainers: conversation, image, truth, and the answer to imitate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch.utils.data import Sampler
 
 from segzero_core.data import Annotation, Record
 from segzero_core.geometry import rescale_box, rescale_point
-from segzero_core.prompts import PromptFamily
 from segzero_core.rewards.hardened import Truth
 from segzero_core.task import KEYS, Task
 from segzero_core.types import Box, Point, Size
@@ -31,17 +30,15 @@ _FORMS = [
 
 @dataclass(frozen=True)
 class ReasonerDataset:
-    """Makes one example per record.
+    """One example per record.
 
     Attributes:
-        records: What is learnt from.
-        family: Prompt, image size and space of the coordinates, reduced to the task.
-        task: What is asked for.
-        every_form: Let replies take turns in all forms an answer can have.
+        records: The training data.
+        task: What the model is asked: prompt, image size, space of the coordinates, answer.
+        every_form: Let the replies go through all forms of an answer in turn.
     """
 
     records: Sequence[Record]
-    family: PromptFamily
     task: Task
     every_form: bool = False
 
@@ -49,27 +46,27 @@ class ReasonerDataset:
         """Return ``prompt`` (conversation), ``image`` (PIL), ``truth``, ``record``."""
         record = self.records[index]
         return {
-            'prompt': self.family.conversation(record.query),
-            'image': picture(record, self.family),
-            'truth': make_truth(record, self.family),
+            'prompt': self.task.conversation(record.query),
+            'image': picture(record, self.task),
+            'truth': make_truth(record, self.task),
             'record': record,
         }
 
     def reply(self, index: int) -> str:
-        """Return the answer a supervised model is to write; see ``unusable`` for thinking."""
+        """Return the answer to imitate; ``unusable`` makes sure that its thoughts exist."""
         record = self.records[index]
         task, keys = _FORMS[index % len(_FORMS)] if self.every_form else (self.task, KEYS)
-        truth = make_truth(record, self.family)
+        truth = make_truth(record, self.task)
         return task.write(Annotation(truth.box, truth.points), record.reasoning, keys)
 
 
-def make_truth(record: Record, family: PromptFamily) -> Truth:
-    """Return the record's target in whole numbers of the space answers are in.
+def make_truth(record: Record, task: Task) -> Truth:
+    """Return the record's target in whole numbers of the answer space.
 
-    ``int(v * to / from + 0.5)``, as in the released data preparation.
+    Numbers are rounded as ``int(v * to / from + 0.5)``, as in the released data preparation.
     """
     target = record.targets[0]
-    space = family.answer_size(record.size)
+    space = task.answer_size(record.size)
     box = _whole(rescale_box(target.box, record.size, space), space)
     points = [_whole(rescale_point(point, record.size, space), space) for point in target.points]
     return Truth(Box(*box), (Point(*points[0]), Point(*points[1])), space)
@@ -79,15 +76,15 @@ def _whole(numbers: Sequence[float], space: Size) -> list[float]:
     return [float(int(number + 0.5)) for number in numbers]
 
 
-def picture(record: Record, family: PromptFamily) -> PilImage.Image:
-    """Return the image as the model sees it, stretched as the reasoner stretches it."""
+def picture(record: Record, task: Task) -> PilImage.Image:
+    """Return the image as the model sees it, resized as the reasoner does."""
     image = PilImage.fromarray(np.ascontiguousarray(record.load_image()))
-    size = family.input_size(record.size)
+    size = task.input_size(record.size)
     return image if image.size == size else image.resize(size, PilImage.Resampling.BILINEAR)
 
 
 def single_target(record: Record) -> str:
-    """Return why the record cannot be trained on, or ''."""
+    """Return the reason why no training can use the record; '' if there is none."""
     if len(record.targets) != 1:
         return f'means {len(record.targets)} objects; an answer names one'
     if len(record.targets[0].points) != 2:
@@ -96,7 +93,7 @@ def single_target(record: Record) -> str:
 
 
 def unusable(record: Record, config: TrainConfig) -> str:
-    """Return why ``config`` cannot train on the record, or ''."""
+    """Return the reason why this training cannot use the record; '' if there is none."""
     thinks = config.think or config.imitate == 'every'
     if config.method == 'sft' and thinks and not record.reasoning:
         return 'has no reasoning to learn from: set think=false, or give the records a reasoning'
@@ -110,24 +107,24 @@ def unusable(record: Record, config: TrainConfig) -> str:
 
 
 class StepSampler(Sampler[int]):
-    """Indices of the records in the order they are learnt from.
+    """Indices of the records in the order of training.
 
-    One endless stream of shuffled passes, cut into steps: what belongs to a step depends on the
-    seed and the step alone, so that a resumed run goes on exactly where it was.
+    The order is an endless stream of shuffled passes, cut into steps. The records of a step depend
+    only on the seed and the step, so a resumed run continues exactly where it stopped.
     """
 
     def __init__(
         self, rows: int, steps: int, sentences: int, seed: int, copies: int = 1, repeats: int = 1
     ) -> None:
-        """Plan the whole training.
+        """Set the order of the whole training.
 
         Args:
-            rows: How many records there are.
+            rows: Number of records.
             steps: Optimiser steps.
             sentences: Different records per step.
-            seed: Of the order.
-            copies: How often each record comes in a row (answers per sentence).
-            repeats: How often the whole of a step comes (TRL asks once per micro-batch).
+            seed: Seed of the order.
+            copies: Consecutive copies of each record (answers per sentence).
+            repeats: Repetitions of a whole step, because TRL asks once per micro-batch.
         """
         self._rows, self._steps, self._sentences = rows, steps, sentences
         self._seed, self._copies, self._repeats = seed, copies, repeats

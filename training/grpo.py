@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRPO on TRL's trainer, with the settings of the released recipe by default."""
+"""GRPO on TRL's trainer; the defaults are those of the released recipe."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from training.models import Trainee
 from training.prefix_sharing import PrefixSharing
 from training.trl_rewards import Masks, is_readable, reward_functions, text_of
 
-_PATIENCE = 10  # steps in a row without one readable answer before a person is told
+_PATIENCE = 10  # steps in a row without a readable answer before a warning
 
 
 class GrpoTrainer(CheckpointingTrainer, PrefixSharing, GRPOTrainer):
-    """TRL's trainer, fed with records; samples and unreadable answers are looked after."""
+    """TRL's trainer on records; it saves samples and warns of unreadable answers."""
 
     def __init__(
         self,
@@ -34,15 +34,18 @@ class GrpoTrainer(CheckpointingTrainer, PrefixSharing, GRPOTrainer):
         masks: Masks | None,
         **rest: Any,
     ) -> None:
-        """Take what ``CheckpointingTrainer`` needs beside the arguments of TRL's trainer."""
+        """Take the attributes of ``CheckpointingTrainer``; ``rest`` is for TRL's trainer.
+
+        ``masks`` draws the masks of samples; None = pictures without masks.
+        """
         self.settings, self.examples, self.steps = settings, examples, steps
         self._masks = masks
         self._unreadable_steps = 0
         super().__init__(**rest)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
-        # Rows are indices until here: TRL's data loader asks for a whole step's rows once per
-        # micro-batch and uses them once, and one row serves all answers to its sentence.
+        # Rows are indices until here, because TRL's data loader asks for all rows of a step once
+        # per micro-batch but uses them once. One row serves all answers to its sentence.
         rows: dict[int, dict[str, Any]] = {}
         for item in inputs:
             if item['index'] not in rows:
@@ -69,7 +72,6 @@ class GrpoTrainer(CheckpointingTrainer, PrefixSharing, GRPOTrainer):
             samples = [
                 SampledAnswer(
                     row['record'],
-                    row['truth'].size,
                     text,
                     dict(zip(names, found[place].tolist(), strict=True)),
                 )
@@ -78,13 +80,13 @@ class GrpoTrainer(CheckpointingTrainer, PrefixSharing, GRPOTrainer):
             apart = max(1, len(samples) // self.settings.samples)
             chosen = samples[::apart][: self.settings.samples]
             folder = Path(self.args.output_dir) / 'samples'
-            save_samples(folder, step, chosen, self.settings.task, self._masks)
+            save_samples(folder, step, chosen, self.examples.task, self._masks)
         return found
 
     def _watch(self, texts: list[str], inputs: list[dict[str, Any]]) -> None:
-        """Log how many answers can be read; say so when none can for long."""
+        """Log the share of readable answers; warn if there is none for ``_PATIENCE`` steps."""
         readable = [
-            is_readable(text, self.settings.task, row['truth'].size)
+            is_readable(text, self.examples.task, row['record'].size)
             for text, row in zip(texts, inputs, strict=True)
         ]
         self._log_metric('parsed', sum(readable) / len(readable))
@@ -111,10 +113,10 @@ def make_grpo_trainer(
 
     Args:
         config: The run's configuration.
-        arguments: What all methods tell transformers, see ``train.common_arguments``.
-        trainee: What is trained.
-        examples: What it learns from.
-        segmenter: For the mask reward and pictures, or ``None``.
+        arguments: Arguments that all methods share, see ``train.common_arguments``.
+        trainee: The model to train.
+        examples: The training data.
+        segmenter: For the mask reward and the pictures of samples, or ``None``.
         **rest: For the trainer: ``train_dataset``, ``callbacks``.
 
     Raises:
@@ -125,9 +127,9 @@ def make_grpo_trainer(
         settings=config,
         examples=examples,
         steps=arguments['max_steps'],
-        masks=Masks(config.task, segmenter) if segmenter else None,
+        masks=Masks(trainee.task, segmenter) if segmenter else None,
         model=trainee.model,
-        reward_funcs=reward_functions(config, segmenter),
+        reward_funcs=reward_functions(config, trainee.task, segmenter),
         args=settings,
         processing_class=trainee.processor,
         peft_config=trainee.adapters,
@@ -136,7 +138,7 @@ def make_grpo_trainer(
 
 
 def grpo_settings(config: TrainConfig, arguments: dict[str, Any]) -> GRPOConfig:
-    """Return TRL's settings for ``config``; raises like ``make_grpo_trainer``."""
+    """Return TRL's settings for ``config``; raises as ``make_grpo_trainer`` does."""
     _check_rollouts(config)
     answers = config.batch_size * config.num_generations
     settings = GRPOConfig(
@@ -149,7 +151,7 @@ def grpo_settings(config: TrainConfig, arguments: dict[str, Any]) -> GRPOConfig:
         epsilon_high=config.epsilon_high or None,
         entropy_coef=config.entropy,
         loss_type=config.loss,
-        # The released code adds its KL term as it is; the correction is TRL's own.
+        # The released code adds its KL term without TRL's importance correction.
         use_bias_correction_kl=False,
         temperature=config.temperature,
         use_vllm=config.rollouts != 'transformers',
@@ -160,7 +162,7 @@ def grpo_settings(config: TrainConfig, arguments: dict[str, Any]) -> GRPOConfig:
     )
     if settings.generation_batch_size != answers:
         raise ConfigError(
-            f'{settings.world_size} processes are at work where the environment variable '
+            f'{settings.world_size} processes run, but the environment variable '
             f'WORLD_SIZE says {os.environ.get("WORLD_SIZE", "1")}: start them with torchrun or '
             'accelerate launch'
         )
@@ -168,12 +170,16 @@ def grpo_settings(config: TrainConfig, arguments: dict[str, Any]) -> GRPOConfig:
 
 
 def accumulation(config: TrainConfig, sequences: int) -> dict[str, int]:
-    """Return how ``sequences`` per step are spread over micro-batches and processes.
+    """Return how the sequences of a step are split into micro-batches and processes.
+
+    Args:
+        config: The run's configuration.
+        sequences: Sequences per optimiser step, over all processes.
 
     Raises:
-        ConfigError: They cannot be.
+        ConfigError: They cannot be split evenly.
     """
-    # Whatever starts several processes says how many. Asking accelerate now would fix its device.
+    # The launcher sets WORLD_SIZE. Asking accelerate here would already choose its device.
     processes = int(os.environ.get('WORLD_SIZE', '1'))
     at_once = config.micro_batch * processes
     if sequences % at_once:

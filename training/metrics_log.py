@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``metrics.jsonl``: one JSON object per line, ``step`` and whatever was measured at it."""
+"""``metrics.jsonl``: one JSON object per line, with ``step`` and the metrics of that step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METRICS = 'metrics.jsonl'
 
 
 def append_metrics(run: Path, values: Mapping[str, Any]) -> None:
-    """Add one line to the run's metrics; what is no finite number becomes null."""
+    """Append one line to the run's metrics; numbers that are not finite become null."""
     clean = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in values.items()
@@ -25,7 +25,7 @@ def append_metrics(run: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return every whole line of a run's metrics; a killed run may leave half a line."""
+    """Return the lines of a run's metrics; an incomplete line of a killed run is skipped."""
     found = []
     for line in (run / METRICS).read_text(encoding='utf-8').splitlines():
         try:
@@ -36,7 +36,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def forget_after(run: Path, step: int) -> None:
-    """Drop the metrics of steps that a resumed run will do again."""
+    """Remove the metrics of steps that a resumed run will repeat."""
     if (run / METRICS).is_file():
         kept = [values for values in read_metrics(run) if values['step'] <= step]
         atomic_text(run / METRICS, ''.join(json.dumps(values) + '\n' for values in kept))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model in training: loaded whole, adapters added, what is frozen frozen."""
+"""The model of a training: loading, adapters, frozen parts, saving."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from segzero_core.errors import ModelLoadError
-from segzero_core.prompts import PromptFamily
+from segzero_core.errors import ConfigError, ModelLoadError
 from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.reasoners.transformers import check_image_size
 from segzero_core.runtime.checkpoint_metadata import FAMILY_OF_MODEL_TYPE, choose_family
@@ -22,57 +21,64 @@ from segzero_core.runtime.checkpoints import (
     transformers,
 )
 from segzero_core.runtime.text_files import without_marks
+from segzero_core.task import Task
 from training.config import TrainConfig
 
-# Every linear layer of the language model; the vision tower's are called otherwise.
+# All linear layers of the language model; those of the vision tower have other names.
 LORA_TARGETS = r'.*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)'
 
 
 class Trainee(NamedTuple):
-    """A model about to be trained, and what belongs to it.
+    """A model to be trained, and what belongs to it.
 
     Attributes:
         model: The transformers model, on the CPU.
         processor: Its tokenizer and image processor.
-        family: How it is asked, already reduced to the task.
+        task: What the model is asked: prompt, image size, space of the coordinates, answer.
         adapters: ``peft.LoraConfig``, or ``None`` for full fine-tuning.
     """
 
     model: Any
     processor: Any
-    family: PromptFamily
+    task: Task
     adapters: Any
 
 
 def load_trainee(config: TrainConfig) -> Trainee:
-    """Load what ``config`` starts from.
+    """Load the checkpoint that ``config`` starts from.
 
     Raises:
-        ModelLoadError: The checkpoint cannot be used, or peft is needed and absent.
+        ModelLoadError: The checkpoint cannot be used, or peft is needed and not installed.
         UnknownNameError: There is no such prompt family.
+        ConfigError: The prompt family cannot be trained with.
     """
     folder = find_checkpoint(config.model)
     model_type = check_checkpoint(folder, FAMILY_OF_MODEL_TYPE)
     family = choose_family(folder, model_type, config.family)
+    if not family.tagged:
+        raise ConfigError(
+            f'the prompt family {family.name!r} asks for no <answer> tags, which rewards and '
+            'imitation need: choose another one, such as family=seg_zero'
+        )
     if config.image_size:
         family = dataclasses.replace(family, image_size=config.image_size)
     with explained(folder):
         processor = QwenProcessor.from_pretrained(folder, padding_side='left')
     check_image_size(family, processor, folder)
-    # Adapters train beside frozen bfloat16 weights; a full fine-tune needs float32 ones, because
-    # a step of 1e-6 is lost in bfloat16.
+    # Adapters train on top of frozen bfloat16 weights. Full fine-tuning needs float32 weights,
+    # because an update of 1e-6 is lost in bfloat16.
     dtype = torch.bfloat16 if config.lora_rank and use_bf16(config) else torch.float32
     model = load_model(folder, dtype)
     if config.freeze_vision:
         model.model.visual.requires_grad_(False)
-    return Trainee(model, processor, config.task.with_family(family).prompt, _adapters(config))
+    return Trainee(model, processor, config.task.with_family(family), _adapters(config))
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> Any:
-    """Return the complete model in ``folder``, trainable.
+    """Return the trainable model in ``folder``.
 
     Raises:
-        ModelLoadError: Something does not fit or is missing.
+        ModelLoadError: A tensor is missing or has the wrong shape.
     """
     with explained(folder), without_marks(folder) as plain:
         model, report = transformers.AutoModelForImageTextToText.from_pretrained(
@@ -81,8 +87,8 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
     absent = sorted(report['missing_keys'])
     if absent:
         raise ModelLoadError(
-            f'the weights in {folder} lack {len(absent)} tensors, {absent[0]!r} for one: copy or '
-            'download the checkpoint again'
+            f'the weights in {folder} lack {len(absent)} tensors, for example {absent[0]!r}: '
+            'copy or download the checkpoint again'
         )
     return model
 
@@ -94,26 +100,26 @@ def use_bf16(config: TrainConfig) -> bool:
     return config.precision == 'bf16'
 
 
-def describe_family(config: TrainConfig, family: PromptFamily) -> dict[str, Any]:
-    """Return what ``segzero.json`` says, so that the reasoner asks as training did."""
+def checkpoint_notes(task: Task) -> dict[str, Any]:
+    """Return the content of ``segzero.json``: the reasoner will use the prompt of training."""
     return {
-        'family': family.name,
-        'image_size': family.image_size,
-        'answer': config.answer,
-        'think': config.think,
+        'family': task.family.name,
+        'image_size': task.family.image_size,
+        'answer': task.answer,
+        'think': task.think,
     }
 
 
 def save_model(model: Any, processor: Any, notes: dict[str, Any], folder: Path) -> None:
-    """Write an ordinary checkpoint folder; adapters are merged into the weights."""
+    """Write an ordinary checkpoint folder, with adapters merged into the weights."""
     if hasattr(model, 'merge_and_unload'):
         model = model.merge_and_unload()
     model.save_pretrained(folder)
-    save_beside(processor, notes, folder)
+    save_processor(processor, notes, folder)
 
 
-def save_beside(processor: Any, notes: dict[str, Any], folder: Path) -> None:
-    """Write what belongs beside the weights: tokenizer, image processor, ``segzero.json``."""
+def save_processor(processor: Any, notes: dict[str, Any], folder: Path) -> None:
+    """Write tokenizer, image processor and ``segzero.json`` to a checkpoint folder."""
     processor.save_pretrained(folder)
     text = json.dumps(notes, indent=2) + '\n'
     (folder / 'segzero.json').write_text(text, encoding='utf-8')

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws runs as in the paper: ``python training/plot.py RUN... [--output FOLDER]``.
+"""Draws the curves of trainings: ``python training/plot.py RUN... [--output FOLDER]``.
 
-``lengths.png`` is Figure 7 of Seg-Zero (completion length: mean, and from shortest to longest),
-``rewards.png`` Figure 8 (every reward). Several runs are drawn into the same pictures.
+``lengths.png`` is Figure 7 of Seg-Zero (completion length: mean, shortest and longest),
+``rewards.png`` is Figure 8 (every reward). Several runs share the pictures.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ if __name__ == '__main__':  # before the heavy imports, so that signals are hand
     sys.exit(run_program('plot.py', 'training.plot:main'))
 
 from segzero_core.errors import DataError
+from segzero_core.runtime.atomic import atomic_file
 from training.files import explained_os_errors
 from training.metrics_log import METRICS, read_metrics
 
 Curve = tuple[list[int], list[float]]
 _LENGTH = 'completions/{}_length'
-_SMOOTHING = 0.05  # of the run: how many steps a drawn value is the mean of
+_SMOOTHING = 0.05  # window of the moving average, as a share of the run
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(prog='plot.py', description='Draw the curves of runs.')
     parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders of runs')
-    parser.add_argument('--output', type=Path, help='where to; the first run if absent')
+    parser.add_argument('--output', type=Path, help='where to write; default: the first run')
     options = parser.parse_args(arguments)
     with explained_os_errors():
         for path in plot(options.runs, options.output or options.runs[0]):
@@ -42,10 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def plot(runs: Sequence[Path], folder: Path) -> list[Path]:
-    """Draw ``runs`` into ``folder``; return the pictures written.
+    """Draw ``runs`` into ``folder``; return the paths of the pictures.
 
     Raises:
-        DataError: A run has no metrics of GRPO, or matplotlib is absent.
+        DataError: A run has no metrics of GRPO, or matplotlib is not installed.
     """
     try:
         import matplotlib
@@ -59,14 +60,14 @@ def plot(runs: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def curve(metrics: Sequence[dict[str, Any]], name: str) -> Curve:
-    """Return steps and values of one metric, where it has a value."""
+    """Return the steps that have a value of one metric, and the values."""
     steps = [line['step'] for line in metrics if line.get(name) is not None]
     values = [line[name] for line in metrics if line.get(name) is not None]
     return steps, values
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """Return the mean of each value and the few before it."""
+    """Return the moving average of the values."""
     width = max(1, round(len(values) * _SMOOTHING))
     parts = [values[max(0, i + 1 - width) : i + 1] for i in range(len(values))]
     return [sum(part) / len(part) for part in parts]
@@ -127,6 +128,7 @@ def _plot_rewards(runs: dict[str, list[dict[str, Any]]], folder: Path) -> Path:
 def _save(figure: Any, path: Path) -> Path:
     from matplotlib import pyplot
 
-    figure.savefig(path, dpi=150)
+    with atomic_file(path) as draft:
+        figure.savefig(draft, dpi=150, format='png')
     pyplot.close(figure)
     return path

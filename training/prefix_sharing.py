@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRPO asks for several answers to a prompt: the model reads the prompt once for all of them.
+"""Prefix sharing for GRPO: the model reads a prompt once for all answers to it.
 
-TRL feeds prompt and answer anew for each answer. With an image the prompt is most of it. Here the
-answers to one prompt follow it in one sequence, and attention keeps them apart: the same log
-probabilities for a fraction of the work.
+TRL computes prompt and answer again for each answer; with an image the prompt is the larger part.
+Here all answers to a prompt follow it in one sequence, and the attention mask separates them. The
+log probabilities are the same for a fraction of the work.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
-_IGNORED = -100  # labels that are not scored
+_IGNORED = -100  # labels without a score
 _NEEDED = {'pixel_values', 'image_grid_thw', 'mm_token_type_ids'}
 
 
 class PrefixSharing:
-    """Mixed into TRL's GRPO trainer before it; with sdpa attention and Qwen-VL models."""
+    """Mixin that precedes TRL's GRPO trainer, for sdpa attention and Qwen-VL models."""
 
     def _prepare_inputs(self: Any, generation_batch: Any) -> Any:
-        # As TRL does, but without shuffling: the answers to one prompt stay neighbours.
+        # As in TRL, but without shuffling, so that the answers to one prompt stay neighbours.
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)  # type: ignore[misc]
         parts = self.args.steps_per_generation
@@ -44,7 +44,7 @@ class PrefixSharing:
         generate = super()._generate_single_turn  # type: ignore[misc]
         if self.use_vllm or len(prompt_ids) % copies or 'image_grid_thw' not in fields:
             return generate(prompt_ids, images, fields, copies, *rest)
-        # transformers puts images through the vision tower before it multiplies the prompts.
+        # transformers runs the vision tower before it repeats the prompts, so once per prompt.
         self.generation_config.num_return_sequences = copies
         try:
             every = slice(None, None, copies)
@@ -88,7 +88,7 @@ class PrefixSharing:
     def _score_packed(
         self: Any, model: Any, packed: PackedAnswers, first: Any, answer: int
     ) -> Any:
-        """Return (B, answer) log probabilities, and entropies where the model computes them."""
+        """Return (B, answer) log probabilities and entropies (0 if the model computes none)."""
         positions, _ = _bare(self.accelerator.unwrap_model(model)).model.get_rope_index(
             packed.first,
             mm_token_type_ids=first['mm_token_type_ids'],
@@ -111,15 +111,18 @@ class PrefixSharing:
 
 
 class PackedAnswers(NamedTuple):
-    """G prompts, each with its answers behind it.
+    """G prompts, each followed by its answers.
+
+    Example: the prompt ``a b`` with the answers ``c d`` and ``e f`` becomes ``a | b c | b e``: the
+    last token of the prompt precedes every answer, because it predicts the answer's first token.
 
     Attributes:
-        ids: (G, L) tokens: the prompt without its last one; then, for every answer, that last one
-            and the answer without its own last.
-        labels: (G, L) the token to predict at each place; -100 in the prompt and in padding.
-        mask: (G, 1, L, L) bool: what each place sees.
-        source: (L,) the column of ``first`` whose position each place has.
-        first: (G, P + answer) prompt and first answer.
+        ids: (G, L) int64 tokens: the prompt without its last token; then, for every answer, that
+            last token and the answer without its own last token.
+        labels: (G, L) int64 token to predict at each place; -100 in the prompt and in padding.
+        mask: (G, 1, L, L) bool: the places that each place attends to.
+        source: (L,) int64 column of ``first`` whose position each place has.
+        first: (G, P + answer) int64 prompt and first answer.
         first_mask: (G, P + answer) 0 in the prompt's padding, else 1.
     """
 
@@ -132,16 +135,16 @@ class PackedAnswers(NamedTuple):
 
 
 def pack(ids: torch.Tensor, mask: torch.Tensor, answer: int, copies: int) -> PackedAnswers:
-    """Put the answers to each prompt behind it.
+    """Pack the answers to each prompt behind it.
 
     Args:
-        ids: (G * copies, P + answer) prompts, padded on the left, and answers, on the right.
-        mask: Likewise, 1 where there is a token.
-        answer: Tokens of the longest answer.
-        copies: Answers per prompt, which follow one another.
+        ids: (G * copies, P + answer) prompts padded on the left, answers padded on the right.
+        mask: The same shape; 1 for tokens, 0 for padding.
+        answer: Length of the longest answer, tokens.
+        copies: Answers per prompt; those of one prompt are neighbours.
     """
     groups, prefix = len(ids) // copies, ids.shape[1] - answer - 1
-    # What leads to each token of an answer is the last token of the prompt and those before it.
+    # An answer's token is predicted by the prompt's last token and the answer's tokens before.
     labels = ids[:, -answer:].masked_fill(mask[:, -answer:] == 0, _IGNORED)
 
     def line_up(start: torch.Tensor, spans: torch.Tensor) -> torch.Tensor:
@@ -154,7 +157,7 @@ def pack(ids: torch.Tensor, mask: torch.Tensor, answer: int, copies: int) -> Pac
     owner = torch.div(place - prefix, answer, rounding_mode='floor').clamp(min=-1)
     mine = (owner[:, None] == owner) | (owner == -1)
     causal = (place[:, None] >= place) & mine
-    # Padding sees itself: attention to nothing has no value.
+    # Padding attends to itself, because attention to nothing is not a number.
     seen = (causal & real[:, None, :]) | torch.eye(len(place), dtype=torch.bool, device=ids.device)
     source = torch.where(owner < 0, place, prefix + (place - prefix) % answer)
     first_mask = mask[::copies].clone()
@@ -163,7 +166,9 @@ def pack(ids: torch.Tensor, mask: torch.Tensor, answer: int, copies: int) -> Pac
 
 
 def count_copies(prompts: torch.Tensor, fields: Mapping[str, Any]) -> int:
-    """Return how many neighbouring rows at least have the same prompt and image, everywhere.
+    """Return the size of the groups of neighbouring rows that share prompt and image.
+
+    Groups of different sizes give their greatest common divisor.
 
     Args:
         prompts: (B, P) tokens.
@@ -181,7 +186,7 @@ def count_copies(prompts: torch.Tensor, fields: Mapping[str, Any]) -> int:
 
 
 def _take(fields: Mapping[str, Any], rows: slice) -> dict[str, Any]:
-    """Return some rows of what the processor made of one image per row."""
+    """Return a slice of the processor's output, which has one image per row."""
     images = _images(fields)[rows]
     return {
         key: torch.cat(images) if key == 'pixel_values' else value[rows]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluations beside published figures: ``python training/report.py RUN... [--output FOLDER]``.
+"""Compares evaluations with published figures: ``python training/report.py RUN... [--output D]``.
 
-Writes ``report.md`` with the paper's tables, each of them as CSV too, and for every run a page of
+Writes ``report.md`` with the paper's tables, each of them also as CSV, and for every run a page of
 its worst and best samples that opens in any browser.
 """
 
@@ -20,6 +20,7 @@ if __name__ == '__main__':  # before the heavy imports, so that signals are hand
     sys.exit(run_program('report.py', 'training.report:main'))
 
 from segzero_core.errors import DataError
+from segzero_core.runtime.atomic import atomic_text
 from training.reports.page import make_page
 from training.reports.runs import put_together, read_run
 from training.reports.tables import overview, paper_tables
@@ -49,11 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(
-        prog='report.py', description='Put evaluations beside published figures.'
+        prog='report.py', description='Compare evaluations with published figures.'
     )
     parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders of evaluations')
-    parser.add_argument('--output', type=Path, default=Path('runs/report'), help='where to')
-    parser.add_argument('--samples', type=int, default=12, help='of the worst, and of the best')
+    parser.add_argument('--output', type=Path, default=Path('runs/report'), help='where to write')
+    parser.add_argument(
+        '--samples', type=int, default=12, help='worst and best samples on a page, each'
+    )
     parser.add_argument('--root', default='', help="the datasets' folder, if it has moved")
     return parser
 
@@ -62,13 +65,13 @@ def report(folders: Sequence[Path], output: Path, samples: int = 12, root: str =
     """Write tables and pages; return their files.
 
     Args:
-        folders: Of finished evaluations.
-        output: Where to; made if it is not there.
-        samples: How many of the worst and of the best samples a page shows; 0 for no pages.
-        root: The folder of datasets that are known by name; '' = where they were.
+        folders: Folders of finished evaluations.
+        output: Where to write; created if it does not exist.
+        samples: Number of worst and of best samples on a page; 0 = no pages.
+        root: Folder of datasets that are known by name; '' = where the runs found them.
 
     Raises:
-        DataError: A run is not finished, its dataset is gone, or ``output`` cannot be written to.
+        DataError: A run is not finished, its dataset is missing, or ``output`` cannot be written.
     """
     runs = [read_run(folder) for folder in folders]
     tables = [overview(runs), *paper_tables(put_together(runs))]
@@ -87,8 +90,8 @@ def report(folders: Sequence[Path], output: Path, samples: int = 12, root: str =
     try:
         output.mkdir(parents=True, exist_ok=True)
         for file, text in files.items():
-            # Half a character, which servers do send, cannot be encoded.
-            (output / file).write_text(text, encoding='utf-8', errors='backslashreplace')
+            # Servers do send half a surrogate pair, which cannot be encoded.
+            atomic_text(output / file, text, errors='backslashreplace')
     except OSError as error:
         raise DataError(f'cannot write to {output} ({error}): choose another --output') from error
     return [output / file for file in files]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Supervised fine-tuning on TRL's trainer: learn to write the right answer."""
+"""Supervised fine-tuning on TRL's trainer."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from training.dataset import ReasonerDataset
 from training.grpo import accumulation
 from training.models import Trainee
 
-_IGNORED = -100  # labels the loss passes over
+_IGNORED = -100  # labels that do not count in the loss
 
 
 class Collator:
-    """Turns indices of records into a batch whose labels are the answers alone."""
+    """Turns indices of records into a batch; only the tokens of the answers have labels."""
 
     def __init__(self, examples: ReasonerDataset, processor: Any) -> None:
-        """Make batches from ``examples`` with ``processor``."""
+        """Take the data and the processor of the model."""
         self._examples, self._processor = examples, processor
 
     def __call__(self, items: list[dict[str, int]]) -> dict[str, Any]:
-        """Return the model's input, padded on the right, and ``rows``: the records' ids.
+        """Return the model's input, padded on the right, and ``rows``, the ids of the records.
 
         Args:
-            items: Each has the ``index`` of a record.
+            items: The ``index`` of a record each.
         """
         rows = [self._examples.row(item['index']) for item in items]
         prompts = [
@@ -55,23 +55,23 @@ class Collator:
 
 
 class SftTrainer(CheckpointingTrainer, SFTTrainer):
-    """TRL's trainer, fed with records."""
+    """TRL's trainer on records."""
 
     def __init__(
         self, settings: TrainConfig, examples: ReasonerDataset, steps: int, **rest: Any
     ) -> None:
-        """Take what ``CheckpointingTrainer`` needs beside the arguments of TRL's trainer."""
+        """Take the attributes of ``CheckpointingTrainer``; ``rest`` is for TRL's trainer."""
         self.settings, self.examples, self.steps = settings, examples, steps
         super().__init__(**rest)
 
     def _load_callback_state(self) -> None:
-        # Called on resuming, once the state is loaded. TRL would count tokens from 0 again.
+        # Called on resume, after the state is loaded. TRL would count tokens from 0 again.
         super()._load_callback_state()
         counted = [line['num_tokens'] for line in self.state.log_history if 'num_tokens' in line]
         self._total_train_tokens = counted[-1] if counted else 0
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """Remember which records the batch is of; see ``CheckpointingTrainer.training_step``."""
+        """Record the ids of the batch; see ``CheckpointingTrainer.training_step``."""
         self._batch_ids = tuple(inputs.pop('rows'))
         return super().training_step(model, inputs, num_items_in_batch)
 
@@ -83,7 +83,7 @@ def make_sft_trainer(
     examples: ReasonerDataset,
     **rest: Any,
 ) -> SftTrainer:
-    """Return the trainer of a run; see ``grpo.make_grpo_trainer``."""
+    """Return the trainer of a run; arguments as in ``grpo.make_grpo_trainer``."""
     settings = SFTConfig(
         **arguments,
         **accumulation(config, config.batch_size),

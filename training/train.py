@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains a reasoner: ``python training/train.py --config config/training/NAME.yaml [key=value]``.
 
-Started again with the same command after whatever ended it, it goes on where the last checkpoint
-was, with the results an uninterrupted run would have had.
+The same command started again after an interruption continues from the last checkpoint, with the
+results of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ from training.config import TrainConfig, describe, load_config, save_config
 from training.files import changed_settings, claimed, explained_os_errors
 
 CONFIG = 'config.yaml'
-# What may differ between the parts of one run: nothing that changes what is learnt.
+# Settings that may differ when a run continues, because they do not change what is learnt.
 _FREE = {
     'save_steps',
     'keep_checkpoints',
@@ -41,7 +42,7 @@ _FREE = {
     'eval_steps',
     'tensorboard',
     'output',
-    'vllm_url',  # a run that goes on elsewhere finds its server elsewhere
+    'vllm_url',
     'vllm_gpu_memory_utilization',
     'vllm_tensor_parallel',
 }
@@ -65,7 +66,7 @@ def train(config: TrainConfig) -> None:
     """Train as ``config`` says, from the start or from the run's last checkpoint.
 
     Raises:
-        SegZeroError: Something cannot be used, or training cannot go on.
+        SegZeroError: A setting, the data or the model cannot be used, or training cannot continue.
     """
     is_main = int(os.environ.get('RANK', '0')) == 0
     run = Path(config.output)
@@ -90,7 +91,7 @@ def _train(config: TrainConfig, run: Path, is_main: bool) -> None:
     trainer.accelerator.wait_for_everyone()
     checkpoint = newest_checkpoint(run) if not is_main else checkpoint
     if checkpoint:
-        _say(is_main, f'going on from {checkpoint}')
+        _say(is_main, f'continuing from {checkpoint}')
         if checkpoint_step(checkpoint) > steps:
             raise ConfigError(
                 f'{checkpoint} is beyond the {steps} steps asked for: raise max_steps or epochs'
@@ -105,7 +106,7 @@ def _train(config: TrainConfig, run: Path, is_main: bool) -> None:
 
 
 def start_run(config: TrainConfig, run: Path, rows: int, steps: int) -> None:
-    """Note the run's settings in its folder and print them.
+    """Write the settings to the run's folder and print them.
 
     Raises:
         OSError: They cannot be written.
@@ -117,10 +118,10 @@ def start_run(config: TrainConfig, run: Path, rows: int, steps: int) -> None:
 
 
 def check_same_run(config: TrainConfig, run: Path) -> None:
-    """Make sure that what is in ``run`` was trained with the same settings.
+    """Check that the checkpoints in ``run`` were trained with the same settings.
 
     Raises:
-        ConfigError: It was not; every difference is named.
+        ConfigError: They were not; the message names every difference.
     """
     if not (run / CONFIG).is_file() or not list(run.glob('checkpoint-*')):
         return
@@ -137,16 +138,16 @@ def check_same_run(config: TrainConfig, run: Path) -> None:
 
 
 def read_rows(source: str, limit: int, say: bool, config: TrainConfig | None = None) -> Any:
-    """Read a dataset; report and leave out every row that cannot be used.
+    """Return the records of a dataset without those that cannot be used.
 
     Args:
         source: See ``segzero_core.data.read_dataset``.
-        limit: Of rows; 0 for all.
-        say: Whether to report.
-        config: What is to be trained on them; None for nothing.
+        limit: Maximum number of rows; 0 = all.
+        say: Whether to print which rows are left out, and why.
+        config: The training that will use the rows; None for held-out rows.
 
     Raises:
-        DataError: Not one can be used.
+        DataError: No row can be used.
     """
     from training.dataset import single_target, unusable
 
@@ -184,13 +185,13 @@ def _leave_out(dataset: Dataset, why_not: Callable[[Record], str]) -> Dataset:
 
 
 def common_arguments(config: TrainConfig, steps: int) -> dict[str, Any]:
-    """Return what every method tells transformers' trainer."""
+    """Return the arguments of transformers' trainer that all methods share."""
     import torch
 
     from training.models import use_bf16
 
     on_cpu = not torch.cuda.is_available()
-    # transformers' "constant" knows no warm-up and does not say so.
+    # transformers' "constant" ignores the warm-up without a warning.
     rising = config.schedule == 'constant' and config.warmup_steps
     schedule = 'constant_with_warmup' if rising else config.schedule
     return {
@@ -219,7 +220,7 @@ def common_arguments(config: TrainConfig, steps: int) -> dict[str, Any]:
 
 
 def make_trainer(config: TrainConfig, data: Any, held_out: Any, steps: int) -> tuple[Any, Any]:
-    """Return the trainer and what it trains."""
+    """Return the trainer and the model it trains."""
     import datasets
     from transformers import PrinterCallback
     from transformers.utils import logging
@@ -231,15 +232,15 @@ def make_trainer(config: TrainConfig, data: Any, held_out: Any, steps: int) -> t
     from training.sft import make_sft_trainer
     from training.trl_rewards import Masks, make_segmenter
 
-    logging.disable_progress_bar()  # of loading and saving weights: ours is enough
+    logging.disable_progress_bar()  # of loading and saving weights; ours shows the steps
     trainee = load_trainee(config)
     segmenter = make_segmenter(config)
-    examples = ReasonerDataset(data, trainee.family, config.task, config.imitate == 'every')
+    examples = ReasonerDataset(data, trainee.task, config.imitate == 'every')
     table = datasets.Dataset.from_dict({'index': range(len(data))})
     callbacks: list[Any] = [ProgressCallback(Path(config.output))]
     validation = None
     if held_out:
-        masks = Masks(config.task, segmenter) if segmenter else None
+        masks = Masks(trainee.task, segmenter) if segmenter else None
         validation = ValidationCallback(config, trainee, held_out, masks)
         callbacks.append(validation)
     rest = {'train_dataset': table, 'callbacks': callbacks}
@@ -255,22 +256,30 @@ def make_trainer(config: TrainConfig, data: Any, held_out: Any, steps: int) -> t
 
 
 def _finish(config: TrainConfig, trainer: Any, trainee: Any, run: Path) -> None:
-    """Write the trained model as an ordinary checkpoint folder."""
+    """Write the trained model to ``run/model``, an ordinary checkpoint folder."""
+    from segzero_core.runtime.atomic import draft_of, replace_folder
     from training.checkpointing import explained_saving
-    from training.models import describe_family, save_beside, save_model
+    from training.models import checkpoint_notes, save_model, save_processor
 
-    notes = describe_family(config, trainee.family)
+    notes = checkpoint_notes(trainee.task)
     folder = run / 'model'
+    draft = draft_of(folder)
+    is_main = trainer.is_world_process_zero()
     with explained_saving('the model', run):
-        if config.lora_rank:
-            if trainer.is_world_process_zero():
+        try:
+            if not config.lora_rank:
+                trainer.save_model(str(draft))  # by all processes, which may share the weights
+            if is_main and config.lora_rank:
                 model = trainer.accelerator.unwrap_model(trainer.model)
-                save_model(model, trainee.processor, notes, folder)
-            return
-        trainer.save_model(str(folder))
-        if trainer.is_world_process_zero():
-            (folder / 'training_args.bin').unlink(missing_ok=True)  # a pickle: runs code when read
-            save_beside(trainee.processor, notes, folder)
+                save_model(model, trainee.processor, notes, draft)
+            elif is_main:
+                (draft / 'training_args.bin').unlink(missing_ok=True)  # a pickle: unsafe to read
+                save_processor(trainee.processor, notes, draft)
+            if is_main:
+                replace_folder(draft, folder)
+        finally:
+            if is_main:
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def _import_trl() -> None:

@@ -11,7 +11,6 @@ import torch
 from segzero_core.data import Record
 from segzero_core.errors import AnswerError
 from segzero_core.geometry import box_iou
-from segzero_core.prompts import PromptFamily
 from segzero_core.rewards import hardened as rewards
 from segzero_core.rewards.hardened import Recipe, Truth
 from segzero_core.task import Task
@@ -23,7 +22,7 @@ class ScoredAnswer(NamedTuple):
 
     Attributes:
         record: The image and the sentence.
-        truth: The right answer, in the answer space of the family.
+        truth: The right answer, in the answer space of the task.
         text: The model's answer.
         values: Every reward by name, ``reward`` (their sum), ``parsed`` and, if the task asks for
             a box, ``box_overlap`` (IoU) and ``box_hit`` (1 if the IoU is over 0.5).
@@ -39,7 +38,6 @@ def answer_records(
     model: Any,
     processor: Any,
     records: Sequence[Record],
-    family: PromptFamily,
     task: Task,
     recipe: Recipe,
     max_tokens: int,
@@ -53,8 +51,7 @@ def answer_records(
             back to its former mode.
         processor: The model's processor; it pads on the left.
         records: The images and sentences.
-        family: Prompt and answer space, reduced to the task.
-        task: What is asked for.
+        task: What the model is asked: prompt, image size, space of the coordinates, answer.
         recipe: The rewards to compute.
         max_tokens: Maximum length of an answer, tokens.
         batch: Records per call of ``generate``.
@@ -68,9 +65,9 @@ def answer_records(
         found = []
         for start in range(0, len(records), batch):
             part = [records[i] for i in range(start, min(start + batch, len(records)))]
-            texts = _generate(model, processor, part, family, max_tokens, temperature)
+            texts = _generate(model, processor, part, task, max_tokens, temperature)
             for record, text in zip(part, texts, strict=True):
-                truth = make_truth(record, family)
+                truth = make_truth(record, task)
                 values = score_answer(text, truth, task, recipe)
                 found.append(ScoredAnswer(record, truth, text, values))
     finally:
@@ -121,17 +118,15 @@ def _generate(
     model: Any,
     processor: Any,
     records: Sequence[Record],
-    family: PromptFamily,
+    task: Task,
     max_tokens: int,
     temperature: float,
 ) -> list[str]:
     prompts = [
-        processor.apply_chat_template(
-            family.conversation(record.query), add_generation_prompt=True
-        )
+        processor.apply_chat_template(task.conversation(record.query), add_generation_prompt=True)
         for record in records
     ]
-    images = [picture(record, family) for record in records]
+    images = [picture(record, task) for record in records]
     inputs = processor(text=prompts, images=images, padding=True, return_tensors='pt')
     inputs = inputs.to(model.device)
     with torch.no_grad():

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rewards for training: ours (``hardened``) and the original code's (``released``)."""
+"""Rewards of training: ``hardened``, and ``released`` as the original code computes them."""

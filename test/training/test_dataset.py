@@ -32,19 +32,19 @@ RECORD = Record(
 def test_truth_is_in_the_space_answers_are_in() -> None:
     from training.dataset import make_truth
 
-    pixels = make_truth(RECORD, get_family('seg_zero'))
+    pixels = make_truth(RECORD, Task())
     # int(v * 840 / W + 0.5), as the released data was prepared.
     assert pixels.box == Box(84, 84, 420, 420)
     assert pixels.points == (Point(133, 177), Point(839, 838))
     assert pixels.size == Size(840, 840)
-    thousandths = make_truth(RECORD, get_family('thousandths'))
+    thousandths = make_truth(RECORD, Task(family=get_family('thousandths')))
     assert thousandths.box == Box(100, 100, 500, 500)
 
 
 def test_picture_is_stretched_to_what_the_model_sees() -> None:
     from training.dataset import picture
 
-    assert picture(RECORD, get_family('thousandths')).size == (896, 896)
+    assert picture(RECORD, Task(family=get_family('thousandths'))).size == (896, 896)
 
 
 @pytest.mark.parametrize('think', [True, False])
@@ -57,8 +57,7 @@ def test_labels_are_the_answer_and_its_end(
 
     processor = QwenProcessor.from_pretrained(tiny_reasoner_dir, padding_side='left')
     records = read_dataset('synthetic:train?size=64&count=3').records
-    task = Task(think=think)
-    examples = ReasonerDataset(records, task.with_family(get_family('tiny')).prompt, task)
+    examples = ReasonerDataset(records, Task(think=think, family=get_family('tiny')))
     batch = Collator(examples, processor)([{'index': i} for i in (2, 0)])
     assert batch['rows'] == ['train/2', 'train/0']
     for row, index in enumerate((2, 0)):
@@ -74,16 +73,16 @@ def test_every_form_of_answer_is_shown_in_turn() -> None:
     from segzero_core.rewards.hardened import score
     from training.dataset import ReasonerDataset, make_truth
 
-    family = get_family('tiny')
+    task = Task(family=get_family('tiny'))
     inside = Annotation(Box(64, 48, 320, 240), (Point(101, 101), Point(200, 200)))
     records = [dataclasses.replace(RECORD, targets=(inside,))] * 24
-    examples = ReasonerDataset(records, family, Task(), every_form=True)
+    examples = ReasonerDataset(records, task, every_form=True)
     replies = [examples.reply(index) for index in range(24)]
     assert replies[:12] == replies[12:]
     assert len(set(replies)) == 12
-    truth = make_truth(records[0], family)
+    truth = make_truth(records[0], task)
     full = [reply for reply in replies[:12] if sum(score(reply, truth).values()) == 5]
-    assert full == [ReasonerDataset(records, family, Task()).reply(0)]
+    assert full == [ReasonerDataset(records, task).reply(0)]
 
 
 class CountingSegmenter:
@@ -113,8 +112,7 @@ def test_mask_reward_has_tiers_and_embeds_an_image_once(trl: None) -> None:
 
     segmenter = CountingSegmenter()
     config = TrainConfig(extra_rewards=('mask_iou',), segmenter='sam2')
-    reward = reward_functions(config, segmenter)[-1]
-    family = get_family('seg_zero')
+    reward = reward_functions(config, Task(), segmenter)[-1]
     answers = {  # of the true mask, the left upper quarter
         '[0, 0, 420, 420]': 4.0,
         '[0, 0, 420, 315]': 3.0,
@@ -126,7 +124,7 @@ def test_mask_reward_has_tiers_and_embeds_an_image_once(trl: None) -> None:
     texts = [f'<answer>{{"bbox": {box}, {points}}}</answer>' for box in answers]
     found = reward(
         completions=[[{'role': 'assistant', 'content': text}] for text in texts],
-        truth=[make_truth(RECORD, family)] * len(texts),
+        truth=[make_truth(RECORD, Task())] * len(texts),
         record=[RECORD] * len(texts),
     )
     assert found == list(answers.values())

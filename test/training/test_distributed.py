@@ -80,9 +80,9 @@ def test_two_processes(single: tuple[list[str], Path], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(('records', 'processes'), [(1, 1), (7, 2), (3, 8), (16, 4), (33, 8)])
 def test_all_processes_answer_equally_often(trl: None, records: int, processes: int) -> None:
-    from training.callbacks import own_share
+    from training.callbacks import assign_records
 
-    shares = [own_share(records, process, processes) for process in range(processes)]
+    shares = [assign_records(records, process, processes) for process in range(processes)]
     assert len({len(share) for share in shares}) == 1
     assert {record for share in shares for record in share} == set(range(records))
     assert sorted(set(shares[0])) == shares[0]

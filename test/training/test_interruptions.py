@@ -75,7 +75,7 @@ def writes() -> FailingWrites:
 
 
 def measure(folder: Path) -> int:
-    dataset = 'synthetic:val?size=96x72&count=5&objects=2-3'
+    dataset = 'synthetic:val?size=96x72&count=3&objects=2-3'
     return evaluate.main(['--dataset', dataset, '--output', str(folder), '--batch-size', '2'])
 
 

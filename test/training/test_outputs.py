@@ -120,29 +120,3 @@ def test_model_is_asked_as_it_was_trained(run: Path) -> None:
     assert reasoner.reason(record.load_image(), record.query).text
     assert not list((run / 'model').glob('*.bin'))
     reasoner.close()
-
-
-def test_evaluation_judges_what_the_reasoner_would_answer(
-    trl: None, overfit_reasoner_dir: Path
-) -> None:
-    from segzero_core.reasoners.qwen_processor import QwenProcessor
-    from segzero_core.reasoners.transformers import TransformersReasoner
-    from segzero_core.rewards.hardened import Recipe
-    from segzero_core.task import Task
-    from training.models import load_model
-    from training.validation import answer_records
-
-    torch = pytest.importorskip('torch')
-    records = read_dataset('synthetic:val?size=112&count=3').records
-    reasoner = TransformersReasoner(str(overfit_reasoner_dir), device='cpu', max_new_tokens=200)
-    processor = QwenProcessor.from_pretrained(overfit_reasoner_dir, padding_side='left')
-    model = load_model(overfit_reasoner_dir, torch.float32)
-    found = answer_records(
-        model, processor, records, reasoner.task.prompt, Task(), Recipe(), max_tokens=200, batch=2
-    )
-    for answer, record in zip(found, records, strict=True):
-        assert answer.text.startswith(reasoner.reason(record.load_image(), record.query).text)
-        assert answer.values['parsed'] == 1
-        assert answer.values['think_format'] == 0  # it goes on writing after the answer
-        assert answer.values['answer_format'] == 1
-    reasoner.close()

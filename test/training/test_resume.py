@@ -35,7 +35,7 @@ def test_killed_run_continues_exactly(
     killed.kill_when(tmp_path / 'killed' / 'samples' / 'step_000004.jsonl')
     resumed = start_training(short_grpo, tmp_path / 'killed')
     whole.finish()
-    assert 'going on from' in resumed.finish()
+    assert 'continuing from' in resumed.finish()
 
     expected = learnt(tmp_path / 'whole')
     assert [line['step'] for line in expected] == [1, 2, 3, 4]

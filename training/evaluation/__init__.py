@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring a reasoner and a segmenter on a dataset."""
+"""Evaluation of a reasoner and a segmenter on a dataset."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finished evaluations beside published figures, and pages of their samples."""
+"""Reports: tables of measured and published figures, and pages of samples."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A page of the worst and the best samples of a run: one HTML file with all its pictures."""
+"""A page of the worst and best samples of a run: one HTML file that includes its pictures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.evaluation.summary import STATUS, counts_of, ious_of
 from training.reports.runs import EvaluatedRun, system_of
 from training.reports.tables import OVERVIEW
 
-_SIDE = 420  # pixels; pictures are reduced to this
+_SIDE = 420  # pixels; larger pictures are reduced to this side
 _FAR = 10 * _SIDE
 _TRUTH = (0, 170, 90)
 _IGNORED = (130, 130, 130)
@@ -39,15 +39,15 @@ th { text-align: left; font-weight: normal; color: #5b6775; padding-right: 1rem;
 
 
 def make_page(run: EvaluatedRun, count: int, root: str = '') -> str:
-    """Return the HTML of a page that opens without a server and loads nothing.
+    """Return the HTML of a page that needs neither a server nor other files.
 
     Args:
-        run: A finished run; its dataset must be where it was.
-        count: How many of the worst and of the best samples, of as many images as can be.
-        root: The folder of a dataset that is known by name; '' = where the run found it.
+        run: A finished run whose dataset still exists.
+        count: Number of worst and of best samples, from as many images as possible.
+        root: Folder of a dataset that is known by name; '' = where the run found it.
 
     Raises:
-        DataError: The dataset is not there any more, or is another one now.
+        DataError: The dataset does not exist any more, or has changed.
     """
     settings = run.settings
     samples = read_samples(
@@ -86,7 +86,7 @@ def make_page(run: EvaluatedRun, count: int, root: str = '') -> str:
 
 
 def _figures(run: EvaluatedRun) -> str:
-    """Return the rows of a table of all figures, and of what became of the answers."""
+    """Return the rows of a table of all metrics and of the number of answers by status."""
     found = {name: cell for (_, name), cell in run.figures().items()}
     rows = [(words, str(found[name])) for name, words in OVERVIEW.items() if name in found]
     counts = run.summary['counts']
@@ -95,7 +95,7 @@ def _figures(run: EvaluatedRun) -> str:
 
 
 def _choose(order: Sequence[int], images: Sequence[str], count: int) -> list[int]:
-    """Return the first rows of ``order``, of an image its second only when all had their first."""
+    """Return the first rows of ``order``; an image's second row only after all first rows."""
     seen: Counter[str] = Counter()
     turns = []
     for row in order:
@@ -106,7 +106,7 @@ def _choose(order: Sequence[int], images: Sequence[str], count: int) -> list[int
 
 
 def _scores(run: EvaluatedRun) -> list[float]:
-    """Return the IoU of each row, or how right its words are."""
+    """Return the IoU of each row, or the accuracy of its answer in words."""
     protocol = run.settings['protocol']
     return [
         float(row['correct']) if 'correct' in row else _iou(row, protocol)
@@ -160,13 +160,13 @@ def _pictures(row: dict[str, Any], sample: Sample) -> str:
         words = 'truth'
         if sample.ignore is not None:
             drawn = _tinted(drawn, sample.ignore.mask, _IGNORED)
-            words = 'truth; grey is to be ignored'
+            words = 'truth; grey is ignored'
         found.append(_figure(words, drawn))
     return ''.join(found)
 
 
 def _tinted(image: Image, mask: Mask, colour: tuple[int, int, int]) -> Image:
-    """Return a copy of the picture with a mask of any size over it."""
+    """Return a copy of the picture with a mask of any size drawn over it."""
     drawn = image.copy()
     inside = mask.astype(np.uint8)
     small = cv2.resize(inside, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
@@ -178,7 +178,7 @@ def _tinted(image: Image, mask: Mask, colour: tuple[int, int, int]) -> Image:
 
 def _draw_prompt(image: Image, row: dict[str, Any], factor: float) -> None:
     def scaled(numbers: Sequence[float]) -> list[int]:
-        # The released evaluation keeps whatever number was written; OpenCV draws small ones.
+        # The released evaluation keeps any number, but OpenCV draws only small ones.
         return [round(min(max(number * factor, -_FAR), _FAR)) for number in numbers]
 
     if row['box']:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finished runs, put together by what was measured: one checkpoint, the last, the best of k."""
+"""Finished runs grouped by system: a single checkpoint, or the last and the best of k."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class EvaluatedRun(NamedTuple):
     """One finished evaluation.
 
     Attributes:
-        folder: Where it is.
-        settings: What it was decided by.
-        summary: Its figures.
-        dataset: What it was measured on, by the name that published figures go by.
-        model: What was measured: the model, or the training it is of.
-        step: Which checkpoint of that training; infinity for its result, None if it is of none.
+        folder: Its folder.
+        settings: Its settings.
+        summary: Its metrics.
+        dataset: Name of the dataset as in published figures.
+        model: Name of the model, or of the training that a checkpoint belongs to.
+        step: Step of that checkpoint; infinity for the training's result, None without a training.
     """
 
     folder: Path
@@ -45,7 +45,7 @@ class EvaluatedRun(NamedTuple):
     step: float | None
 
     def figures(self) -> dict[Column, Cell]:
-        """Return the figures by dataset and metric."""
+        """Return the metrics by dataset and name."""
         parts = {**self.summary, **self.summary.get(self.settings['protocol'], {})}
         return {
             (self.dataset, name): Cell(*(100 * part[key] for key in ('value', 'low', 'high')))
@@ -55,7 +55,7 @@ class EvaluatedRun(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A row of a table: what was measured, and how the checkpoint was chosen."""
+    """A row of a table: the system, how its checkpoint was chosen, and its metrics."""
 
     system: str
     model: str
@@ -64,10 +64,10 @@ class Measured(NamedTuple):
 
 
 def read_run(folder: Path) -> EvaluatedRun:
-    """Read what an evaluation left.
+    """Read a finished evaluation.
 
     Raises:
-        DataError: It is not finished, or none.
+        DataError: The folder holds none, or it is not finished.
     """
     file = folder / 'summary.json'
     try:
@@ -85,10 +85,10 @@ def read_run(folder: Path) -> EvaluatedRun:
 
 
 def known_name(dataset: str, level: str = '') -> str:
-    """Return the name that published figures go by: ``Ricky06662/ReasonSeg_val`` is reasonseg:val.
+    """Return the name of a dataset as in published figures.
 
-    With every expression about an object it is another dataset, ``refcoco:val_all``. Other names
-    come back as they are.
+    ``Ricky06662/ReasonSeg_val`` becomes ``reasonseg:val``. A dataset with every expression about
+    an object is a different one, ``refcoco:val_all``. Other names are returned unchanged.
     """
     last = Path(dataset).name.replace('refcocoplus', 'refcoco+')
     found = re.fullmatch(r'(?i)(refcoco[+g]?|reasonseg|chartqa|textvqa)([:_])(\w+?)(_all)?', last)
@@ -96,19 +96,19 @@ def known_name(dataset: str, level: str = '') -> str:
         return dataset
     name, mark, split, every = found.groups()
     name = name.lower()
-    # Those on the hub are known by their names, questions have but one level.
+    # Datasets of the hub are known by name, and question sets have only one level.
     by_level = mark == ':' and level == 'expression' and not name.endswith('qa')
     return f'{name}:{split}{"_all" if every or by_level else ""}'
 
 
 def put_together(runs: Sequence[EvaluatedRun]) -> list[Measured]:
-    """Return a row for each thing measured; two where several checkpoints were.
+    """Return one row per system, or two if several of its checkpoints were measured.
 
-    ``last checkpoint`` was fixed before anything was measured; ``best of k`` was chosen by the
-    very figure it shows, column by column, as published figures often are.
+    ``last checkpoint`` was fixed before the measurement. ``best of k`` is the maximum of each
+    column, as published figures often are.
 
     Raises:
-        DataError: The same thing was measured twice.
+        DataError: The same system was measured twice on one dataset.
     """
     groups: dict[str, dict[float | None, dict[str, EvaluatedRun]]] = {}
     for run in runs:
@@ -136,14 +136,16 @@ def put_together(runs: Sequence[EvaluatedRun]) -> list[Measured]:
 
 
 def system_of(run: EvaluatedRun) -> str:
-    """Return what was measured in words, without the checkpoint."""
+    """Return a description of the measured system, without its checkpoint."""
     settings = run.settings
     segmenter = Path(settings['segmenter_model']).name or settings['segmenter']
     parts = [f'{run.model} + {segmenter}']
     parts += [f'asked as {settings["family"]}'] if settings['family'] else []
     parts += [f'asked for {settings["answer"]}'] if settings['answer'] else []
     parts += ['without thinking'] if settings['think'] == 'no' else []
-    parts += [f'prompted with {settings["segmenter_prompt"]}'] if settings['segmenter_prompt'] else []
+    parts += (
+        [f'prompted with {settings["segmenter_prompt"]}'] if settings['segmenter_prompt'] else []
+    )
     parts += [f'protocol {settings["protocol"]}'] if settings['protocol'] != 'standard' else []
     parts += [f'first {settings["limit"]} rows'] if settings['limit'] else []
     return ', '.join(parts)

@@ -34,13 +34,13 @@ OVERVIEW = {
 
 
 class Table(NamedTuple):
-    """Head and rows of text.
+    """A table of text.
 
     Attributes:
-        name: Of the file: ``table_6``.
-        title: In words.
-        head: A name for each column.
-        rows: As many texts each.
+        name: Name of its file, such as ``table_6``.
+        title: Its title.
+        head: Name of each column.
+        rows: The cells of each row.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
     def markdown(self) -> str:
-        """Return it as Markdown."""
+        """Return the table as Markdown."""
         lines = [self.head, ['---'] * len(self.head), *self.rows]
         body = (
             '| ' + ' | '.join(cell.replace('|', '\\|') for cell in line) + ' |' for line in lines
@@ -57,7 +57,7 @@ class Table(NamedTuple):
         return f'## {self.title}\n\n' + '\n'.join(body) + '\n'
 
     def csv(self) -> str:
-        """Return it as CSV."""
+        """Return the table as CSV."""
         text = io.StringIO()
         csv.writer(text, lineterminator='\n').writerows([self.head, *self.rows])
         return text.getvalue()
@@ -65,23 +65,23 @@ class Table(NamedTuple):
 
 @functools.cache
 def published() -> list[dict[str, Any]]:
-    """Return the published tables, see ``published.yaml``."""
+    """Return the published tables of ``published.yaml``."""
     file = Path(__file__).with_name('published.yaml')
     tables: list[dict[str, Any]] = yaml.safe_load(file.read_text(encoding='utf-8'))['tables']
     return tables
 
 
 def paper_tables(measured: Sequence[Measured]) -> list[Table]:
-    """Return the paper's tables, each with what was measured of it.
+    """Return the paper's tables, each with the measured rows that belong to it.
 
-    A run stands below the row of the preset it was trained with, or of the released model that it
-    measured; in the open comparisons (Tables 6 and 7, Figure 5) all others follow at the end.
+    A run stands below the row of its training preset or of the released model that it measured. In
+    the open comparisons (Tables 6 and 7, Figure 5) all other runs follow at the end.
     """
     return [_paper_table(table, measured) for table in published()]
 
 
 def overview(runs: Sequence[EvaluatedRun]) -> Table:
-    """Return the table of all that was measured, run by run."""
+    """Return the table of all measurements, one row per run."""
     rows = []
     for run in sorted(runs, key=lambda run: (run.dataset, system_of(run), run.step or 0)):
         counts, figures = run.summary['counts'], run.figures()
@@ -102,13 +102,14 @@ def overview(runs: Sequence[EvaluatedRun]) -> Table:
                 str(run.summary['rows']),
                 *(show(name) for name in OVERVIEW),
                 f'{100 * counts["parse_failure_rate"]:.1f}',
+                str(counts['cut_off']),
                 f'{100 * counts["repair_rate"]:.1f}',
                 str(counts['error']),
                 str(released.get('dropped', 0)),
             ]
         )
     head = ['dataset', 'level', 'system', 'checkpoint', 'rows', *OVERVIEW.values()]
-    head += ['unreadable %', 'repaired %', 'bad data', 'left out']
+    head += ['unreadable %', 'cut off', 'repaired %', 'bad data', 'left out']
     return Table('measured', 'What was measured', head, rows)
 
 
@@ -135,7 +136,7 @@ def _paper_table(table: dict[str, Any], measured: Sequence[Measured]) -> Table:
 
 
 def _measured_row(row: Measured, columns: Sequence[Column]) -> list[list[str]]:
-    """Return the row, if it has anything for one of the columns."""
+    """Return the row if it has a value for one of the columns."""
     cells = [row.figures.get(column) for column in columns]
     if not any(cells):
         return []
