@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good masks, boxes and points are: gIoU, cIoU, precision, hit rates, and how sure that is.
+"""Metrics of masks, boxes and points: gIoU, cIoU, precision, hit rates, bootstrap intervals.
 
-Every sample counts. One without a usable answer is an empty mask, ``None`` for a box and no
-points; leaving it out would make a model look better the more often it fails.
+Every sample counts. A sample without a usable answer is an empty mask, a box ``None`` or no
+points; without it, a model would look better the more often it fails.
 
-Three protocols, which differ where an image's truth may be empty ("nothing matches"):
+Three protocols differ where the truth of an image may be empty ("nothing matches"):
 
 ``standard``: an empty mask for an empty truth has IoU 1 (gRefCOCO).
-``lisa``: likewise, to the last digit as dvlab-research/LISA at 3cb2d43 computes it, which adds
-1e-5 to each union and 1e-10 to their sum.
-``released``: it has IoU 0, as in the evaluation of dvlab-research/Seg-Zero at 77f9ea5, which
-figures of released checkpoints are made with.
+``lisa``: the same, computed exactly as dvlab-research/LISA at 3cb2d43, which adds 1e-5 to each
+union and 1e-10 to their sum.
+``released``: the IoU is 0, as in the evaluation of dvlab-research/Seg-Zero at 77f9ea5, which the
+published figures of its checkpoints come from.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 class Overlap(NamedTuple):
-    """Pixel counts of one predicted mask and its truth: all that the mask metrics need."""
+    """Pixel counts of a predicted mask, its truth and their intersection."""
 
     intersection: int
     predicted: int
@@ -40,7 +40,7 @@ class Overlap(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A figure and its bootstrap confidence interval."""
+    """A metric and its bootstrap confidence interval."""
 
     value: float
     low: float
@@ -48,13 +48,13 @@ class Interval(NamedTuple):
 
 
 def overlap(predicted: Mask, truth: Mask, ignore: Mask | None = None) -> Overlap:
-    """Count the pixels of a prediction, its truth and both.
+    """Count the pixels of a prediction, its truth and their intersection.
 
     Args:
         predicted: (H, W) bool.
         truth: (H, W) bool.
-        ignore: (H, W) bool, pixels that count for neither. LISA's ReasonSeg leaves out the
-            pixels labelled 255; Seg-Zero's counts them as truth.
+        ignore: (H, W) bool, pixels that do not count. LISA's ReasonSeg ignores the pixels labelled
+            255; Seg-Zero counts them as truth.
 
     Raises:
         MetricError: The shapes differ.
@@ -71,7 +71,7 @@ def overlap(predicted: Mask, truth: Mask, ignore: Mask | None = None) -> Overlap
 
 
 def overlap_rle(predicted: Rle, truth: Rle, ignore: Rle | None = None) -> Overlap:
-    """Count like ``overlap`` without unpacking the masks: far faster on large images.
+    """Count as ``overlap`` does without decoding the masks: much faster on large images.
 
     Raises:
         MetricError: The sizes differ.
@@ -100,12 +100,12 @@ def image_ious(overlaps: Sequence[Overlap] | Array, protocol: Protocol = 'standa
 
 
 def giou(overlaps: Sequence[Overlap] | Array, protocol: Protocol = 'standard') -> float:
-    """Return the mean of the images' IoUs; raises like ``image_ious``."""
+    """Return the mean of the images' IoUs; raises as ``image_ious`` does."""
     return float(image_ious(overlaps, protocol).mean())
 
 
 def ciou(overlaps: Sequence[Overlap] | Array, protocol: Protocol = 'standard') -> float:
-    """Return the sum of intersections over the sum of unions; raises like ``image_ious``."""
+    """Return the sum of intersections over the sum of unions; raises as ``image_ious`` does."""
     intersection, union = _counts(overlaps)
     if protocol == 'lisa':
         return float(intersection.sum() / (union.sum() + 1e-10))
@@ -117,15 +117,15 @@ def ciou(overlaps: Sequence[Overlap] | Array, protocol: Protocol = 'standard') -
 def precision(
     overlaps: Sequence[Overlap] | Array, threshold: float = 0.5, protocol: Protocol = 'standard'
 ) -> float:
-    """Return the share of images with an IoU over ``threshold``; raises like ``image_ious``."""
+    """Return the share of images with an IoU over ``threshold``; raises as ``image_ious`` does."""
     return float((image_ious(overlaps, protocol) > threshold).mean())
 
 
 def no_target_accuracy(overlaps: Sequence[Overlap] | Array) -> float:
     """Return the share of images without a target whose mask is empty (gRefCOCO's N-acc).
 
-    N-acc and T-acc are those of arXiv 2306.00968; ReLA's code divides by one more, and its T-acc
-    is another figure.
+    N-acc and T-acc are those of arXiv 2306.00968. ReLA's code divides by the count plus one, and
+    its T-acc is a different metric.
 
     Raises:
         MetricError: Every image has a target.
@@ -140,7 +140,7 @@ def no_target_accuracy(overlaps: Sequence[Overlap] | Array) -> float:
 def target_accuracy(overlaps: Sequence[Overlap] | Array) -> float:
     """Return the share of images with a target whose mask is not empty (gRefCOCO's T-acc).
 
-    Of the targets that are rejected nothing else tells: their IoU is 0, as that of any miss.
+    It is the only metric of wrong rejections, whose IoU is 0 like that of any miss.
 
     Raises:
         MetricError: No image has a target.
@@ -158,7 +158,7 @@ def box_accuracy(
     """Return the share of boxes with an IoU over ``threshold`` (Seg-Zero, appendix C).
 
     Raises:
-        MetricError: There are none, or not as many of one as of the other.
+        MetricError: There are no boxes, or the numbers differ.
     """
     if not truth or len(predicted) != len(truth):
         raise MetricError(f'got {len(predicted)} predicted boxes for {len(truth)} true ones')
@@ -170,7 +170,7 @@ def box_accuracy(
 
 
 def points_on_mask(points: Sequence[Point], truth: Rle) -> float:
-    """Return the share of ``points`` whose pixel is in the truth; 0 of none.
+    """Return the share of ``points`` whose pixel is in the truth; 0 if there are no points.
 
     Its mean over images is Seg-Zero's point accuracy (appendix C).
     """
@@ -188,11 +188,11 @@ def bootstrap(
     """Return a statistic and its percentile bootstrap interval (Efron 1979).
 
     Args:
-        statistic: Computes the figure from an array of samples, e.g. ``giou``.
-        samples: One row per image, e.g. ``Overlap`` or a number.
-        confidence: Share of resamples inside the interval.
-        resamples: How many times as many samples are drawn with replacement.
-        seed: The interval of the same samples is always the same.
+        statistic: Computes the metric of an array of samples, such as ``giou``.
+        samples: One row per image, such as ``Overlap`` or a number.
+        confidence: Share of resamples inside the interval, 0 to 1.
+        resamples: Number of resamples, each as large as ``samples``, drawn with replacement.
+        seed: Seed of the resamples.
 
     Raises:
         MetricError: There is no sample.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good an answer in words is: ChartQA's relaxed accuracy and TextVQA's soft one."""
+"""Metrics of answers in words: ChartQA's relaxed accuracy, TextVQA's consensus accuracy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from segzero_core.errors import MetricError
 
-_TOLERANCE = 0.05  # of the true number
+_TOLERANCE = 0.05  # as a share of the true number
 _NUMBERS = {
     word: str(number)
     for number, word in enumerate(
@@ -28,35 +28,34 @@ _CONTRACTIONS = """
     y'all'd've you'd you'd've you'll you're you've
 """
 _MARKS = ';/[]"{}()=+\\_-><@`!'
-# With one apostrophe left out, whichever.
+# Every contraction with one of its apostrophes missing.
 _MENDED = {
     word[:place] + word[place + 1 :]: word
     for word in _CONTRACTIONS.split()
     for place in range(len(word))
     if word[place] == "'"
-} | {"somebody'd": 'somebodyd'}  # the other way round there
+} | {"somebody'd": 'somebodyd'}  # reversed in the original
 
 
 def relaxed_accuracy(answer: str, truth: str) -> float:
     """Return 1 for a number within 5 % of the true one, or for the same words; else 0.
 
-    Percentages are read as hundredths, case counts for nothing (ChartQA, arXiv 2203.10244). As
-    where its figures come from, ``1,000`` is no number.
+    Percentages are read as hundredths, and case is ignored (ChartQA, arXiv 2203.10244). As in its
+    original evaluation, ``1,000`` is not a number.
     """
     found, true = _number(answer), _number(truth)
     if found is not None and true:
-        # In this order, as where its figures come from: just 5 % may be more by rounding.
+        # The original's order of operations: rounding can turn exactly 5 % into slightly more.
         return float(abs(found - true) / abs(true) <= _TOLERANCE)
     return float(answer.strip().lower() == truth.strip().lower())
 
 
 def consensus_accuracy(answer: str, truths: Sequence[str]) -> float:
-    """Return how many of ten people agree, three being enough: VQA's accuracy, used by TextVQA.
+    """Return VQA's accuracy, used by TextVQA: 1 if at least three of ten people agree.
 
-    The mean of ``min(1, agreeing / 3)`` over all choices of all people but one (arXiv 1505.00468).
-    Case, punctuation, articles, forgotten apostrophes and whether small numbers are spelt out
-    count for nothing, exactly where they do in TextVQA's evaluation (MMF's
-    ``EvalAIAnswerProcessor``).
+    The mean of ``min(1, agreeing / 3)`` over all subsets that leave one person out (arXiv
+    1505.00468). Case, punctuation, articles, missing apostrophes and the spelling of small numbers
+    are normalised exactly as in TextVQA's evaluation (MMF's ``EvalAIAnswerProcessor``).
 
     Raises:
         MetricError: There is no true answer.
@@ -71,7 +70,7 @@ def consensus_accuracy(answer: str, truths: Sequence[str]) -> float:
 
 
 def written_answer(text: str) -> str:
-    """Return the answer in a model's text: within its answer tags, if it wrote any."""
+    """Return the answer in a model's text: the content of its answer tags, if there are any."""
     found = re.findall(r'<answer>(.*?)(?:</answer>|$)', text, re.DOTALL | re.IGNORECASE)
     return (found[-1] if found else text).strip().removesuffix('.')
 
@@ -88,8 +87,8 @@ def _plain(text: str) -> str:
     text = text.lower().replace(',', '').replace('?', '').replace("'s", " 's")
     text = given = text.strip().replace('\n', ' ').replace('\t', ' ')
     for mark in _MARKS:
-        beside_space = f'{mark} ' in given or f' {mark}' in given
-        text = text.replace(mark, '' if beside_space else ' ')
+        next_to_space = f'{mark} ' in given or f' {mark}' in given
+        text = text.replace(mark, '' if next_to_space else ' ')
     text = re.sub(r'\.(?!\d)', '', text, count=32)
     words = (_NUMBERS.get(word, word) for word in text.split())
     return ' '.join(_MENDED.get(word, word) for word in words if word not in _ARTICLES)

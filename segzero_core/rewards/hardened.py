@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rewards the reasoner is trained with: plain functions of (text, truth, recipe).
+"""The rewards of training: plain functions of (text, truth, recipe).
 
-The five of Seg-Zero (arXiv 2503.06520, section 3.3), each 0 to 1, and three that successors
-proved useful. A ``Recipe`` says which of them count and how they are computed. Its ``mode``:
+The five rewards of Seg-Zero (arXiv 2503.06520, section 3.3), each 0 to 1, and three that later
+work found useful. A ``Recipe`` says which of them count and how they are computed. Its ``mode``:
 
-``hardened`` (the default) cannot be earned without doing the work. Thinking must say something;
-only one answer block outside the thinking counts; it must hold valid JSON without duplicated keys
-and with finite numbers; boxes must not be reversed; distances are L1, as the paper says; the
-points must be inside the true box; thresholds scale with the space the answers are in.
+``hardened`` (the default) cannot be earned without doing the work. The thinking must say
+something; exactly one answer block outside the thinking counts; it must be valid JSON without
+duplicate keys and with finite numbers; boxes must not be reversed; distances are L1, as in the
+paper; the points must be inside the true box; thresholds scale with the answer space.
 
-``released`` agrees with the released checkpoints' code on every text, see ``rewards_released``.
+``released`` agrees with the code of the released checkpoints on every text, see ``released.py``.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _EXTRAS = ('length', 'non_repeat')
 
 @dataclass(frozen=True)
 class Truth:
-    """What the right answer is, in the space answers are in.
+    """The right answer, in the answer space.
 
     Attributes:
         box: Inclusive box around the object.
         points: Centres of its two largest inscribed circles.
-        size: The space: the size of the image the model sees, or 1000 x 1000.
+        size: Size of the answer space: that of the image the model sees, or 1000 x 1000.
     """
 
     box: Box
@@ -63,12 +63,12 @@ class Recipe:
 
     Attributes:
         mode: ``hardened`` or ``released``, see above.
-        answer_format: ``strict`` asks for exactly the keys ``bbox``, ``points_1``, ``points_2``
-            (paper, Table 4); ``soft`` for one with "bbox" and two with "point" in them.
-        accuracy: ``hard`` gives 0 or 1 by threshold; ``soft`` the IoU, and 1 - L1 / longest side
-            of the image (paper, Table 3; the released code has no such thing).
-        thinking: Whether the model is to think, and is rewarded for the form of it (Table 1).
-        targets: What the model is to answer: box and points, or one of them (Table 2).
+        answer_format: ``strict`` requires exactly the keys ``bbox``, ``points_1``, ``points_2``
+            (paper, Table 4); ``soft`` one key with "bbox" and two with "point" in their names.
+        accuracy: ``hard`` gives 0 or 1 by threshold; ``soft`` gives the IoU, or 1 - L1 / longest
+            side of the image (paper, Table 3; not in the released code).
+        thinking: Whether the task asks for thinking, whose form is then rewarded (Table 1).
+        targets: What the task asks for: box and points, or one of them (Table 2).
         extras: Further rewards by name: ``'length'``, ``'non_repeat'``.
     """
 
@@ -80,7 +80,7 @@ class Recipe:
     extras: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check every choice.
+        """Check the values.
 
         Raises:
             UnknownNameError: A value is not one of those above.
@@ -106,15 +106,15 @@ DEFAULT = Recipe()
 
 
 def score(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> dict[str, float]:
-    """Return every reward that counts, by name; the reward of the text is their sum."""
+    """Return the rewards that count, by name; their sum is the reward of the text."""
     return {name: REWARDS[name](text, truth, recipe) for name in recipe.rewards}
 
 
 def think_format(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
-    """1 for a thinking block followed by an answer block and nothing else.
+    """Return 1 for a thinking block that is followed by an answer block and nothing else.
 
-    Hardened: each tag occurs once, white space around is allowed, and there is at least one
-    letter between the think tags.
+    Hardened: each tag occurs once, surrounding white space is allowed, and the thinking has at
+    least one letter.
     """
     if recipe.mode == 'released':
         return float(released.think_format(text))
@@ -124,7 +124,10 @@ def think_format(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
 
 
 def answer_format(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
-    """1 for the right keys and numbers of coordinates. Hardened: no thinking but as asked for."""
+    """Return 1 for the right keys and numbers of coordinates.
+
+    Hardened: a task without thinking gives 0 to a text that thinks.
+    """
     if recipe.mode == 'hardened':
         start = '' if recipe.thinking else '<answer>'
         return float(text.strip().startswith(start) and _read(text, recipe).well_formed)
@@ -136,7 +139,7 @@ def answer_format(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
 
 
 def box_iou(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
-    """1 for a box whose IoU with the true one is over 0.5. Soft: the IoU."""
+    """Return 1 for a box whose IoU with the true box is over 0.5. Soft: the IoU."""
     box = _box(text, recipe)
     if box is None:
         return 0.0
@@ -151,10 +154,10 @@ def box_iou(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
 
 
 def box_l1(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
-    """1 for a box whose sides are less than 10 pixels off on average (of 840).
+    """Return 1 for a box whose sides are off by less than 10 pixels (of 840) on average.
 
-    The paper does not say whether its L1 distance is the sum or the mean of the four; the
-    released code takes the mean. Soft: 1 - mean / longest side of the image.
+    The paper does not say whether its L1 distance is the sum or the mean of the four differences;
+    the released code takes the mean. Soft: 1 - mean / longest side of the image.
     """
     box = _box(text, recipe)
     if box is None:
@@ -167,11 +170,11 @@ def box_l1(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
 
 
 def point_l1(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
-    """1 for two points in the box less than 100 pixels (of 840) from the true ones on average.
+    """Return 1 for two points in the box, on average within 100 pixels (of 840) of the true ones.
 
-    Points are paired whichever way is nearer. Hardened: L1 distance, and both points inside the
-    true box. Released: Euclidean distance, and inside the predicted box if one is asked for.
-    Soft: 1 - distance / longest side of the image, inside the box as before.
+    The points are paired in the order with the smaller distance. Hardened: L1 distance, both
+    points inside the true box. Released: Euclidean distance, inside the predicted box if the task
+    asks for one. Soft: 1 - distance / longest side of the image, with the same condition.
     """
     points = _points(text, recipe)
     if points is None:
@@ -190,10 +193,10 @@ def point_l1(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
 
 
 def non_repeat(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
-    """1 unless two or more sentences repeat earlier ones (VisionReasoner, arXiv 2505.12081).
+    """Return 1 unless two or more sentences repeat earlier ones (arXiv 2505.12081).
 
-    Hardened: sentences of the thinking, whatever ends them, without regard to case; no thinking
-    earns nothing.
+    Hardened: only the sentences of the thinking count, case is ignored, and a text without
+    thinking gets 0.
     """
     if recipe.mode == 'released':
         return float(released.non_repeat(text))
@@ -204,10 +207,10 @@ def non_repeat(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
 
 
 def length(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
-    """1 for a right answer after at most 30 words of thinking, falling to 0 at 150.
+    """Return 1 for a right answer after at most 30 words of thinking, falling to 0 at 150.
 
-    A wrong answer earns nothing however short, and neither does no thinking at all. The right
-    answer is the one whose box (of points only: whose points) earns the hard reward.
+    A wrong answer gets 0, and so does a text without thinking. An answer is right if its box (its
+    points, if the task asks only for points) gets the hard reward.
     """
     words = len(_thinking(text).split())
     judge = point_l1 if recipe.targets == 'points' else box_iou
@@ -264,9 +267,9 @@ class _Reading(NamedTuple):
 _NOTHING = _Reading(False, None, None)
 
 
-@functools.lru_cache(maxsize=256)  # asked for by several rewards in a row
+@functools.lru_cache(maxsize=256)  # several rewards of one text in a row
 def _read(text: str, recipe: Recipe) -> _Reading:
-    """Read an answer in the hardened way."""
+    """Read an answer as the hardened rewards do."""
     strict = recipe.answer_format == 'strict'
     want_box, want_points = recipe.targets != 'points', recipe.targets != 'box'
     data = _answer_object(text, strict)

@@ -23,12 +23,12 @@ PRESETS = Path(__file__).parents[2] / 'config' / 'training'
 # Imitation teaches the form of an answer in a few steps, where reinforcement needs many.
 SHORT = [
     'method=sft',
-    'max_steps=14',
-    'learning_rate=5e-4',
+    'max_steps=8',
+    'learning_rate=1e-3',
     'warmup_steps=0',
     'schedule=constant',
-    'batch_size=16',
-    'micro_batch=16',
+    'batch_size=8',
+    'micro_batch=8',
     'save_steps=100',
     'eval_data=',
     'segmenter=',

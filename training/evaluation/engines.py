@@ -48,7 +48,8 @@ class Engines:
         _select_gpu(rank)
         self._reasoner = _load_reasoner(config, vqa)
         self._segmenter = _load_segmenter(config, vqa)
-        self.served_model = getattr(self._reasoner, 'model', '')
+        served = getattr(self._reasoner, 'model', '')
+        self.served_model = served if isinstance(served, str) else ''
         task = self._reasoner.task
         reader = AnswerReader(
             task,

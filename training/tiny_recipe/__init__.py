@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teaches a small Qwen2.5-VL where things are, before it is trained like a large one.
+"""The recipe of the embedded tiny models: from random weights to a reasoner and a SAM 2.
 
-From random weights, answers alone teach a small model nothing for a long while: it would have to
-learn to see, to read and to point at the same time. Synthetic scenes say exactly what is on every
-image token, so a dense loss there comes first, and stays while the answers are learned.
+Answers alone teach a small model with random weights nothing for a long time, because it would
+have to learn to see, to read and to point at once. Synthetic scenes say exactly what is on every
+image token. A dense loss on the image tokens therefore comes first, and stays while answers are
+learnt.
 """
 
 from training.tiny_recipe.reasoner_loop import Phase, ReasonerSettings, train_reasoner

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenes -> tensors: patches, what is on every image token, and packed sentences.
+"""Scenes -> tensors: images, labels of every image token, and packed sentences.
 
-Several sentences share one image. A sequence is the prompt up to the image, the image's tokens,
-then one segment per sentence: the rest of its prompt, and its reply. Positions and attention are
-such that every segment sees what it would see alone, so the image is paid for once.
+Several sentences share one image. A sequence is the prompt up to the image, the image tokens, then
+one segment per sentence: the rest of its prompt, and its reply. Positions and attention mask let
+every segment see what it would see alone, so the image is computed once.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from training.tiny_recipe.texts import ANSWER_START, find_named, mirror_sentence
 
 NO_LABEL = -100
 _COLOURS, _SIZES = tuple(COLOURS), tuple(SIZES)
-_COVERS = 0.15  # share of a token's square that an object must cover to own it
+_COVERS = 0.15  # share of a token's square that an object must cover to be its label
 
 
 class Segment(NamedTuple):
-    """One sentence's tokens after the image.
+    """The tokens of one sentence after the image.
 
     Attributes:
-        prompt: From the end of the image to the start of the reply.
+        prompt: Tokens from the end of the image to the start of the reply.
         reply: Thinking, answer and the end of the turn.
-        target: The item meant.
-        named: The item the sentence names outright: the target, or what it stands beside; -1.
+        target: Index of the item that the sentence means.
+        named: Index of the item that the sentence names by colour and shape: the target, or the
+            reference of a relation; -1 if there is none.
     """
 
     prompt: list[int]
@@ -45,14 +46,14 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Dense:
-    """What is on each of the N image tokens of B scenes.
+    """Labels of the N image tokens of B scenes.
 
     Attributes:
-        owner: (B, N) int64, the item on the token; -1 for none.
-        colour: (B, N) int64 index of its colour; 0 where there is none.
-        shape: (B, N) int64, likewise.
-        size: (B, N) int64, likewise.
-        numbers: (B, N, 8) float32 its box and its two points, in pixels of the model's square.
+        owner: (B, N) int64 index of the item on the token; -1 for none.
+        colour: (B, N) int64 index of its colour; 0 if there is no item.
+        shape: (B, N) int64 index of its shape; 0 if there is no item.
+        size: (B, N) int64 index of its size; 0 if there is no item.
+        numbers: (B, N, 8) float32 box and two points of the item, pixels of the model's square.
     """
 
     owner: torch.Tensor
@@ -69,19 +70,19 @@ class Dense:
 
 @dataclass(frozen=True)
 class PackedSentences:
-    """Token sequences of B scenes, each L long.
+    """Token sequences of B scenes, each of length L.
 
     Attributes:
-        ids: (B, L) int64.
-        labels: (B, L) int64, the token that follows, where it is part of a reply.
-        targets: (B, L) int64, the item that is meant there.
-        named: (B, L) int64, the item the sentence names, where its prompt has been read to the
-            end; -1 elsewhere.
-        heard: (B, L) int64, the row of ``texts`` that is to be known there: from the end of a
-            sentence on that sentence, in the answer the thought before it; -1 elsewhere.
-        texts: (n, vocabulary) float32, for every sentence and thought the share of each token.
-        positions: (3, B, L) int64, time, height and width, as the model counts them itself.
-        mask: (B, 1, L, L) float32, 0 where one may look at the other, else a very low number.
+        ids: (B, L) int64 tokens.
+        labels: (B, L) int64 next token, where it is part of a reply; else ``NO_LABEL``.
+        targets: (B, L) int64 item that the reply is about; -1 outside of replies.
+        named: (B, L) int64 item that the sentence names, from the end of the sentence to the start
+            of the reply; -1 elsewhere.
+        heard: (B, L) int64 row of ``texts`` that the state there should recall: the sentence from
+            its end to the end of the thinking, the thinking during the answer; -1 elsewhere.
+        texts: (n, vocabulary) float32 share of each token in every sentence and thought.
+        positions: (3, B, L) int64 positions in time, height and width, as in the model's own code.
+        mask: (B, 1, L, L) float32: 0 where a place attends to another, else a very low number.
     """
 
     ids: torch.Tensor
@@ -95,18 +96,18 @@ class PackedSentences:
 
 
 class Batcher:
-    """Draws batches from scenes, in a model's own vocabulary and geometry."""
+    """Draws batches of scenes for one tokenizer and patch size."""
 
     def __init__(
         self, scenes: Scenes, tokenizer: Any, family: PromptFamily, patch: int, merge: int
     ) -> None:
-        """Prepare to draw.
+        """Take the scenes and what the model needs.
 
         Args:
-            scenes: Where from.
-            tokenizer: The model's.
-            family: Of its prompts.
-            patch: Side of a patch, in pixels.
+            scenes: The scenes to draw from.
+            tokenizer: The model's tokenizer.
+            family: Family of its prompts.
+            patch: Side of a patch, pixels.
             merge: Patches along the side of an image token.
         """
         self.scenes, self.patch, self.merge = scenes, patch, merge
@@ -119,7 +120,7 @@ class Batcher:
 
     @property
     def tokens(self) -> slice:
-        """Where the image's tokens are in every sequence."""
+        """The place of the image tokens in every sequence."""
         return slice(len(self.head), len(self.head) + self.grid**2)
 
     def draw(
@@ -132,13 +133,13 @@ class Batcher:
         """Draw scenes, half of them mirrored, and sentences about them.
 
         Args:
-            count: Scenes.
-            sentences: Per scene; 0 makes sequences that end with the image.
-            rng: Where chance comes from.
-            kinds: Of sentences, each as often as it is listed.
+            count: Number of scenes.
+            sentences: Sentences per scene; with 0 the sequences end with the image.
+            rng: Random generator.
+            kinds: Kinds of sentences; a kind is drawn as often as it is listed.
 
         Returns:
-            (B, 3, S, S) uint8 images; what is on their tokens; the sequences.
+            (B, 3, S, S) uint8 images, the labels of their tokens, and the sequences.
         """
         images, instances, segments = [], [], []
         items: list[list[Item]] = []
@@ -196,7 +197,7 @@ class Batcher:
         return ids
 
     def _dense(self, instances: npt.NDArray[np.uint8], items: list[list[Item]]) -> Dense:
-        """Say for each token which object covers most of it, or has its middle there."""
+        """Label each token with the object that covers most of it, or has its centre there."""
         cell = self.patch * self.merge
         shape = (len(instances), self.grid, cell, self.grid, cell)
         squares = instances.reshape(shape).swapaxes(2, 3).reshape(len(instances), -1, cell**2)
@@ -205,7 +206,7 @@ class Batcher:
         owner = np.where(counts.max(-1) >= _COVERS * cell**2, counts.argmax(-1), -1)
         table = np.zeros(
             (len(items), most + 1, 11), np.float32
-        )  # the last row is "none": index -1
+        )  # the last row, index -1, is "none"
         for b, there in enumerate(items):
             for i, item in enumerate(there):
                 x, y = (item.box.x1 + item.box.x2) / 2, (item.box.y1 + item.box.y2) / 2
@@ -235,7 +236,7 @@ class Batcher:
         targets, named, heard = np.full((3, rows, length), -1)
         texts: list[list[int]] = []
         positions = np.zeros((3, rows, length), np.int64)
-        part = np.full((rows, length), -1)  # 0 is what all share, -1 what nobody needs
+        part = np.full((rows, length), -1)  # 0: shared by all segments, -1: padding
         shared = len(self.head)
         ids[:, :shared], ids[:, self.tokens], part[:, :start] = self.head, self._image, 0
         positions[:, :, :shared] = np.arange(shared)
@@ -260,7 +261,7 @@ class Batcher:
                 at = end
         belongs = torch.from_numpy((part[:, None] == part[..., None]) | (part[:, None] == 0))
         mask = belongs & torch.ones(length, length, dtype=torch.bool).tril()
-        mask |= torch.eye(length, dtype=torch.bool)  # softmax needs something to look at
+        mask |= torch.eye(length, dtype=torch.bool)  # softmax needs at least one place
         hidden = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
         return PackedSentences(
             torch.from_numpy(ids),
@@ -281,8 +282,8 @@ def _shares(texts: Sequence[Sequence[int]], entries: int) -> torch.Tensor:
 
 
 def mirror_item(item: Item, side: int) -> Item:
-    """Return the item as it is in the image mirrored left to right."""
-    # Coordinates come from pixels of a larger image: its last column, mirrored, is its first.
+    """Return the item in the image mirrored left to right."""
+    # The last column of the larger image that coordinates come from becomes its first.
     last = side - 0.5
 
     def across(point: Point) -> Point:

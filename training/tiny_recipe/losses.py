@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is learned: what is on every image token, and the reply to every sentence."""
+"""Losses of the tiny reasoner: labels of the image tokens, and the reply to every sentence."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from training.tiny_recipe.batches import NO_LABEL, Dense
 
 _NAMES = ('colour', 'shape', 'size')
 _CLASSES = (len(COLOURS), len(SHAPES), len(SIZES))
-_NUMBERS = 8  # in a reply: the box and two points
-_SHARP = 4.0  # a small model's embeddings are short, and scores of them would be all alike
+_NUMBERS = 8  # numbers of a reply: the box and two points
+_SHARP = 4.0  # a small model's embeddings are short, so their products need a scale
 
 
 class DenseHeads(nn.Module):
-    """Linear readings that are thrown away after training.
+    """Linear read-outs of hidden states, discarded after training.
 
-    At the tower's output: object or table, colour, shape, size, and the object's box relative to
-    the token. The tower has no absolute positions, so no more can be asked of it. Inside the
-    language model: where the token itself is, and what and where the object is, read through the
-    embeddings of the words and numbers that say so. To find what a sentence names is then to
-    compare embeddings, and to answer is to copy them. Two readings see to that: after a
-    sentence or a thought, of all its words, so that there is something to compare; and where a
-    reply is about to write a number, of all its numbers, so that looking at the right token comes
-    with taking along what it knows.
+    At the output of the vision tower: object or table, colour, shape, size, and the object's box
+    relative to the token. The tower has no absolute positions, so it cannot know more. Inside the
+    language model: the position of the token, and name and coordinates of the object, read through
+    the embeddings of the words and numbers that express them. Finding what a sentence names then
+    is a comparison of embeddings, and answering is copying them. Two more read-outs support that:
+    after a sentence or a thought, all its words (so there is something to compare), and where a
+    reply is about to write a number, all its numbers (so attention to the right token brings what
+    that token knows).
     """
 
     def __init__(self, width: int, grid: int) -> None:
-        """Make heads for tokens of ``width`` on a ``grid`` by ``grid`` image."""
+        """Create heads for tokens of width ``width`` on a ``grid`` x ``grid`` image."""
         super().__init__()
         self.grid = grid
         self.seen = nn.Linear(width, 1 + sum(_CLASSES) + 4)
@@ -54,7 +54,7 @@ class Vocabulary:
     Attributes:
         names: For colour, shape and size the (C,) int64 tokens of their classes.
         numbers: (S,) int64 tokens of 0, 1, ..., S - 1.
-        near: (S, S) row k is what is aimed at for k: k itself, and a little its neighbours.
+        near: (S, S) float32: row k is the target distribution of number k, a narrow bell around k.
     """
 
     def __init__(self, names: Sequence[Sequence[int]], numbers: Sequence[int]) -> None:
@@ -66,7 +66,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Any, side: int) -> Vocabulary:
-        """Look the tokens up in a tokenizer that has each as one."""
+        """Look up the tokens in a tokenizer that has one token for each."""
         names = [
             tokenizer.convert_tokens_to_ids([f' {name}' for name in group])
             for group in (COLOURS, SHAPES, SIZES)
@@ -98,7 +98,7 @@ class Vocabulary:
         return functional.kl_div(scores, self.near[values], reduction='batchmean')
 
     def whole(self, values: torch.Tensor) -> torch.Tensor:
-        """Return coordinates as the numbers that are written for them."""
+        """Return coordinates as the whole numbers that replies write."""
         return values.round().long().clamp(0, len(self.numbers) - 1)
 
 
@@ -111,16 +111,16 @@ def dense_losses(
     table: torch.Tensor,
     cell: int,
 ) -> dict[str, torch.Tensor]:
-    """Return the losses of the dense readings, and (``hit/...``) how good they are.
+    """Return the losses of the dense read-outs, and their accuracy as ``hit/...``.
 
     Args:
-        heads: The readings.
-        seen: (B, N, width) from the tower.
-        read: (B, N, width) from the middle of the language model.
-        truth: What is there.
-        vocabulary: How things and coordinates are written.
+        heads: The read-outs.
+        seen: (B, N, width) output of the tower.
+        read: (B, N, width) states in the middle of the language model.
+        truth: Labels of the tokens.
+        vocabulary: Tokens of names and coordinates.
         table: (vocabulary, width) embeddings of the language model.
-        cell: Side of an image token, in pixels.
+        cell: Side of an image token, pixels.
     """
     owned = truth.owned
     aim = truth.numbers[owned]
@@ -144,7 +144,7 @@ def dense_losses(
 def _tower_losses(
     heads: DenseHeads, seen: torch.Tensor, truth: Dense, cell: int
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Return the losses at the tower's output, and the (n, 4) boxes it sees."""
+    """Return the losses at the tower's output, and the (n, 4) boxes read there."""
     owned = truth.owned
     tower = heads.seen(seen)
     losses = {'seen/object': _presence(tower[..., 0], owned)}
@@ -168,17 +168,17 @@ def _places(heads: DenseHeads, seen: torch.Tensor) -> torch.Tensor:
 def reply_losses(
     scores: torch.Tensor, labels: torch.Tensor, vocabulary: Vocabulary
 ) -> dict[str, torch.Tensor]:
-    """Return the losses of the replies' words and coordinates, and the rate of right boxes.
+    """Return the losses of the replies' words and coordinates, and the share of right boxes.
 
     Args:
-        scores: (n, vocabulary) at the n labelled places, in order.
-        labels: (n,) tokens that follow.
-        vocabulary: How coordinates are written. Every reply holds eight, the box first.
+        scores: (n, vocabulary) logits at the n labelled places, in order.
+        labels: (n,) next tokens.
+        vocabulary: Tokens of coordinates. Every reply has eight of them, the box first.
     """
     scores = functional.log_softmax(scores.float(), dim=-1)
     value = _values(labels, vocabulary, scores.shape[-1])
     counts = value >= 0
-    # A number's own probability is what is sampled: it needs the share of all words.
+    # Normalised over all words, because sampling uses a number's own probability.
     written, aim = scores[counts][:, vocabulary.numbers], value[counts]
     losses = {
         'words': functional.nll_loss(scores[~counts], labels[~counts]),
@@ -199,13 +199,13 @@ def copy_losses(
     vocabulary: Vocabulary,
     table: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """Return the loss of not having all of a reply's numbers at hand where one is written.
+    """Return the loss of reading all numbers of a reply where one of them is written.
 
     Args:
-        heads: The readings.
-        states: (n, width) at the n labelled places, after the layer that looks.
-        labels: (n,) tokens that follow.
-        vocabulary: How coordinates are written.
+        heads: The read-outs.
+        states: (n, width) states at the n labelled places, after the layer whose gaze is trained.
+        labels: (n,) next tokens.
+        vocabulary: Tokens of coordinates.
         table: (vocabulary, width) embeddings of the language model.
     """
     value = _values(labels, vocabulary, len(table))
@@ -219,12 +219,12 @@ def copy_losses(
 def recall_loss(
     heads: DenseHeads, states: torch.Tensor, texts: torch.Tensor, table: torch.Tensor
 ) -> torch.Tensor:
-    """Return the loss of not knowing the words of a text that has just been read or written.
+    """Return the loss of recalling the words of the text before each state.
 
     Args:
-        heads: The readings.
-        states: (n, width) after the text, in the middle of the language model.
-        texts: (n, vocabulary) shares of tokens in each one's text.
+        heads: The read-outs.
+        states: (n, width) states in the middle of the language model.
+        texts: (n, vocabulary) share of each token in the text before a state.
         table: (vocabulary, width) embeddings of the language model.
     """
     scores = _SHARP * heads.recall(heads.recall_norm(states)) @ table.T
@@ -233,7 +233,7 @@ def recall_loss(
 
 
 def _values(labels: torch.Tensor, vocabulary: Vocabulary, entries: int) -> torch.Tensor:
-    """Return the number each token stands for; -100 where it is none."""
+    """Return the number of each token; ``NO_LABEL`` for tokens that are not numbers."""
     value = torch.full((entries,), NO_LABEL, device=labels.device)
     numbers = vocabulary.numbers
     value[numbers] = torch.arange(len(numbers), device=labels.device)
@@ -243,25 +243,25 @@ def _values(labels: torch.Tensor, vocabulary: Vocabulary, entries: int) -> torch
 def gaze_losses(
     gaze: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss of not looking at what is meant, and how often the best look is right.
+    """Return the loss of attention to the meant item, and the share of right maxima.
 
     Args:
-        gaze: (n, N) attention scores of image tokens.
-        targets: (n,) the item meant.
+        gaze: (n, N) attention scores of image tokens, before softmax.
+        targets: (n,) the meant item.
         owner: (n, N) the item on each token.
     """
     right = owner == targets[:, None]
-    there = right.any(-1)  # a small thing can be crowded out of all tokens
+    there = right.any(-1)  # a small item may be the label of no token
     right, gaze = right[there], gaze[there]
     shares = functional.log_softmax(gaze.float(), dim=-1)
     on_target = shares.masked_fill(~right, -torch.inf).logsumexp(-1)
     best = gaze.argmax(-1, keepdim=True)
-    most = max(1, len(gaze))  # a batch without such sentences has nothing to learn from
+    most = max(1, len(gaze))  # a batch may have no such sentence
     return -on_target.sum() / most, right.gather(1, best).float().sum() / most
 
 
 def hits(found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Return the share of (n, 4) boxes whose IoU with the true ones is over 0.5."""
+    """Return the share of (n, 4) boxes whose IoU with the true boxes is over 0.5."""
     low = torch.maximum(found[:, :2], truth[:, :2])
     high = torch.minimum(found[:, 2:], truth[:, 2:])
     both = (high - low).clamp(min=0).prod(-1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches for teaching a SAM 2: views of synthetic scenes with imprecise prompts on them."""
+"""Batches of the tiny SAM 2: crops of synthetic scenes with imprecise prompts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class MaskBatch:
-    """P prompts on each of B images, S pixels square, and what they mean.
+    """P prompts on each of B square images of side S, and their masks.
 
     Attributes:
         images: (B, 3, S, S) float32, normalised.
-        boxes: (B, P, 4) float32, in pixels of the square.
-        points: (B, P, 2, 2) float32.
+        boxes: (B, P, 4) float32, pixels of the square.
+        points: (B, P, 2, 2) float32, pixels of the square.
         masks: (B, P, S, S) bool.
     """
 
@@ -40,12 +40,12 @@ class MaskBatch:
 
 
 class SceneCrop(NamedTuple):
-    """What one image of a batch shows.
+    """The scene in one image of a batch.
 
     Attributes:
         image: (S, S, 3) uint8 RGB.
-        instances: (S, S) uint8, 0 is the table.
-        items: By their number in ``instances``; at least one.
+        instances: (S, S) uint8 number of the item at each pixel; 0 is the table.
+        items: The items by their number in ``instances``; at least one.
     """
 
     image: npt.NDArray[np.uint8]
@@ -54,7 +54,7 @@ class SceneCrop(NamedTuple):
 
 
 def draw(scenes: Scenes, settings: SegmenterSettings, rng: np.random.Generator) -> MaskBatch:
-    """Draw scenes, some mirrored, enlarged or in other colours, and imprecise prompts on them."""
+    """Draw scenes (some mirrored, enlarged or with other colours) with imprecise prompts."""
     images, boxes, points, masks = [], [], [], []
     for index in rng.integers(len(scenes), size=settings.batch):
         view = SceneCrop(
@@ -66,7 +66,7 @@ def draw(scenes: Scenes, settings: SegmenterSettings, rng: np.random.Generator) 
             view = mirrored(view)
         if rng.random() < 0.5:
             view = enlarged(view, 1 + (settings.zoom - 1) * rng.random(), rng)
-        # Any order of red, green and blue: what a thing is does not matter, only where it ends.
+        # Any order of the colour channels, because only the outline of an object matters.
         channels = rng.permutation(3) if rng.random() < 0.5 else np.arange(3)
         images.append(view.image[..., channels])
         for chosen in rng.choice(list(view.items), size=settings.prompts):
@@ -93,14 +93,14 @@ def mirrored(view: SceneCrop) -> SceneCrop:
 
 
 def enlarged(view: SceneCrop, zoom: float, rng: np.random.Generator) -> SceneCrop:
-    """Return a square part of the view, ``zoom`` times as large, with a whole item in it.
+    """Return a square crop of the view, enlarged ``zoom`` times, with at least one whole item.
 
-    Items that are not wholly in it are left out, though they may be seen.
+    Items that are only partly in the crop are visible but not listed.
     """
     side = len(view.image)
     part = round(side / zoom)
     kept = view.items[rng.choice(list(view.items))].box
-    # Where the part may begin in x and y so that the item is in it.
+    # Range of the crop's left and top such that the item is inside.
     low = np.maximum(np.ceil([kept.x2, kept.y2]).astype(int) - part, 0)
     high = np.minimum(np.floor([kept.x1, kept.y1]).astype(int), side - part)
     if (low > high).any():  # the item is larger
@@ -127,10 +127,10 @@ def enlarged(view: SceneCrop, zoom: float, rng: np.random.Generator) -> SceneCro
 def _imprecise(
     item: Item, jitter: float, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the item's box (4,) and points (2, 2) as a reasoner might give them."""
+    """Return box (4,) and points (2, 2) of the item with the errors of a reasoner, pixels."""
     extent = np.tile([item.box.x2 - item.box.x1, item.box.y2 - item.box.y1], 2)
-    # Uniform up to the square root of three: ``jitter`` is the standard deviation over all.
+    # The factor is uniform up to sqrt(3), so ``jitter`` is the standard deviation over all.
     off = jitter * math.sqrt(3) * rng.random() * extent
     box = item.box + off * rng.standard_normal(4)
-    # Points are off by less, for they are far from any edge.
+    # Points are off by less, because they are far from the edges.
     return box, item.points + off.reshape(2, 2) / 2 * rng.standard_normal((2, 2))

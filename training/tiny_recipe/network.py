@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of transformers' Qwen2.5-VL, run on whole batches of equal images.
+"""The modules of transformers' Qwen2.5-VL, run on batches of images of one size.
 
-The weights and the results are those of the model's own ``forward``. That one attends image by
-image and block by block in Python, which for images of a few hundred patches costs more than the
-arithmetic; and it shows no sentence its image more than once.
+Weights and results are those of the model's own ``forward``. That one loops over images and blocks
+in Python, which costs more than the arithmetic for images of a few hundred patches, and it cannot
+share one image between sentences.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ def see(model: Any, images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor)
 
     Args:
         model: ``Qwen2_5_VLForConditionalGeneration`` whose blocks all attend to the whole image.
-        images: Square, sides a multiple of patch times merge.
-        mean: (3,) of the image processor.
-        std: (3,) of the image processor.
+        images: Square images; the side is a multiple of patch x merge.
+        mean: (3,) mean of the image processor.
+        std: (3,) standard deviation of the image processor.
     """
     tower = model.model.visual
     patch, merge = tower.patch_size, tower.spatial_merge_size
     scale = 255.0
     pixels = (images.float() / scale - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     patches = _patches(pixels, patch, merge)
-    # A still image is its own second frame: both halves of the kernel see the same.
+    # A still image is its own second frame, so the two halves of the kernel add up.
     kernel = tower.patch_embed.proj.weight.sum(2).flatten(1)
     hidden = functional.linear(patches, kernel)
     turn = _rotation(tower, images.shape[-1] // patch, merge)
@@ -44,15 +44,15 @@ def see(model: Any, images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor)
 
 
 class Read(NamedTuple):
-    """What the language model made of packed sequences.
+    """States of the language model on packed sequences.
 
     Attributes:
-        middle: (B, L, width) hidden states after some layers.
-        first_gaze: (B, L, N) how much the next layer's first head is drawn to each image token,
+        middle: (B, L, width) hidden states after ``middle`` layers.
+        first_gaze: (B, L, N) attention scores of the next layer's first head for the image tokens,
             before softmax.
-        gaze: (B, L, N) likewise in the layer after that.
+        gaze: (B, L, N) the same in the layer after that.
         looked: (B, L, width) hidden states after that layer.
-        final: (B, L, width) hidden states at the end, normalised.
+        final: (B, L, width) normalised hidden states at the end.
     """
 
     middle: torch.Tensor
@@ -71,8 +71,8 @@ def read(
         model: The model.
         seen: (B, N, width) image tokens.
         packed: The sequences.
-        where: Where the image tokens are.
-        middle: After how many layers to look at the image tokens. Two more follow at least.
+        where: Places of the image tokens.
+        middle: Number of layers before ``Read.middle``; at least two more follow.
     """
     layers = model.model.language_model.layers
     hidden, rotary = _begin(model, seen, packed, where)
@@ -94,7 +94,7 @@ def read(
 def read_image(
     model: Any, seen: torch.Tensor, packed: PackedSentences, where: slice, middle: int
 ) -> torch.Tensor:
-    """Return only (B, N, width), ``Read.middle`` of the image: all that dense losses need."""
+    """Return only ``Read.middle`` of the image, (B, N, width): dense losses need no more."""
     hidden, rotary = _begin(model, seen, packed, where)
     for layer in model.model.language_model.layers[:middle]:
         hidden = layer(hidden, attention_mask=packed.mask, position_embeddings=rotary)
@@ -104,7 +104,7 @@ def read_image(
 def _begin(
     model: Any, seen: torch.Tensor, packed: PackedSentences, where: slice
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-    """Return what goes into the first layer, and the cosines and sines of all positions."""
+    """Return the input of the first layer, and cosines and sines of all positions."""
     language = model.model.language_model
     words = language.embed_tokens(packed.ids)
     hidden = torch.cat([words[:, : where.start], seen, words[:, where.stop :]], dim=1)
@@ -114,7 +114,7 @@ def _begin(
 def _gaze(
     layer: Any, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], where: slice
 ) -> torch.Tensor:
-    """Return (B, L, N): the first head's attention scores for the image tokens."""
+    """Return the (B, L, N) attention scores of the first head for the image tokens."""
     attention, state = layer.self_attn, layer.input_layernorm(hidden)
     head = slice(attention.head_dim)
     turn = rotary[0], rotary[1]
@@ -125,7 +125,7 @@ def _gaze(
 
 
 def _patches(pixels: torch.Tensor, patch: int, merge: int) -> torch.Tensor:
-    """Return (B, n, 3 * patch**2): the patches of one image token follow one another."""
+    """Return (B, n, 3 * patch**2) patches; those of one image token are neighbours."""
     batch, channels, side, _ = pixels.shape
     grid = side // (patch * merge)
     cut = pixels.reshape(batch, channels, grid, merge, patch, grid, merge, patch)
@@ -133,7 +133,7 @@ def _patches(pixels: torch.Tensor, patch: int, merge: int) -> torch.Tensor:
 
 
 def _rotation(tower: Any, side: int, merge: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cosines and sines (n, head) of the patches' rotary positions, in their order."""
+    """Return (n, head) cosines and sines of the patches' rotary positions, in their order."""
     grid = side // merge
     index = torch.arange(side * side, device=tower.rotary_pos_emb.inv_freq.device)
     order = index.view(grid, merge, grid, merge).transpose(1, 2).flatten()
@@ -149,7 +149,7 @@ def _attend(
     batch, count, width = hidden.shape
     parts = attention.qkv(hidden).view(batch, count, 3, attention.num_heads, -1)
     query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
-    # On a CPU the fused kernel's backward pass takes longer than these three steps.
+    # On a CPU the backward pass of the fused kernel is slower than these three steps.
     scores = _turn(query, turn) @ _turn(key, turn).transpose(-1, -2) * query.shape[-1] ** -0.5
     mixed = scores.softmax(-1).to(value.dtype) @ value
     out: torch.Tensor = attention.proj(mixed.transpose(1, 2).reshape(batch, count, width))
@@ -163,20 +163,20 @@ def _turn(vectors: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> tor
 
 @torch.no_grad()
 def start_local(model: Any, strength: float = 3.0) -> None:
-    """Let the first vision blocks begin like convolutions.
+    """Initialise the first vision blocks so that they work like convolutions.
 
-    Each of their heads gets query and key biases with which, before anything is learned, it looks
-    at a patch itself or at one of its four neighbours. A tower with random attention first has to
-    find out that near patches belong together.
+    Query and key biases make each head attend to a patch itself or to one of its four neighbours.
+    A tower with random attention would first have to learn that neighbouring patches belong
+    together.
 
     Args:
-        model: A freshly initialised model.
-        strength: Of the biases. 3 makes a kernel about three patches wide.
+        model: A newly initialised model.
+        strength: Strength of the biases; 3 gives a kernel about three patches wide.
     """
     neighbours = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))
     tower = model.model.visual
     frequencies = tower.rotary_pos_emb.inv_freq
-    # Slower turns than these do not tell one patch from the next.
+    # Lower frequencies cannot distinguish neighbouring patches.
     fast = strength * (frequencies > 0.2).float().repeat(2)
     heads = [(block.attn, h) for block in tower.blocks[:-1] for h in range(block.attn.num_heads)]
     for number, (attention, head) in enumerate(heads):
@@ -191,14 +191,16 @@ def start_local(model: Any, strength: float = 3.0) -> None:
 
 @torch.no_grad()
 def start_ordered(model: Any, numbers: list[int]) -> None:
-    """Let neighbouring numbers begin with similar embeddings: sines and cosines of their value.
+    """Initialise the embeddings of numbers with sines and cosines of their value.
+
+    Neighbouring numbers then have similar embeddings.
 
     Args:
-        model: A freshly initialised model.
+        model: A newly initialised model.
         numbers: Tokens of 0, 1, 2, ...
     """
     table = model.get_input_embeddings().weight
-    table.mul_(3)  # a small model's words start too much alike to be told apart
+    table.mul_(3)  # default embeddings of a small model are too similar
     width = table.shape[1]
     value = torch.arange(len(numbers)) / (2 * len(numbers))
     turns = torch.logspace(0, 5, width // 2, base=2.0)
@@ -208,7 +210,7 @@ def start_ordered(model: Any, numbers: list[int]) -> None:
 
 
 def parameters(*modules: nn.Module) -> list[dict[str, Any]]:
-    """Return the trained parameters in two groups for AdamW: matrices decay, vectors do not."""
+    """Return the trainable parameters in two groups of AdamW: only matrices decay."""
     everything = [p for module in modules for p in module.parameters() if p.requires_grad]
     return [
         {'params': [p for p in everything if p.ndim > 1]},

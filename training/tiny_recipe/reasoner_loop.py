@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training itself: phases that first look (dense losses alone), then answer as well."""
+"""Trains the tiny reasoner: a phase with dense losses alone, then phases that also answer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from training.tiny_recipe.texts import corpus, whole_tokens
 FAMILY = 'tiny'
 _CORPUS_SCENES = 1000
 _REPORT_EVERY = 50
-# Of the losses of replies. Most words are the same in every reply; the few that are not count.
+# Weights of the losses of replies. Most words are the same in all replies; the few others count.
 _WEIGHTS = {
     'words': 4.0,
     'numbers': 1.0,
@@ -61,14 +61,14 @@ Report = Callable[[dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training with its own learning-rate schedule.
+    """A part of the training with its own learning-rate schedule.
 
     Attributes:
-        steps: How many.
-        scenes: Per step.
-        sentences: Per scene; 0 trains the dense readings alone.
-        learning_rate: At its highest.
-        kinds: Of sentences, each as often as it is listed.
+        steps: Number of steps.
+        scenes: Scenes per step.
+        sentences: Sentences per scene; 0 trains the dense read-outs alone.
+        learning_rate: Peak learning rate.
+        kinds: Kinds of sentences; a kind is drawn as often as it is listed.
     """
 
     steps: int
@@ -80,17 +80,17 @@ class Phase:
 
 @dataclass(frozen=True)
 class ReasonerSettings:
-    """Everything that decides what comes out.
+    """All settings of the training of a tiny reasoner, and the only place of their defaults.
 
     Attributes:
-        output: Folder of the run; the trained checkpoint is its ``model``.
-        cache: Folder for rendered scenes.
-        scenes: How many.
-        first_scene: Seed of the first.
-        phases: One after the other; the learning rate falls at the end of the last.
-        dense_weight: Of the dense losses where there are sentences.
-        middle: Layers of the language model before its dense readings.
-        seed: Of the weights and the batches.
+        output: Folder of the run; ``model`` in it is the trained checkpoint.
+        cache: Folder of rendered scenes.
+        scenes: Number of scenes.
+        first_scene: Seed of the first scene.
+        phases: Phases in order; the learning rate falls at the end of the last one.
+        dense_weight: Weight of the dense losses in phases with sentences.
+        middle: Layers of the language model before its dense read-outs.
+        seed: Seed of weights and batches.
         save_every: Steps between resume points.
     """
 
@@ -109,18 +109,18 @@ class ReasonerSettings:
 
 
 def train_reasoner(settings: ReasonerSettings, on_report: Report = lambda _: None) -> Path:
-    """Train a tiny reasoner from random weights, or go on where a killed run stopped.
+    """Train a tiny reasoner from random weights, or continue an interrupted run.
 
     Args:
-        settings: What to do.
+        settings: The settings.
         on_report: Called every 50 steps with the step, the learning rate, the speed and the means
-            of all losses and rates (``hit/...``) since the last call.
+            of all losses and accuracies (``hit/...``) since the last call.
 
     Returns:
-        The trained model, an ordinary checkpoint folder.
+        Folder of the trained model, an ordinary checkpoint.
 
     Raises:
-        TrainingError: A loss is not a number.
+        TrainingError: A loss is not finite, or the state cannot be saved.
     """
     trained, start = settings.output / 'model', settings.output / 'start'
     if trained.is_dir():
@@ -137,7 +137,7 @@ def train_reasoner(settings: ReasonerSettings, on_report: Report = lambda _: Non
 
 
 def create(folder: Path, scenes: Scenes, seed: int) -> None:
-    """Write the untrained model, with its tokenizer and image processor, to a new folder."""
+    """Write the untrained model with tokenizer and image processor to a new folder."""
     some = slice(0, _CORPUS_SCENES)
     words = Scenes(
         scenes.images[some], scenes.instances[some], scenes.items[some], scenes.queries[some]
@@ -174,7 +174,7 @@ def create(folder: Path, scenes: Scenes, seed: int) -> None:
 
 
 class _ReasonerRun:
-    """What a training carries from step to step."""
+    """The state of a training."""
 
     def __init__(
         self, settings: ReasonerSettings, start: Path, scenes: Scenes, on_report: Report
@@ -211,7 +211,7 @@ class _ReasonerRun:
         self._step = self._point.load()
 
     def train(self) -> None:
-        """Run all phases from the step it stands at."""
+        """Run all phases from the current step."""
         start = 0
         for phase in self._settings.phases:
             began = time.perf_counter()
@@ -275,7 +275,7 @@ class _ReasonerRun:
         heard = packed.heard >= 0
         texts = packed.texts[packed.heard[heard]]
         losses['recall'] = recall_loss(self._heads, reading.middle[heard], texts, table)
-        # To find what is meant is hard; once it is written, to go on looking there is not.
+        # Finding the meant item during the thinking is harder than attending to it afterwards.
         told = packed.targets >= 0
         thinks = told & (packed.heard % 2 == 0)
         for name, places, gaze, items in (
@@ -288,7 +288,7 @@ class _ReasonerRun:
         return losses
 
     def save(self, folder: Path) -> None:
-        """Write the trained checkpoint and remove what only a resume needs."""
+        """Write the trained checkpoint and remove the resume point."""
         with atomic_folder(folder) as draft:
             shutil.copytree(self._start, draft, dirs_exist_ok=True)
             self._model.save_pretrained(draft)
@@ -306,13 +306,13 @@ def _load(folder: Path) -> Any:
 
 
 def _vary_light(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Return (B, 3, S, S) images, each a tenth brighter or darker, harder or softer."""
+    """Return (B, 3, S, S) images with brightness and contrast changed by up to 10 %."""
     gain, contrast = torch.from_numpy(0.9 + 0.2 * rng.random((2, len(images), 1, 1, 1))).float()
     return ((images.float() - 128) * contrast + 128) * gain
 
 
 def _rate(phase: Phase, step: int, last: bool) -> float:
-    """Return the learning rate: up for 100 steps, level, and down while replies settle."""
+    """Return the learning rate: a rise over 100 steps, a plateau, a fall in the last phase."""
     rise = (step + 1) / min(100, max(1, phase.steps // 5))
     fall = (phase.steps - step) / (0.6 * phase.steps) if last else 1.0
     return phase.learning_rate * min(1.0, rise, fall)

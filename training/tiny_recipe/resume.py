@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a training from random weights goes on that was killed."""
+"""The resume point of a training of a tiny model."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from training.metrics_log import forget_after
 
 
 class ResumePoint:
-    """The newest state of a run, in one file of its folder.
+    """The last saved state of a run, one file in its folder.
 
     Attributes:
-        file: Where it is, once there is one.
+        file: Path of the file, which exists once a state was saved.
     """
 
     def __init__(self, folder: Path, rng: np.random.Generator, **parts: Any) -> None:
-        """Note what a run consists of.
+        """Take the objects whose state is saved.
 
         Args:
-            folder: Of the run.
-            rng: Where its chance comes from.
-            **parts: Whatever else it changes, each with a ``state_dict``.
+            folder: Folder of the run.
+            rng: Its random generator.
+            **parts: Models and optimisers, each with a ``state_dict``.
         """
         self.file = folder / 'resume.pt'
         self._folder, self._rng, self._parts = folder, rng, parts
 
     def load(self) -> int:
-        """Put everything back; return the steps it had done, 0 where there is no such state.
+        """Restore the saved state and return its step; 0 if there is no saved state.
 
-        What was measured after them is forgotten: it will be measured again.
+        Metrics of later steps are removed, because the steps will be repeated.
         """
         step = 0
         if self.file.is_file():
@@ -48,10 +48,10 @@ class ResumePoint:
         return step
 
     def save(self, step: int) -> None:
-        """Write the state after ``step`` steps; a kill meanwhile leaves the one before.
+        """Save the state after ``step`` steps.
 
         Raises:
-            TrainingError: It cannot be written. The one before is kept.
+            TrainingError: It cannot be written. The former state is kept.
         """
         states = {name: part.state_dict() for name, part in self._parts.items()}
         try:
@@ -60,9 +60,9 @@ class ResumePoint:
         except (OSError, RuntimeError) as error:  # on a full disk torch raises RuntimeError
             raise TrainingError(
                 f'cannot save the state after step {step} to {self.file} ({error}): free some '
-                'space and start the same command again; it goes on from the state before'
+                'space and start the same command again; it continues from the former state'
             ) from error
 
     def remove(self) -> None:
-        """Remove the file of a run that has ended."""
+        """Remove the file at the end of a run."""
         self.file.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many small synthetic scenes, rendered once and kept on disk."""
+"""Small synthetic scenes, rendered once and cached on disk."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _CHUNK = 250
 
 
 class Item(NamedTuple):
-    """One object, in pixels of the square the model sees.
+    """One object of a scene; coordinates are pixels of the square that the model sees.
 
     Attributes:
-        colour: Its name.
-        shape: Its name.
-        size: small, medium or large.
-        box: Around its visible pixels.
+        colour: Name of its colour.
+        shape: Name of its shape.
+        size: ``small``, ``medium`` or ``large``.
+        box: Box around its visible pixels.
         points: Centres of its two largest inscribed circles.
     """
 
@@ -51,13 +51,13 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Scenes:
-    """Rendered scenes, stretched to the model's square.
+    """Rendered scenes, resized to the square that the model sees.
 
     Attributes:
         images: (N, S, S, 3) uint8 RGB.
         instances: (N, S, S) uint8; 0 is the table, ``i + 1`` is item ``i``.
-        items: Per scene.
-        queries: Per scene; ``target`` counts items.
+        items: The items of each scene.
+        queries: The sentences about each scene; ``target`` is an index of its items.
     """
 
     images: npt.NDArray[np.uint8]
@@ -70,21 +70,21 @@ class Scenes:
 
     @property
     def side(self) -> int:
-        """Of the square, in pixels."""
+        """Side of the square, pixels."""
         return int(self.images.shape[1])
 
 
 def load_scenes(
     cache: Path, first: int, count: int, side: int, rendered: Size = RENDERED
 ) -> Scenes:
-    """Return the scenes of seeds ``first`` to ``first + count - 1``, rendering what is missing.
+    """Return the scenes of seeds ``first`` to ``first + count - 1``; missing ones are rendered.
 
     Args:
-        cache: Folder for what is rendered; made if it is not there.
+        cache: Folder of the cache; created if it does not exist.
         first: First seed.
-        count: How many, at least 1.
-        side: Of the square they are stretched to, in pixels.
-        rendered: Size they are rendered at.
+        count: Number of scenes, at least 1.
+        side: Side of the square they are resized to, pixels.
+        rendered: Size at which they are rendered, pixels.
     """
     cache.mkdir(parents=True, exist_ok=True)
     jobs = []
@@ -93,7 +93,7 @@ def load_scenes(
         jobs.append((seeds, side, rendered, cache / _name(seeds, side, rendered)))
     missing = [job for job in jobs if not job[-1].is_file()]
     if missing:
-        # Fresh interpreters: forking after torch has started its threads can hang.
+        # New interpreters, because a fork after torch has started threads can hang.
         processes = min(len(missing), os.cpu_count() or 1)
         with ProcessPoolExecutor(processes, mp_context=get_context('spawn')) as workers:
             deque(workers.map(_render_chunk, missing), maxlen=0)
@@ -108,7 +108,7 @@ def load_scenes(
 
 
 def _name(seeds: range, side: int, rendered: Size) -> str:
-    """Name the file of a chunk after all that decides what is in it."""
+    """Return the file name of a chunk, which has everything that its content depends on."""
     return f'v{VERSION}-{side}px-of-{rendered.width}-{seeds.start:07}-{len(seeds)}.npz'
 
 

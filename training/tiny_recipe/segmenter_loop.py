@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teaches a tiny SAM 2 to cut out what a box and two points are on."""
+"""Trains a tiny SAM 2 to segment the object that a box and two points are on."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from training.tiny_recipe.scene_cache import Scenes, load_scenes
 
 RENDERED = Size(640, 480)
 _REPORT_EVERY = 50
-_FOCAL_WEIGHT = 20.0  # to dice, as SAM 2 was trained (arXiv 2408.00714, appendix D)
+_FOCAL_WEIGHT = 20.0  # relative to dice, as for SAM 2 (arXiv 2408.00714, appendix D)
 
 
 @dataclass(frozen=True)
 class SegmenterSettings:
-    """Everything that decides what comes out.
+    """All settings of the training of a tiny SAM 2, and the only place of their defaults.
 
     Attributes:
-        output: Folder of the run; the trained checkpoint is its ``model``.
-        cache: Folder for rendered scenes.
-        scenes: How many.
-        first_scene: Seed of the first.
-        steps: Of training.
+        output: Folder of the run; ``model`` in it is the trained checkpoint.
+        cache: Folder of rendered scenes.
+        scenes: Number of scenes.
+        first_scene: Seed of the first scene.
+        steps: Number of steps.
         batch: Scenes per step.
-        prompts: Per scene.
-        learning_rate: At its highest.
-        jitter: Standard deviation of a prompt's box sides, as a share of its width and height.
-            Some prompts are nearly exact, others nearly twice as far off.
-        zoom: Half of the images are parts of scenes, enlarged up to this many times.
-        start: A checkpoint to go on from: a name, folder or hub id; '' = random weights.
-        seed: Of the weights and the batches.
+        prompts: Prompts per scene.
+        learning_rate: Peak learning rate.
+        jitter: Standard deviation of the sides of a prompt's box, as a share of its width and
+            height, over all prompts; it varies from prompt to prompt.
+        zoom: Half of the images are crops of scenes, enlarged up to this factor.
+        start: A checkpoint to start from: a name, folder or hub id; '' = random weights.
+        seed: Seed of weights and batches.
         save_every: Steps between resume points.
     """
 
@@ -67,19 +67,19 @@ class SegmenterSettings:
 def train_segmenter(
     settings: SegmenterSettings, on_report: Callable[[dict[str, float]], None] = lambda _: None
 ) -> Path:
-    """Train a tiny SAM 2 from ``settings.start``, or go on where a killed run stopped.
+    """Train a tiny SAM 2 from ``settings.start``, or continue an interrupted run.
 
     Args:
-        settings: What to do.
+        settings: The settings.
         on_report: Called every 50 steps with the step, the learning rate, the speed and the mean
             losses and mask IoU since the last call.
 
     Returns:
-        The trained model, an ordinary checkpoint folder.
+        Folder of the trained model, an ordinary checkpoint.
 
     Raises:
-        ModelLoadError: ``settings.start`` is no SAM 2.
-        TrainingError: A loss is not a number.
+        ModelLoadError: ``settings.start`` is not a SAM 2.
+        TrainingError: A loss is not finite, or the state cannot be saved.
     """
     trained, start = settings.output / 'model', settings.output / 'start'
     if trained.is_dir():
@@ -98,7 +98,7 @@ def train_segmenter(
 
 
 class _SegmenterRun:
-    """What a training carries from step to step."""
+    """The state of a training."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _SegmenterRun:
     ) -> None:
         torch.manual_seed(settings.seed)
         self._settings, self._scenes, self._on_report = settings, scenes, on_report
-        # bfloat16 pays on a CPU only with attention as plain matrix products.
+        # On a CPU bfloat16 is faster only with attention as plain matrix products.
         self._model = transformers.Sam2Model.from_pretrained(
             start, dtype=torch.float32, attn_implementation='eager'
         )
@@ -124,7 +124,7 @@ class _SegmenterRun:
         self._step = self._point.load()
 
     def train(self) -> None:
-        """Run all steps from the one it stands at."""
+        """Run all steps from the current one."""
         began, sums = time.perf_counter(), dict[str, list[float]]()
         while self._step < self._settings.steps:
             rate = self._rate()
@@ -143,7 +143,7 @@ class _SegmenterRun:
                 self._point.save(self._step)
 
     def _rate(self) -> float:
-        """Return the learning rate: up for 100 steps, then down on a half cosine."""
+        """Return the learning rate: a rise over 100 steps, then half a cosine."""
         done = self._step / self._settings.steps
         rise = (self._step + 1) / 100
         return self._settings.learning_rate * min(1.0, rise, (1 + math.cos(math.pi * done)) / 2)
@@ -171,7 +171,7 @@ class _SegmenterRun:
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def save(self, folder: Path) -> Path:
-        """Write the trained checkpoint and remove what only a resume needs."""
+        """Write the trained checkpoint and remove the resume point."""
         with atomic_folder(folder) as draft:
             self._model.half().save_pretrained(draft)
         self._point.remove()
@@ -181,20 +181,20 @@ class _SegmenterRun:
 def mask_losses(
     logits: torch.Tensor, scores: torch.Tensor, truth: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Return the losses of all three masks and of their scores, and the chosen mask's IoU.
+    """Return the losses of all three masks and of their scores, and the IoU of the chosen mask.
 
-    SAM 2 learns by the best of the three alone, so that each may mean another part of what a
-    single click is on. A box and two points leave nothing open, and what is not trained may still
-    be chosen.
+    SAM 2 was trained on the best of its three masks alone, so that each can mean another part
+    under a single click. A box and two points are not ambiguous, and an untrained mask could still
+    be chosen, so all three are trained here.
 
     Args:
-        logits: (B, P, 3, h, w).
+        logits: (B, P, 3, h, w) masks, before the sigmoid.
         scores: (B, P, 3) predicted IoUs.
-        truth: (B, P, S, S) bool, S a multiple of h and w.
+        truth: (B, P, S, S) bool; S is a multiple of h and w.
     """
     logits, scores = logits.flatten(0, 1), scores.flatten(0, 1)
     size = logits.shape[-2:]
-    # The share of a coarse pixel that is covered says more than whether its middle is.
+    # The covered share of a coarse pixel is a better target than its centre.
     aim = functional.adaptive_avg_pool2d(truth.flatten(0, 1).float(), size)[:, None]
     aim = aim.expand_as(logits)
     chance = logits.sigmoid()

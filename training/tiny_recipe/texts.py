@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the model is to write about a synthetic scene, and the words it needs for it."""
+"""The replies of the tiny reasoner about synthetic scenes, and the words of its tokenizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segzero_core.types import Box, Point
 from training.tiny_recipe.scene_cache import Item, Scenes
 
 ANSWER_START = '<answer>{"bbox": ['
-# An answer is these, numbers, and ', ' between numbers.
+# The parts of an answer apart from numbers and the ', ' between them.
 _FRAME = (ANSWER_START, '], "points_1": [', '], "points_2": [', ']}</answer>')
 
 _SYNONYMS = {'cup': 'mug', 'tin': 'can'}
@@ -26,7 +26,7 @@ _SIDE_WORD = re.compile(rf'\b({"|".join(_MIRRORED)})\b')
 def whole_tokens(side: int) -> list[str]:
     """Return the texts that are one token each: coordinates, names, and the frame of an answer.
 
-    A coordinate is then one decision, and neighbouring coordinates can be neighbours.
+    Writing a coordinate is then one decision, and neighbouring numbers can get similar embeddings.
     """
     names = [f' {name}' for name in (*COLOURS, *SHAPES, *SIZES)]
     numbers = [str(number) for number in range(10, side)]  # 0 to 9 are bytes already
@@ -39,10 +39,10 @@ def mirror_sentence(sentence: str) -> str:
 
 
 def find_named(query: Query, items: Sequence[Item]) -> int:
-    """Return the item that the sentence names outright, -1 if it names none.
+    """Return the index of the item that the sentence names by colour and noun; -1 if none.
 
-    That is the target, or the thing which the target stands left or right of, before, behind or
-    beside: the sentence's last two words, a colour and a noun.
+    It is the target, or the reference of a relation ("left of the red mug"), which the last two
+    words of the sentence name.
     """
     if query.kind == 'attribute':
         return query.target
@@ -54,7 +54,7 @@ def find_named(query: Query, items: Sequence[Item]) -> int:
 
 
 def write_thinking(item: Item, side: int) -> str:
-    """Return a short thought that names what the item is and where."""
+    """Return a short thought that says what the item is and where."""
     return say_thought(item.colour, item.shape, (item.box.x1 + item.box.x2) / 2 / side)
 
 
@@ -70,7 +70,7 @@ def write_reply(item: Item, side: int) -> str:
 
 
 def corpus(scenes: Scenes) -> Iterator[str]:
-    """Yield what a tokenizer has to know well."""
+    """Yield the texts that the tokenizer is trained on."""
     for items, queries in zip(scenes.items, scenes.queries, strict=True):
         for query in queries:
             yield query.text
