@@ -80,10 +80,10 @@ def compare(folder: Path, steps: int, rounds: int) -> None:
 def measure(name: str, folder: Path, steps: int) -> dict[str, float]:
     """Train ``steps`` steps; return the cost of the median one and the peak memory."""
     from training.config import load_config
-    from training.train import make_trainer, read_rows
+    from training.train import make_trainer, read_records
 
     config = load_config(folder / 'run.yaml', [f'max_steps={steps}', f'output={folder / name}'])
-    rows = read_rows(config.data, 0, say=False)
+    rows = read_records(config.data, 0, say=False)
     list(rows)  # rendered now: TRL's dataset has its pictures ready too
     trainer: Any
     trainer = make_trainer(config, rows, [], steps)[0] if name == 'ours' else plain(config, rows)

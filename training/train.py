@@ -76,8 +76,10 @@ def train(config: TrainConfig) -> None:
 
 
 def _train(config: TrainConfig, run: Path, is_main: bool) -> None:
-    data = read_rows(config.data, config.data_limit, is_main, config)
-    held_out = read_rows(config.eval_data, config.eval_limit, is_main) if config.eval_data else []
+    data = read_records(config.data, config.data_limit, is_main, config)
+    held_out = (
+        read_records(config.eval_data, config.eval_limit, is_main) if config.eval_data else []
+    )
     _import_trl()
     from training.checkpointing import checkpoint_step, newest_checkpoint
     from training.metrics_log import forget_after
@@ -137,7 +139,7 @@ def check_same_run(config: TrainConfig, run: Path) -> None:
         )
 
 
-def read_rows(source: str, limit: int, say: bool, config: TrainConfig | None = None) -> Any:
+def read_records(source: str, limit: int, say: bool, config: TrainConfig | None = None) -> Any:
     """Return the records of a dataset without those that cannot be used.
 
     Args:

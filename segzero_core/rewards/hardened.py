@@ -201,8 +201,8 @@ def non_repeat(text: str, truth: Truth, recipe: Recipe = DEFAULT) -> float:
     if recipe.mode == 'released':
         return float(released.non_repeat(text))
     thinking = _thinking(text).lower()
-    sentences = [' '.join(part.split()) for part in _SENTENCE_END.split(thinking)]
-    sentences = [sentence for sentence in sentences if sentence]
+    parts = _SENTENCE_END.split(thinking)
+    sentences = [sentence for part in parts if (sentence := ' '.join(part.split()))]
     return float(bool(sentences) and len(sentences) - len(set(sentences)) < 2)
 
 
@@ -224,8 +224,7 @@ def mask_iou(iou: float) -> float:
 
     The mask comes from the frozen segmenter, prompted with the answer of the text.
     """
-    tiers = ((0.8, 4.0), (0.7, 3.0), (0.5, 2.0))
-    return next((reward for over, reward in tiers if iou > over), 0.0)
+    return next((tier for over, tier in ((0.8, 4.0), (0.7, 3.0), (0.5, 2.0)) if iou > over), 0.0)
 
 
 REWARDS: dict[str, Callable[[str, Truth, Recipe], float]] = {
@@ -264,9 +263,6 @@ class _Reading(NamedTuple):
     points: list[list[float]] | None
 
 
-_NOTHING = _Reading(False, None, None)
-
-
 @functools.lru_cache(maxsize=256)  # several rewards of one text in a row
 def _read(text: str, recipe: Recipe) -> _Reading:
     """Read an answer as the hardened rewards do."""
@@ -274,7 +270,7 @@ def _read(text: str, recipe: Recipe) -> _Reading:
     want_box, want_points = recipe.targets != 'points', recipe.targets != 'box'
     data = _answer_object(text, strict)
     if data is None:
-        return _NOTHING
+        return _Reading(False, None, None)
     box_keys = ['bbox'] if strict else [key for key in data if 'bbox' in key.lower()]
     point_keys = (
         ['points_1', 'points_2'] if strict else [key for key in data if 'point' in key.lower()]
@@ -292,10 +288,9 @@ def _read(text: str, recipe: Recipe) -> _Reading:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError('duplicated key')
-    return data
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError('duplicate key')
+    return dict(pairs)
 
 
 def _no_constant(name: str) -> None:

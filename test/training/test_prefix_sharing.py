@@ -15,10 +15,10 @@ DATA = 'data=synthetic:train?kinds=attribute,relation&count=2&size=56&objects=3'
 
 def make_trainer(short_grpo: Path, output: Path, *settings: str) -> Any:
     from training.config import load_config
-    from training.train import make_trainer, read_rows
+    from training.train import make_trainer, read_records
 
     config = load_config(short_grpo, [f'output={output}', 'sample_steps=0', DATA, *settings])
-    return make_trainer(config, read_rows(config.data, 0, say=False), [], steps=1)[0]
+    return make_trainer(config, read_records(config.data, 0, say=False), [], steps=1)[0]
 
 
 def roll_out(trainer: Any) -> dict[str, Any]:

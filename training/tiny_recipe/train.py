@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     options = make_parser().parse_args(arguments)
     with explained_os_errors():
-        train(read_settings(options.config, options.overrides))
+        train_model(read_settings(options.config, options.overrides))
     return 0
 
 
@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def train(settings: ReasonerSettings | SegmenterSettings) -> Path:
+def train_model(settings: ReasonerSettings | SegmenterSettings) -> Path:
     """Train a tiny model, print and record progress, and return the folder of the model.
 
     Raises:
@@ -111,7 +111,7 @@ def read_settings(file: Path, overrides: Sequence[str]) -> ReasonerSettings | Se
         values = parse_yaml(read_text(file), file.name)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f'cannot read the configuration {file}: {error}') from error
-    if not isinstance(values, dict) or values.get('role') not in _ROLES:
+    if not isinstance(values, dict) or str(values.get('role')) not in _ROLES:
         raise ConfigError(
             f'{file} names no tiny model to train: write "role: reasoner" or "role: segmenter" '
             'there. The configurations in config/training belong to training/train.py'

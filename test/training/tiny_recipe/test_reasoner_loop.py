@@ -19,7 +19,7 @@ from segzero_core.prompts import get_family
 from segzero_core.reasoners.qwen_processor import QwenProcessor
 from segzero_core.reasoners.transformers import TransformersReasoner
 from segzero_core.runtime.checkpoints import transformers
-from segzero_core.synthetic import COLOURS, KINDS, SHAPES, SIZES
+from segzero_core.synthetic import COLOURS, SHAPES, SIZES
 from segzero_core.types import Box, Size
 from training.metrics_log import read_metrics
 from training.tiny_recipe import Phase, ReasonerSettings, reasoner_loop, train_reasoner
@@ -36,8 +36,7 @@ from training.tiny_recipe.losses import (
 from training.tiny_recipe.network import read, see
 from training.tiny_recipe.scene_cache import load_scenes
 from training.tiny_recipe.texts import find_named, mirror_sentence, write_reply
-from training.tiny_recipe.train import read_settings
-from training.tiny_recipe.train import train as run_command
+from training.tiny_recipe.train import read_settings, train_model
 from training.train import main
 
 SIDE = 128
@@ -412,16 +411,16 @@ def test_a_run_goes_on_with_no_other_settings_and_measures_no_step_twice(
     values = json.loads(json.dumps(dataclasses.asdict(base), default=str))
     file.write_text(json.dumps({'role': 'reasoner', **values}))
     with pytest.raises(KeyboardInterrupt):
-        run_command(read_settings(file, []))
+        train_model(read_settings(file, []))
     assert [line['step'] for line in read_metrics(base.output)] == [1, 2, 3, 4]
     with pytest.raises(ConfigError, match=r'other settings: seed \(0, now 1\)'):
-        run_command(read_settings(file, ['seed=1', 'save_every=2']))
-    run_command(read_settings(file, ['save_every=2']))
+        train_model(read_settings(file, ['seed=1', 'save_every=2']))
+    train_model(read_settings(file, ['save_every=2']))
     done = [line['step'] for line in read_metrics(base.output)]
     assert done == sorted(set(done))
     assert (base.output / 'model' / 'model.safetensors').is_file()
     with pytest.raises(ConfigError, match='dense_weight'):
-        run_command(read_settings(file, ['dense_weight=0.5']))  # though it is done
+        train_model(read_settings(file, ['dense_weight=0.5']))  # though it is done
 
 
 def test_what_comes_out_is_an_ordinary_checkpoint_that_answers(tmp_path, cache, scenes):
@@ -465,15 +464,6 @@ def test_it_learns(tmp_path, cache):
     assert lines[1]['read/colour'] < lines[0]['read/colour']
 
 
-def test_the_preset_and_its_overrides_become_settings():
-    preset = read_settings(PRESET, [])
-    assert preset.output == Path('runs/tiny_reasoner')
-    assert preset.phases[0].sentences == 0
-    assert set(preset.phases[-1].kinds) == set(KINDS)
-    changed = read_settings(PRESET, ['seed=3', 'output=elsewhere'])
-    assert changed == dataclasses.replace(preset, seed=3, output=Path('elsewhere'))
-
-
 def test_a_phase_asks_only_its_kinds_of_sentences(batcher, scenes, processor, rng):
     packed = batcher.draw(6, 4, rng, ['superlative'])[2]
     asked = processor.tokenizer.batch_decode(packed.ids)
@@ -482,30 +472,3 @@ def test_a_phase_asks_only_its_kinds_of_sentences(batcher, scenes, processor, rn
     ]
     assert any('est ' in text for text in asked)
     assert not any(f'>{text}<' in sequence for text in said for sequence in asked)
-
-
-@pytest.mark.parametrize(
-    ('override', 'message'),
-    [
-        ('scene=3', "Did you mean 'scenes'"),
-        ('phases=[{stepz: 3}]', "Did you mean 'steps'"),
-        ('phases=[{steps: 3}]', 'missing 3 required positional arguments'),
-        ('phases=[]', 'phases is empty'),
-        (
-            'phases=[{steps: 1, scenes: 1, sentences: 1, learning_rate: 1, kinds: [x]}]',
-            "kind .*'x'",
-        ),
-        ('scenes=many', "scenes must be of type int, got 'many'"),
-        ('scenes=0', 'scenes must be at least 1, got 0'),
-        ('seed=1.7', 'seed must be of type int, got 1.7'),
-        ('seed=-1', 'seed must be at least 0, got -1'),
-        ('dense_weight=.nan', 'dense_weight must be of type float, got nan'),
-        ('seed=2024-13-45', 'the value of seed is no YAML: month must be'),
-        ('phases=3', 'phases must be a list of mappings, got 3'),
-        ('seed=[', 'the value of seed is no YAML'),
-        ('seed', "'seed' is not of the form key=value"),
-    ],
-)
-def test_a_setting_that_cannot_be_used_is_named(override, message):
-    with pytest.raises(ConfigError, match=message):
-        read_settings(PRESET, [override])
