@@ -29,7 +29,7 @@ from segzero_core.runtime.memory import device_memory
 from segzero_core.types import ResultWarning
 from segzero_ros.frames import FrameBuffer
 from segzero_ros.messages import PerceptionResult, ResultHead, diagnostics_message
-from segzero_ros.publishers import RELIABLE
+from segzero_ros.publishers import NO_EVENTS, RELIABLE
 
 LOADING_LOG_S = 10.0
 # Caused by the sentence, the camera, or text that is no answer: the node itself works.
@@ -55,7 +55,9 @@ class NodeDiagnostics:
     def __init__(self, node: Node) -> None:
         """Create the publisher."""
         self._node = node
-        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
+        self._publisher = node.create_publisher(
+            DiagnosticArray, '/diagnostics', RELIABLE, event_callbacks=NO_EVENTS
+        )
         self._counts: Counter[str] = Counter()
         self._counting = threading.Lock()
         self._latency: dict[str, float] = {}

@@ -37,6 +37,8 @@ RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 # A fast reasoner writes a whole thought before a subscriber wakes up, and sentences may come in
 # bursts: with a depth of 10, some pieces of text, sentences or results would be lost.
 TEXTS = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
+# rclpy would create two event handlers for each publisher, and look at each for every image.
+NO_EVENTS = PublisherEventCallbacks(use_default_callbacks=False)
 
 
 class Publishers:
@@ -50,10 +52,7 @@ class Publishers:
         self._overlay_shown: tuple[Header, tuple[int, ...]] | None = None
 
         def create(kind: Any, topic: str, qos: QoSProfile) -> Any:
-            # Each default event callback is one more entity that the executor looks at for every
-            # image; there would be sixteen.
-            quiet = PublisherEventCallbacks(use_default_callbacks=False)
-            return node.create_lifecycle_publisher(kind, topic, qos, event_callbacks=quiet)
+            return node.create_lifecycle_publisher(kind, topic, qos, event_callbacks=NO_EVENTS)
 
         self._mask = create(Image, '~/mask', RELIABLE)
         self._target_pixels = create(PolygonStamped, '~/target_pixels', RELIABLE)

@@ -86,7 +86,11 @@ def from_quaternion(rotation: Any, translation: Any) -> Transform:
 
 
 class TargetFrame:
-    """Moves targets to a tf frame, by the transform at the stamp of their image."""
+    """Moves targets to a tf frame, by the transform at the stamp of their image.
+
+    Attributes:
+        buffer: The transforms that have come, a ``tf2_ros.Buffer``.
+    """
 
     def __init__(self, node: Node, frame_id: str) -> None:
         """Subscribe to tf, through tf2_ros.
@@ -98,8 +102,8 @@ class TargetFrame:
 
         self._frame_id = frame_id
         self._errors = tf2_ros.TransformException
-        self._buffer = tf2_ros.Buffer()  # with a node, it would leave a service behind
-        self._listener = tf2_ros.TransformListener(self._buffer, node)
+        self.buffer = tf2_ros.Buffer()  # with a node, it would leave a service behind
+        self._listener = tf2_ros.TransformListener(self.buffer, node)
         # tf2 ignores transforms older than those it has. Where a bag starts again, or a simulation
         # is reset, it would ignore all of them until time is where it was.
         back = JumpThreshold(
@@ -118,7 +122,7 @@ class TargetFrame:
             TargetError: tf has no transform at the image's stamp.
         """
         try:
-            found = self._buffer.lookup_transform(
+            found = self.buffer.lookup_transform(
                 self._frame_id,
                 header.frame_id,
                 Time.from_msg(header.stamp),
@@ -139,4 +143,4 @@ class TargetFrame:
         self._listener.unregister()
 
     def _forget(self, jump: TimeJump) -> None:
-        self._buffer.clear()
+        self.buffer.clear()

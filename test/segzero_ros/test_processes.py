@@ -126,3 +126,69 @@ def test_a_signal_ends_the_demo_and_what_it_started(processes, domain, tmp_path,
     # 0 if this was so slow that the demo had come to its end.
     assert process.returncode in (0, 128 + number)
     assert 'Traceback' not in output
+
+
+def test_a_node_that_waits_says_for_what(processes, client):
+    process = processes('-m', 'segzero_ros.node', '--ros-args', '-r', f'__ns:={client.namespace}')
+    client.state()
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=LONG)
+    assert process.returncode == 0, output
+    (line,) = output.splitlines()
+    for part in ('unconfigured', f'ros2 lifecycle set {client.namespace}/segzero configure'):
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'code', 'said'),
+    [
+        (['--help'], 0, 'usage: segzero_node'),
+        (['--rate', '5'], 2, "segzero_node: unknown argument '--rate'"),
+        (['--ros-args', '-p', 'autostart:=yes please'], 2, 'autostart must be of type bool'),
+        (['--ros-args', '-p', 'reasoner.guided:=true'], 2, 'reasoner.structured_output'),
+        (['--ros-args', '--params-file', '/nowhere/params.yaml'], 2, '/nowhere/params.yaml'),
+        (['--ros-args', '-r', '__node:=a-b'], 2, 'a-b'),
+    ],
+)
+def test_a_node_that_cannot_start_says_why_in_one_line(processes, domain, arguments, code, said):
+    process = processes('-m', 'segzero_ros.node', *arguments)
+    output, _ = process.communicate(timeout=LONG)
+    assert process.returncode == code, output
+    assert said in output
+    assert code == 0 or len(output.splitlines()) == 1
+
+
+def test_a_parameter_file_for_another_node_is_named(processes, client, tmp_path):
+    file = tmp_path / 'params.yaml'
+    file.write_text('segzero_node: {ros__parameters: {autostart: true}}')
+    process = processes(
+        '-m', 'segzero_ros.node', '--ros-args', '-r', f'__ns:={client.namespace}',
+        '--params-file', str(file),
+    )  # fmt: skip
+    assert client.state() == 'unconfigured'
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=LONG)
+    assert f'{file} has no effect: it has parameters for /segzero_node' in output
+
+
+def test_debug_shows_our_own_lines_and_not_those_of_rcl(processes, client, scripted_program):
+    logger = f'{client.namespace.strip("/")}.segzero'
+    process = processes(
+        scripted_program, '--ros-args', '-r', f'__ns:={client.namespace}', '--log-level',
+        f'{logger}:=debug', '-p', 'autostart:=true', '-p', 'reasoner.engine:=scripted',
+        '-p', 'segmenter.engine:=box', '-p', 'image.max_arrival_age:=0.0',
+    )  # fmt: skip
+    client.wait_for_node('image')
+    client.say('the mug')
+
+    def answered():
+        client.show_picture()  # until it arrives
+        return client.messages['result']
+
+    client.wait_for(answered, 'the answer')
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=LONG)
+    debug = [line for line in output.splitlines() if '[DEBUG]' in line]
+    assert any("accepted 'the mug'" in line for line in debug), output
+    assert any("'the mug' ended: ok" in line for line in debug)
+    assert all(f'[{logger}]' in line for line in debug)

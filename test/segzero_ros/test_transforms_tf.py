@@ -49,7 +49,7 @@ class Robot:
         graph.client.wait_for(self.tf.get_subscription_count, 'the listener')
 
     def knows(self, second):
-        buffer, time = self.node.target_frame._buffer, RosTime(seconds=second)
+        buffer, time = self.node.target_frame.buffer, RosTime(seconds=second)
         return buffer.can_transform('base_link', 'optical', time)
 
     def tell(self, start):
