@@ -33,6 +33,7 @@ OPTIONAL = {
     'httpx2',
     'huggingface_hub',
     'openai',
+    'pyarrow',
     'pycocotools',
     'rosbags',
     'safetensors',

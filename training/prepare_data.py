@@ -14,34 +14,34 @@ import os
 import sys
 from pathlib import Path
 
-if __name__ == '__main__':  # run as a file: the project's root is not on the path yet
+if __name__ == '__main__':  # before the heavy imports, so that signals are handled already
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from segzero_core.runtime.program import run_program
+
+    STOPPED = 'stopped; the same command resumes'
+    sys.exit(run_program('prepare_data.py', 'training.prepare_data:main', interrupted=STOPPED))
 
 from tqdm import tqdm
 
 from segzero_core.data import LEVELS, read_samples
-from segzero_core.errors import ConfigError, DataError, SegZeroError
+from segzero_core.errors import ConfigError, DataError
 from segzero_core.segmenters import SEGMENTERS, load_segmenter
 from training.dataset_builder.build_report import DROPPED, SHEET, write_report
 from training.dataset_builder.parts import SPLITS, BuildSettings, PartReport, claim, prepare
 from training.dataset_builder.rows import RESIZES, RowOptions
-from training.files import explain_os_error
+from training.files import explained_os_errors
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+    """Run the command line; return its exit code.
+
+    Raises:
+        SegZeroError: Something cannot be used; finished rows are kept.
+        OSError: A file cannot be read or written; finished rows are kept.
+    """
     options = make_parser().parse_args(arguments)
-    try:
+    with explained_os_errors():
         run(options)
-    except SegZeroError as error:
-        print(f'prepare_data.py: {error}', file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f'prepare_data.py: {explain_os_error(error)}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('\nstopped; the same command resumes', file=sys.stderr)
-        return 130
     return 0
 
 
@@ -132,7 +132,3 @@ def _check(options: argparse.Namespace) -> None:
             raise DataError(
                 f'preparing data needs {library}: pip install -r requirements/evaluate.txt'
             )
-
-
-if __name__ == '__main__':
-    sys.exit(main())

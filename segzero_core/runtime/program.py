@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, TextIO
 
@@ -159,6 +159,20 @@ def end_after(seconds: float, code: int) -> None:
         end_now(code)
 
     _thread.start_new_thread(wait, ())
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold SIGINT back in this thread; a program that the block starts never gets it.
+
+    For worker processes that their parent ends: a Ctrl-C at the terminal goes to them, too, and
+    they would write a traceback while they are starting.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def say(line: str) -> None:

@@ -20,7 +20,8 @@ from PIL import Image
 
 from segzero_core.data import Record, Sample, Skipped, read_dataset, read_samples
 from segzero_core.data.annotations import load_plain_pickle
-from segzero_core.errors import ConfigError, DataError
+from segzero_core.errors import ConfigError, DataError, SegZeroError
+from segzero_core.runtime.program import one_line
 from segzero_core.types import Size
 from training import make_synthetic_set, prepare_data
 from training.dataset_builder.parts import (
@@ -70,6 +71,12 @@ def refcoco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepare(refcoco: Path, output: Path, *options: str) -> int:
     places = ['--root', str(refcoco), '--output', str(output)]
     return prepare_data.main(['refcoco:train', *places, *SMALL, '--part', '3', *options])
+
+
+def refusal(refcoco: Path, output: Path, *options: str) -> str:
+    with pytest.raises((SegZeroError, OSError)) as error:
+        prepare(refcoco, output, *options)
+    return one_line(error.value)
 
 
 @pytest.fixture(scope='module')
@@ -162,43 +169,37 @@ def test_second_run_finds_everything_done(refcoco: Path, prepared: Path) -> None
     assert {path: path.stat().st_mtime_ns for path in prepared.rglob('*.parquet')} == before
 
 
-def test_other_settings_are_refused(
-    refcoco: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(refcoco, prepared, '--level', 'expression') == 1
-    assert 'other settings: val_share (0.3, now 0.0). Use the settings' in capsys.readouterr().err
+def test_other_settings_are_refused(refcoco: Path, prepared: Path) -> None:
+    said = refusal(refcoco, prepared, '--level', 'expression')
+    assert 'other settings: val_share (0.3, now 0.0). Use the settings' in said
 
 
-def test_damaged_annotations_keep_finished_rows(
-    refcoco: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_annotations_keep_finished_rows(refcoco: Path, prepared: Path) -> None:
     file = refcoco / 'refcoco/instances.json'
     whole = file.read_text()
     try:
         file.write_text(whole[:-20])
-        assert prepare(refcoco, prepared, '--val-share', '0.3', '--level', 'expression') == 1
+        said = refusal(refcoco, prepared, '--val-share', '0.3', '--level', 'expression')
     finally:
         file.write_text(whole)
-    assert 'instances.json is not complete JSON' in capsys.readouterr().err
+    assert 'instances.json is not complete JSON' in said
     assert rows(prepared / 'train')
 
 
-def test_other_annotations_are_refused(
-    refcoco: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_annotations_are_refused(refcoco: Path, prepared: Path) -> None:
     file = refcoco / 'refcoco/instances.json'
     whole = file.read_text()
     try:
         file.write_text(whole.replace('"area": 1', '"area": 2', 1))
-        assert prepare(refcoco, prepared, '--val-share', '0.3', '--level', 'expression') == 1
+        said = refusal(refcoco, prepared, '--val-share', '0.3', '--level', 'expression')
     finally:
         file.write_text(whole)
-    assert 'other settings: digest (' in capsys.readouterr().err
+    assert 'other settings: digest (' in said
 
 
-def test_not_one_row(refcoco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert prepare(refcoco, tmp_path / 'out', '--limit', '1') == 1
-    assert 'not one row could be made' in capsys.readouterr().err
+def test_not_one_row(refcoco: Path, tmp_path: Path) -> None:
+    said = refusal(refcoco, tmp_path / 'out', '--limit', '1')
+    assert 'not one row could be made' in said
     assert 'lies inside the 96 x 72 image' in (tmp_path / 'out/dropped.jsonl').read_text()
 
 
@@ -246,12 +247,9 @@ def test_two_processes_in_one_folder(tmp_path: Path) -> None:
         claim(tmp_path, settings()).__enter__()
 
 
-def test_full_disk(
-    refcoco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], limited_files: Any
-) -> None:
+def test_full_disk(refcoco: Path, tmp_path: Path, limited_files: Any) -> None:
     with limited_files(100):
-        assert prepare(refcoco, tmp_path / 'out') == 1
-    message = capsys.readouterr().err
+        message = refusal(refcoco, tmp_path / 'out')
     assert f'cannot read or write {tmp_path / "out" / "settings.json"} (' in message
     assert 'free some space' in message
 
@@ -276,12 +274,10 @@ def test_folder_of_something_else(tmp_path: Path) -> None:
 def test_bad_options(
     refcoco: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
     option: tuple[str, ...],
     words: str,
 ) -> None:
-    assert prepare(refcoco, tmp_path / 'out', *option) == 1
-    assert words in capsys.readouterr().err
+    assert words in refusal(refcoco, tmp_path / 'out', *option)
     assert not (tmp_path / 'out').exists()
 
 
@@ -367,7 +363,7 @@ def test_killed_and_started_again(refcoco: Path, tmp_path: Path) -> None:
     wait_until_gone(workers)
     gate.let_through()
     assert 'a worker process died' in first.end()
-    assert first.process.returncode == 1
+    assert first.process.returncode == 2
     gate.remove()
 
     gate = Gate(files[parts[5]])
@@ -393,3 +389,42 @@ def test_killed_and_started_again(refcoco: Path, tmp_path: Path) -> None:
     )
     assert all(path.stat().st_mtime_ns == when for path, when in finished.items())
     assert not list(output.rglob('*.partial'))
+
+
+@pytest.mark.parametrize('program', ['prepare_data.py', 'make_synthetic_set.py'])
+@pytest.mark.parametrize('seconds', [0.0, 3.0])
+def test_ctrl_c_at_a_terminal_is_one_line(
+    refcoco: Path, tmp_path: Path, program: str, seconds: float
+) -> None:
+    """The signal goes to the whole group, so to the working processes too, at any time."""
+    arguments = {
+        'prepare_data.py': ['refcoco:train', '--root', refcoco, '--output', tmp_path / 'out'],
+        'make_synthetic_set.py': ['refcoco', tmp_path / 'set', '--scenes', '100000'],
+    }[program]
+    script = Path(prepare_data.__file__).with_name(program)
+    command = [sys.executable, script, *arguments]
+    if program == 'prepare_data.py':
+        command += [*SMALL, '--part', '1', '--workers', '2']
+    process = subprocess.Popen(
+        list(map(str, command)),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not _handles_signals(process):
+        time.sleep(0.002)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (130, 0), said  # 0 if all was done by then
+    assert 'Traceback' not in said
+    if process.returncode == 130 and '%' not in said:  # no progress bar yet
+        assert said.count('\n') == 1
+
+
+def _handles_signals(process: subprocess.Popen[str]) -> bool:
+    status = Path(f'/proc/{process.pid}/status').read_text()
+    caught = next(line for line in status.splitlines() if line.startswith('SigCgt'))
+    return process.poll() is not None or bool(int(caught.split()[1], 16) & 1 << 14)

@@ -28,6 +28,7 @@ from segzero_core.data import Sample, Samples, Skipped
 from segzero_core.data.annotations import load_json
 from segzero_core.errors import ConfigError, DataError
 from segzero_core.runtime.atomic import atomic_file, atomic_text, remove_drafts
+from segzero_core.runtime.program import interrupts_held
 from segzero_core.segmenters import Segmenter, load_segmenter
 from training.dataset_builder.rows import Dropped, RowOptions, TrainingRow, make_rows
 from training.files import changed_settings, claimed
@@ -168,7 +169,8 @@ def _run(
     for number in numbers:
         start = number * settings.part
         part = samples[start : start + settings.part]
-        running[pool.submit(_make_part, folder, number, part, held_out)] = number
+        with interrupts_held():  # this may start a process
+            running[pool.submit(_make_part, folder, number, part, held_out)] = number
         while len(running) >= ahead:
             yield from _finished(running)
     while running:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from segzero_core.data import Sample, read_samples
+from segzero_core.errors import ConfigError
 from training import make_synthetic_set
 
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/train.txt')
@@ -68,16 +69,14 @@ def test_reasonseg_has_doubtful_pixels_around_the_truth(tmp_path: Path) -> None:
         assert sample.group in ('short', 'long')
 
 
-def test_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
-    assert make_synthetic_set.main(['refcoco', str(tmp_path / 'file')]) == 1
-    assert 'make_synthetic_set.py: ' in capsys.readouterr().err
+    with pytest.raises(OSError, match='file'):
+        make_synthetic_set.main(['refcoco', str(tmp_path / 'file')])
 
 
 @pytest.mark.parametrize('option', [('--scenes', '0'), ('--width', '5')])
-def test_no_scene_and_none_too_small(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, str]
-) -> None:
-    assert make_synthetic_set.main(['refcoco', str(tmp_path / 'set'), *option]) == 1
-    assert 'at least one scene of 32 x 32 pixels is needed' in capsys.readouterr().err
+def test_no_scene_and_none_too_small(tmp_path: Path, option: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match='at least one scene of 32 x 32 pixels is needed'):
+        make_synthetic_set.main(['refcoco', str(tmp_path / 'set'), *option])
     assert not (tmp_path / 'set').exists()
