@@ -52,7 +52,7 @@ class Run(NamedTuple):
     rtl: bool
 
 
-class Line(NamedTuple):
+class TextLine(NamedTuple):
     """Runs from left to right; ``rtl`` lines begin at the right edge."""
 
     runs: tuple[Run, ...]
@@ -88,7 +88,7 @@ def clusters(text: str) -> Iterator[str]:
 
 def wrap(
     text: str, size: float, width: float, most: int, finder: FontFinder | None = None
-) -> list[Line]:
+) -> list[TextLine]:
     """Break ``text`` into lines.
 
     Args:
@@ -105,11 +105,11 @@ def wrap(
     rows = list(itertools.islice(_fill(units, size, width, rtl), most + 1))
     if len(rows) > most:
         rows = [*rows[: most - 1], [Cluster('...', DEFAULT_FONT)]]
-    return [Line(tuple(_runs(row, rtl)), rtl) for row in rows]
+    return [TextLine(tuple(_runs(row, rtl)), rtl) for row in rows]
 
 
 def draw_line(
-    canvas: PilImage.Image, line: Line, size: float, corner: tuple[float, float], right: float,
+    canvas: PilImage.Image, line: TextLine, size: float, corner: tuple[float, float], right: float,
     colour: Colour,
 ) -> None:  # fmt: skip
     """Draw a line whose baseline begins at ``corner`` (x, y) and ends at ``right``, in pixels."""

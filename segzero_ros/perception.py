@@ -39,7 +39,7 @@ _MEMORY_REMEDY = 'end what else runs on the device, or take smaller models'
 
 
 @dataclass
-class Query:
+class QueryJob:
     """A sentence to answer.
 
     Attributes:
@@ -122,7 +122,7 @@ class Perception:
             raise OutOfMemoryError(message) from None
         progress('')
 
-    def answer(self, job: Query, cancel: threading.Event) -> PerceptionResult:
+    def answer(self, job: QueryJob, cancel: threading.Event) -> PerceptionResult:
         """Answer a sentence about the frame that it names, or the newest frame.
 
         Args:
@@ -164,7 +164,7 @@ class Perception:
         warnings = (*job.warnings, *found.warnings, *doubts)
         return PerceptionResult(job.header, image, found, target, timings, warnings)
 
-    def _choose(self, job: Query, cancel: threading.Event) -> Frame:
+    def _choose(self, job: QueryJob, cancel: threading.Event) -> Frame:
         stamp = job.request.stamp
         frame = job.frames.newest(cancel) if stamp is None else job.frames.at(stamp)
         job.header = frame.image.header

@@ -14,7 +14,7 @@ from segzero_ros.diagnostics import NodeDiagnostics
 from segzero_ros.frames import FrameBuffer
 from segzero_ros.messages import PerceptionResult, ResultHead
 from segzero_ros.outcomes import Outcome
-from segzero_ros.perception import Perception, Query
+from segzero_ros.perception import Perception, QueryJob
 from segzero_ros.publishers import Publishers
 from segzero_ros.query_request import read_request
 from segzero_ros.settings import NodeSettings
@@ -51,7 +51,7 @@ class QueryManager:
         self._health = health
         self.worker = Worker(perception, load, self._report)
         self._frames: FrameBuffer | None = None
-        self._standing: Query | None = None
+        self._standing: QueryJob | None = None
         self._seen = 0  # frames that had come when the standing sentence was last submitted
 
     @property
@@ -86,7 +86,7 @@ class QueryManager:
         if request.cancel is not None and request.problem is None:
             self._cancel_id(request.cancel)
             return
-        job = Query(request, self._frames, self._settings, self._outputs.stream)
+        job = QueryJob(request, self._frames, self._settings, self._outputs.stream)
         if request.problem is not None:  # not worth dropping a good sentence for
             self._report(
                 job, Outcome('rejected' if request.rejected else 'failed', error=request.problem)
@@ -152,7 +152,7 @@ class QueryManager:
         if not self.worker.cancel(lambda job: job.request.id == wanted) and not repeated:
             self._health.note(f'there is no sentence with the id {wanted!r} to cancel')
 
-    def _report(self, job: Query, outcome: Outcome[PerceptionResult]) -> None:
+    def _report(self, job: QueryJob, outcome: Outcome[PerceptionResult]) -> None:
         """Publish how a sentence ended, in the thread that decided it."""
         answer, error = outcome.result, outcome.error
         status: str = outcome.status

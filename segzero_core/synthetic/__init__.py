@@ -15,7 +15,7 @@ from segzero_core.synthetic.scene import (
     noisy_depth,
 )
 from segzero_core.synthetic.shapes import SHAPES, SIZES
-from segzero_core.synthetic.tables import TABLES
+from segzero_core.synthetic.tabletops import TABLES
 
 __all__ = [
     'COLOURS',

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from segzero_core.synthetic.camera import Camera
 from segzero_core.synthetic.shapes import Model
 from segzero_core.synthetic.solids import Floats
-from segzero_core.synthetic.tables import sample, texture
+from segzero_core.synthetic.tabletops import sample, texture
 from segzero_core.types import Image
 
 

@@ -34,7 +34,7 @@ from segzero_core.synthetic.render import (
     table_layer,
 )
 from segzero_core.synthetic.shapes import SHAPES
-from segzero_core.synthetic.tables import TABLES
+from segzero_core.synthetic.tabletops import TABLES
 from segzero_core.types import Image, Intrinsics, Mask, Size
 
 VERSION = 2  # raised when the same seed gives another scene or other sentences than before
