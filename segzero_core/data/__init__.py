@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets of images, sentences and what they mean, read into one record type."""
+"""Datasets of images, sentences and the objects that the sentences refer to.
+
+``read_dataset`` returns records to train on, ``read_samples`` samples to evaluate on. A row that
+cannot be used becomes a ``Skipped`` with its id and the reason.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +21,19 @@ from segzero_core.errors import DataError, first_line, quoted
 
 
 def read_dataset(source: str, limit: int = 0) -> Dataset:
-    """Read a dataset.
+    """Read a dataset to train on.
 
     Args:
         source: ``synthetic:SPLIT?...`` (see ``scenes``), a folder with ``records.jsonl`` (see
             ``folder``), or a folder of parquet or arrow files or a hub id (see ``tables``);
             the last two may end in ``:SPLIT`` to read another split than ``train``.
-        limit: Use at most so many rows; 0 for all.
+        limit: Maximum number of rows; 0 for all.
 
     Returns:
-        The usable records, and every other row with its reason.
+        The usable records, and the other rows with their reasons.
 
     Raises:
-        DataError: There is no such dataset, or not one usable row in it.
+        DataError: The dataset does not exist, or no row of it can be used.
     """
     if source.startswith('synthetic:'):
         return Dataset(read_scenes(source.removeprefix('synthetic:'), limit), [])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Annotation files: JSON, and pickles that may hold plain containers only."""
+"""Read annotation files: JSON, and pickles restricted to plain containers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _BROKEN_PICKLE = (
 
 
 def load_json(path: Path) -> Any:
-    """Return what a JSON file in UTF-8 (or, as some of ReasonSeg's are, in cp1252) holds.
+    """Return the content of a JSON file in UTF-8 or UTF-16, or in cp1252 as in some of ReasonSeg.
 
     Raises:
-        DataError: It cannot be read, or is damaged or cut off.
+        DataError: The file cannot be read, is damaged, or is cut off.
     """
     try:
         content = path.read_bytes()
@@ -45,13 +45,13 @@ def load_json(path: Path) -> Any:
 
 
 def load_plain_pickle(path: Path) -> Any:
-    """Return what a pickle of lists, dictionaries, numbers and text holds.
+    """Return the content of a pickle of lists, dictionaries, numbers and text.
 
-    A pickle can run any program while it is read. This refuses everything that would have to be
-    looked up by name, so nothing can be called.
+    A pickle can run any program while it is loaded. This unpickler refuses every global, so
+    nothing can be called.
 
     Raises:
-        DataError: It cannot be read, is damaged, or asks for anything but plain containers.
+        DataError: The file cannot be read, is damaged, or holds anything but plain containers.
     """
     try:
         with path.open('rb') as file:
@@ -66,10 +66,10 @@ def load_plain_pickle(path: Path) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """Return a text of an annotation; pickles of Python 2 may hold it as cp1252 bytes.
+    """Return the text of an annotation; pickles of Python 2 may hold it as cp1252 bytes.
 
     Raises:
-        DataError: It is no text.
+        DataError: ``value`` is not text.
     """
     if isinstance(value, bytes):
         value = value.decode('utf-8', 'surrogateescape')
@@ -81,10 +81,10 @@ def text_of(value: Any) -> str:
 
 
 def rows_of(content: Any, path: Path) -> list[dict[str, Any]]:
-    """Return ``content`` if it is a list of objects.
+    """Return ``content`` if it is a list of JSON objects.
 
     Raises:
-        DataError: It is not.
+        DataError: It is anything else.
     """
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         raise DataError(f'{path} holds no list of objects: it is not the file that was published')

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of datasets to measure on -> their samples.
+"""Find the reader of a dataset by its name, for evaluation.
 
 ================================== ============================================================
-``synthetic:val``                  scenes made on the fly, see ``scenes``
+``synthetic:val``                  scenes rendered on demand, see ``scenes``
 ``refcoco:testA``, ``refcoco+``,   referring expressions, see ``refer``
 ``refcocog``, ``grefcoco``
-``reasonseg:val``                  as LISA published it, see ``reasonseg``
-``chartqa:test``, ``textvqa:val``  questions answered in words, see ``vqa``
-a hub id                           ``Ricky06662/ReasonSeg_val`` and its kin, see ``masked``
+``reasonseg:val``                  in LISA's layout, see ``reasonseg``
+``chartqa:test``, ``textvqa:val``  questions answered in words, see ``vqa_sets``
+a hub id                           ``Ricky06662/ReasonSeg_val`` and others, see ``hub_eval``
 a folder                           with ``records.jsonl`` (see ``folder``), or parquet or arrow
-                                   files (see ``masked``)
+                                   files (see ``hub_eval``)
 ================================== ============================================================
 
-A dataset that is known by name is read from ``root``. A later reader is one more line in
-``_PUBLISHED``: a ``Sample`` has ``boxes`` for detection, ``answers`` for counting.
+The first rows name published datasets, which are read from ``root``. Hub ids and folders may end
+in ``:SPLIT``. A new reader is one more line in ``_PUBLISHED``: a ``Sample`` has ``boxes`` for
+detection and ``answers`` for counting.
 """
 
 from __future__ import annotations
@@ -49,15 +50,15 @@ def read_samples(
     """Return the samples of the dataset called ``name``.
 
     Args:
-        name: As in the table above.
-        root: The folder a dataset that is known by name lies in.
-        level: One of ``LEVELS``; '' for ``instance``, and ``expression`` for the released sets
-            whose name ends in ``_all``.
-        limit: At most so many rows; 0 for all.
-        raw: The sentences of RefCOCO and its kin as they were typed.
+        name: A name from the table above.
+        root: The folder of a published dataset.
+        level: One of ``LEVELS``. '' stands for ``instance``, or for ``expression`` if the name
+            ends in ``_all`` as some released sets do.
+        limit: Maximum number of rows; 0 for all.
+        raw: Return the sentences of the RefCOCO datasets as they were typed.
 
     Raises:
-        DataError: There is no such dataset, or not one row in it.
+        DataError: The dataset does not exist, or has no row.
     """
     chosen = _level(name, level)
     if name.startswith('synthetic:'):
@@ -94,7 +95,7 @@ def _open(name: str, root: str | Path, level: Level, raw: bool) -> Samples:
     place = Path(root).expanduser()
     if not root or not place.is_dir():
         raise DataError(
-            f'{name!r} is read from the folder it was unpacked in, and there is none at '
+            f'{name!r} is read from a folder, and there is none at '
             f"{str(root)!r}: give the root folder (docs/data.md shows each dataset's layout)"
         )
     return reader(dataset, split, place, level, raw)

@@ -18,11 +18,11 @@ _LONGEST_NAME = 80
 
 
 class Column(NamedTuple):
-    """What a column may hold.
+    """The Arrow types that a column may have.
 
     Attributes:
-        fits: Returns whether an Arrow type, without encodings, can be used.
-        wanted: The types that can, in words.
+        fits: Return whether a type, as ``plain_type`` returns it, can be used.
+        wanted: The usable types in words, for messages.
     """
 
     fits: Callable[[Any], bool]
@@ -36,9 +36,9 @@ def check_columns(source: str, schema: Any, columns: Columns) -> None:
     """Check names and types of the columns that are needed; others may be of any type.
 
     Args:
-        source: The dataset or file, for the message.
+        source: Name of the dataset or file in the message.
         schema: A ``pyarrow.Schema``.
-        columns: What is needed.
+        columns: The needed columns.
 
     Raises:
         DataError: A column is missing or of a type that cannot be used.

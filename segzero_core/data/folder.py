@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of one's own: ``records.jsonl`` beside images.
+"""A user's own dataset: a folder with ``records.jsonl`` and images.
 
-Each line is an object with ``image`` (path in the folder), ``query`` (or ``problem``) and one of
+Each line is a JSON object with ``image`` (a path in the folder), ``query`` (or ``problem``) and
+one of
 
-* ``box`` [x1, y1, x2, y2] and ``points`` [[x, y], [x, y]], in pixels of the image;
-* ``mask``: path of a mask file of the same size, see ``mask_files``;
-* ``solution``, as in the released datasets;
+* ``box`` [x1, y1, x2, y2] and ``points`` [[x, y], [x, y]], in pixels of the image as it is shown;
+* ``mask``: the path of a mask file of the same size, see ``mask_files``;
+* ``solution``, as in the released datasets.
 
-and optionally ``id`` (text or a number), ``reasoning``, and ``width`` and ``height``: the size of
-the picture that was annotated, which is compared with the file's. A mask may also stand next to
-the others, for measuring and for the reward ``mask_iou``.
+Optional keys are ``id`` (text or a number), ``reasoning``, and ``width`` and ``height``, the size
+of the image when it was annotated, which is compared with the file. A row may have a mask as well
+as a box or a solution; evaluation and the reward ``mask_iou`` need the mask.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ def read_folder(folder: Path, check_masks: bool = True) -> Iterator[Record | Ski
     """Yield every row of ``folder``, in order.
 
     Args:
-        folder: Holds ``records.jsonl``.
-        check_masks: Read the masks of rows that have a box now: training must not meet a wrong
-            one after hours. Without, ``Record.load_mask`` raises for a wrong one.
+        folder: The folder that holds ``records.jsonl``.
+        check_masks: Read the mask of a row at once, even if the row has a box: training must not
+            fail after hours. Otherwise ``Record.load_mask`` raises for a mask that is wrong.
 
     Raises:
         DataError: ``records.jsonl`` cannot be read.

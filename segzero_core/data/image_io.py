@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Picture files: their size and orientation from the header, their pixels when needed.
+"""Image files: size and orientation from the header, and pixels.
 
-A picture is turned as its file says: by the orientation in its EXIF block, wherever the format
-keeps that (JPEG, WebP and AVIF segments, a PNG's ``eXIf`` chunk before or after the pixels or its
-``Raw profile type exif``, a TIFF's own tag), and in its XMP packet where EXIF states none. So do
-OpenCV for EXIF and Pillow for both. ``PictureHeader`` is the only place that decides about it:
-sizes and pixels cannot disagree. Of 16 bits a channel, the upper 8 are used, as by OpenCV.
+An image is turned by the orientation in its EXIF block, wherever the format keeps that (segments
+of JPEG, WebP and AVIF; the PNG chunks ``eXIf`` and ``Raw profile type exif``, before or after the
+pixels; a tag of TIFF). Without EXIF, the orientation in the XMP packet counts. Pillow follows the
+same rules, and OpenCV those for EXIF. Sizes and pixels use the one orientation in
+``PictureHeader``, so they cannot disagree. Of 16 bits per channel, the upper 8 are used, as in
+OpenCV.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ PICTURE_ERRORS = (
     PilImage.DecompressionBombError,
 )
 
-# No format that another program would have to draw (EPS, WMF, PDF).
+# Formats that Pillow decodes by itself: EPS, for example, would start another program.
 _FORMATS = (
     *('JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM', 'MPO', 'AVIF', 'JPEG2000'),
     *('TGA', 'DIB', 'PCX', 'SGI', 'SUN', 'QOI'),
@@ -61,12 +62,12 @@ _MOST_METADATA = 64 * 2**20  # bytes of a PNG that are not pixels
 
 
 class PictureHeader(NamedTuple):
-    """Size and orientation of a picture, known without decoding it.
+    """Size and orientation of an image, known without decoding it.
 
     Attributes:
-        size: As the picture is shown and decoded: turned.
-        stored: As its pixels are stored.
-        orientation: EXIF's number, 1 (as stored) to 8.
+        size: Size of the image as it is shown and decoded.
+        stored: Size of the image as its pixels are stored.
+        orientation: The EXIF orientation, 1 (shown as stored) to 8.
     """
 
     size: Size
@@ -78,11 +79,11 @@ def read_header(source: Path | bytes, verify: bool = False) -> PictureHeader:
     """Return the header of a picture.
 
     Args:
-        source: A file, or what a file holds.
-        verify: Also check the checksums of the formats that have them.
+        source: A file, or the content of one.
+        verify: Also check the checksums, in formats that have them.
 
     Raises:
-        DataError: It is missing, no picture, or damaged as far as can be seen without decoding.
+        DataError: The file is missing, is no image, or is visibly damaged before decoding.
     """
     try:
         with open_picture(source) as (image, header):
@@ -174,7 +175,7 @@ def turn(image: PilImage.Image, header: PictureHeader) -> PilImage.Image:
 
 
 def _header(image: PilImage.Image, source: Path | bytes) -> PictureHeader:
-    if image.format == 'TIFF':  # Pillow has swapped the sides already, by one of the two rules
+    if image.format == 'TIFF':  # Pillow has swapped the sides already, but ignores XMP here
         tags = image.tag_v2  # type: ignore[attr-defined]
         stored = Size(int(tags[256]), int(tags[257]))
     else:
@@ -187,9 +188,9 @@ def _header(image: PilImage.Image, source: Path | bytes) -> PictureHeader:
 
 
 def _orientation(image: PilImage.Image, source: Path | bytes) -> int:
-    """Return EXIF's number for how the picture is to be turned; 1 where nothing usable says it."""
+    """Return the EXIF orientation, or 1 if the file states none that exists."""
     if image.format == 'TIFF':
-        exif = image.getexif()  # errors are not suppressed: decoding would meet them, too
+        exif = image.getexif()  # Pillow also reads it to decode, so an error is final
     else:
         try:
             with _with_late_metadata(image, source) as described:
@@ -206,7 +207,7 @@ def _orientation(image: PilImage.Image, source: Path | bytes) -> int:
 
 @contextlib.contextmanager
 def _with_late_metadata(image: PilImage.Image, source: Path | bytes) -> Iterator[PilImage.Image]:
-    """Give a PNG whose metadata after the pixels is known, too; any other picture as it is."""
+    """Yield the image; a PNG with the metadata that stands after its pixels."""
     if image.format != 'PNG':
         yield image
         return
@@ -215,7 +216,7 @@ def _with_late_metadata(image: PilImage.Image, source: Path | bytes) -> Iterator
 
 
 def _png_without_pixels(source: Path | bytes) -> bytes:
-    """Return the PNG with all its chunks before an empty one of pixels."""
+    """Return a PNG with all metadata chunks first and without pixels."""
     opened = io.BytesIO(source) if isinstance(source, bytes) else source.open('rb')
     kept = [_PNG]
     total = 0
@@ -251,7 +252,7 @@ def _name(source: Path | bytes) -> str:
 
 
 def _why(error: BaseException) -> str:
-    """Return the cause without the file's name, which the message says already."""
+    """Return the cause without the name of the file, which the message has already."""
     if isinstance(error, UnidentifiedImageError):
         return 'it is no picture of a known format'
     if isinstance(error, OSError) and error.strerror:

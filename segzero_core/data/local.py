@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples of synthetic scenes and of folders of one's own."""
+"""Evaluation samples from synthetic scenes and from folders with ``records.jsonl``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from segzero_core.errors import DataError
 
 
 def scene_samples(name: str, limit: int = 0) -> Samples:
-    """Return the samples of ``synthetic:name``; one sentence for each scene.
+    """Return the samples of ``synthetic:name``; each scene has one sentence.
 
     Raises:
         DataError: An unknown split or option.
@@ -36,7 +36,7 @@ def folder_samples(folder: Path) -> Samples:
     """Return the samples of a folder with ``records.jsonl`` whose rows have a ``mask``.
 
     Raises:
-        DataError: The file cannot be read or has no row.
+        DataError: ``records.jsonl`` cannot be read or has no row.
     """
     return Samples(folder.name, 'all', 'expression', _folder_rows(folder), [folder / FILE])
 
@@ -59,7 +59,7 @@ def _scene(records: SceneRecords, index: int) -> Sample:
 
 def _sample(record: Record) -> Sample:
     if record.load_mask is None:
-        raise DataError(f"{FILE} has no 'mask' for this row: there is nothing to measure with")
+        raise DataError(f"{FILE} has no 'mask' for this row: evaluation needs one")
     return Sample(
         id=record.id,
         query=record.query,

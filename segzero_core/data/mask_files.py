@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mask files: which pixels are the object, where the file says it plainly; else an error.
+"""Read mask files that say plainly which pixels are the object, and refuse all others.
 
-A mask is plain when its pixels are 0 and one other value, in any picture format that Pillow reads.
-Edges may be soft (anti-aliased, or blurred by JPEG) if everything else is 0 or white. Everything
-else could be read in two ways, so it is refused with what the file holds: label images, soft
-masks, colours without black, a shape that is only in the transparency, one value everywhere.
+A mask is plain if its pixels are 0 and one other value. Its edges may be soft (anti-aliased, or
+blurred by JPEG) if all other pixels are black or white. Any other file can be read in two ways, so
+an error says what it holds: label images, soft masks, colours without black, a shape in the
+transparency alone, or one value everywhere.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from segzero_core.types import Mask
 
 _REMEDY = 'save it as a grey PNG, 0 where the object is not and 255 where it is'
 _LOSSY = ('JPEG', 'MPO', 'WEBP', 'AVIF', 'JPEG2000')
-_MOST_STRAY = 1e-3  # share of the pixels of a lossy mask that may be off without an edge near
-_GREY = 24  # most difference between the channels of a grey pixel in a lossy picture
+_MOST_STRAY = 1e-3  # share of grey pixels far from an edge that a lossy file may have
+_GREY = 24  # maximum difference between the channels of a grey pixel in a lossy file
 
 
 def load_mask(path: Path) -> Mask:
@@ -91,7 +91,7 @@ def _read(image: PilImage.Image, lossy: bool) -> Mask:
 
 
 def _with_alpha(colours: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], lossy: bool) -> Mask:
-    """Return the mask that the colours tell, unless the transparency tells another one."""
+    """Return the mask in the colours, if the transparency does not contradict it."""
     if alpha.min() == 255:
         return _from_colours(colours, lossy)
     says = f'part of it is transparent: {_REMEDY}, without transparency'
@@ -139,11 +139,11 @@ def _from_grey(pixels: npt.NDArray[Any], lossy: bool) -> Mask:
 
 
 def _only_edges_are_soft(share: npt.NDArray[np.float32], mask: Mask, lossy: bool) -> bool:
-    """Return whether every pixel is near 0 or 1, but for those at the edge of the mask."""
+    """Return whether every pixel is near 0 or 1, except at the edge of the mask."""
     off = np.minimum(share, np.abs(1 - share))
     if not mask.any() or mask.all():
         return False
-    # Blocks of a JPEG have 8 pixels: an edge disturbs as many.
+    # A JPEG block has 8 x 8 pixels, so an edge disturbs up to 8 pixels next to it.
     limits = ((0.25, 3), (0.04, 9)) if lossy else ((0.25, 2), (0.02, 2))
     strays = sum(
         int(np.count_nonzero((off > most) & ~_edge(mask, reach))) for most, reach in limits

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ReasonSeg as LISA published it: ``SPLIT/NAME.jpg`` beside ``SPLIT/NAME.json``.
+"""ReasonSeg in LISA's layout: ``SPLIT/NAME.jpg`` with ``SPLIT/NAME.json``.
 
 Each JSON has ``text`` (one instruction; several in ``train``), ``is_sentence`` and ``shapes``,
-polygons labelled ``target``, ``ignore`` or ``flag`` (of no meaning). Layout and drawing:
+polygons labelled ``target``, ``ignore`` or ``flag`` (without a meaning). Layout and drawing:
 dvlab-research/LISA at 3cb2d43, utils/data_processing.py.
 """
 
@@ -35,11 +35,11 @@ def reasonseg_samples(split: str, root: Path, level: Level = 'instance') -> Samp
     Args:
         split: ``train``, ``val`` or ``test``.
         root: The folder that holds the split's folder.
-        level: ``instance``: the first instruction of every image, as LISA and Seg-Zero measure;
-            ``expression``: every one.
+        level: ``instance``: the first instruction of every image, as in the evaluations of LISA
+            and Seg-Zero; ``expression``: all instructions.
 
     Raises:
-        DataError: There is no such folder, or no image in it.
+        DataError: The folder does not exist, or holds no image.
     """
     folder = root / split
     if not folder.is_dir():
@@ -55,7 +55,7 @@ def reasonseg_samples(split: str, root: Path, level: Level = 'instance') -> Samp
 def _rows(path: Path, level: Level) -> Iterator[SampleRow]:
     texts = 1
     if level == 'expression':
-        with contextlib.suppress(DataError):  # the one row says what is wrong
+        with contextlib.suppress(DataError):  # the row reports the error
             texts = max(len(_texts(_load(path.with_suffix('.json')))), 1)
     for place in range(texts):
         row_id = path.stem if level == 'instance' else f'{path.stem}/{place}'
@@ -97,7 +97,7 @@ def _texts(content: dict[str, Any]) -> list[Any]:
 
 
 def _shapes(content: dict[str, Any]) -> list[tuple[int, npt.NDArray[np.int32]]]:
-    """Return the label and the (1, n, 2) corners of every polygon that means something."""
+    """Return the label and the (1, n, 2) int32 corners of every target and ignored polygon."""
     found = []
     shapes = content.get('shapes')
     if not isinstance(shapes, list):
@@ -121,7 +121,7 @@ def _usable(points: Any) -> bool:
         and all(
             isinstance(point, list)
             and len(point) == 2
-            # Beyond 2**15 OpenCV's drawing overflows.
+            # OpenCV's drawing overflows beyond 2**15.
             and all(isinstance(value, (int, float)) and abs(value) < 2**15 for value in point)
             for point in points
         )
@@ -131,10 +131,10 @@ def _usable(points: Any) -> bool:
 def draw_labels(
     shapes: list[tuple[int, npt.NDArray[np.int32]]], size: Size
 ) -> npt.NDArray[np.uint8]:
-    """Return the (H, W) uint8 labels LISA measures with: 0, 1 target, 255 ignore.
+    """Return the (H, W) uint8 labels that LISA evaluates with: 0, 1 target, 255 ignore.
 
-    Polygons are drawn with their outline, from the largest to the smallest, each over those
-    before it.
+    Polygons are drawn with their outline, from the largest to the smallest; a later polygon
+    covers an earlier one.
 
     Raises:
         DataError: All targets are outside the image, or one covers all of it and reaches far
@@ -145,7 +145,7 @@ def draw_labels(
     for _, corners in shapes:
         alone = np.zeros_like(labels)
         areas.append(int(np.count_nonzero(_draw(alone, corners, 1))))
-    for index in np.argsort(areas)[::-1]:  # LISA's order, of equally large ones too
+    for index in np.argsort(areas)[::-1]:  # LISA's order, also of equally large polygons
         label, corners = shapes[int(index)]
         _draw(labels, corners, label)
     if (labels == _TARGET).all():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one record type all datasets are read into."""
+"""The record type of every training dataset."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from segzero_core.types import Box, Image, Mask, Point, Size
 
 
 class Annotation(NamedTuple):
-    """One object a sentence means, in pixels of the record's image.
+    """One object that a sentence refers to, in pixels of the record's image.
 
     Attributes:
-        box: Inclusive box around it.
-        points: Centres of its largest inscribed circles: two, or one in multi-object data.
+        box: The inclusive bounding box.
+        points: The centres of the object's largest inscribed circles: two of them, or one in
+            multi-object data.
     """
 
     box: Box
@@ -24,17 +25,18 @@ class Annotation(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """One sentence about one image, and what it means.
+    """One sentence about one image, and the objects that it refers to.
 
     Attributes:
-        id: Names the row in messages.
+        id: Name of the row in messages.
         query: The sentence.
-        size: Of the image; coordinates are in its pixels.
-        targets: The objects meant, at least one.
-        load_image: Returns the (H, W, 3) uint8 RGB image of that size; decoded on every call.
-        load_mask: Returns the (H, W) bool mask of everything meant, where the dataset has it.
-        reasoning: A chain of thought to learn from; '' where the dataset has none.
-        image: Names the image, where several rows may be about one; '' where none are.
+        size: Size of the image; all coordinates are in its pixels.
+        targets: The objects, at least one.
+        load_image: Decode and return the (H, W, 3) uint8 RGB image, of that size.
+        load_mask: Decode and return the (H, W) bool mask of all objects; ``None`` if the dataset
+            has no masks.
+        reasoning: A chain of thought to imitate; '' if the dataset has none.
+        image: Name of the image that several rows may share; '' if the dataset has no names.
     """
 
     id: str
@@ -48,18 +50,18 @@ class Record:
 
 
 class Skipped(NamedTuple):
-    """A row that cannot be used."""
+    """A row that cannot be used: its id and the reason, one line of text."""
 
     id: str
     reason: str
 
 
 class Dataset(NamedTuple):
-    """What was read.
+    """The rows of a training dataset.
 
     Attributes:
-        records: The usable rows; may make a record only when it is asked for.
-        skipped: The others, each with its reason.
+        records: The usable rows; the sequence may create a record on access.
+        skipped: The other rows, each with its reason.
     """
 
     records: Sequence[Record]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO as they were published.
+"""RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO in their published layout.
 
-In one folder: ``refcoco/refs(unc).p``, ``refcoco+/refs(unc).p``, ``refcocog/refs(umd).p``,
-``grefcoco/grefs(unc).json`` (or ``.p``), an ``instances.json`` in COCO's format beside each, and
+One folder holds ``refcoco/refs(unc).p``, ``refcoco+/refs(unc).p``, ``refcocog/refs(umd).p``,
+``grefcoco/grefs(unc).json`` (or ``.p``), an ``instances.json`` in COCO's format next to each, and
 COCO's images in ``images/mscoco/images/train2014`` or ``images/train2014``. Layout:
 lichengunc/refer and henghuiding/gRefCOCO.
 """
@@ -24,7 +24,7 @@ from segzero_core.errors import DataError, quoted
 from segzero_core.prompts import check_query
 from segzero_core.types import Size
 
-# Which of the published splits of the sentences the papers use.
+# The published files with the splits that the papers use.
 FILES = {
     'refcoco': ('refs(unc).p',),
     'refcoco+': ('refs(unc).p',),
@@ -36,7 +36,7 @@ _NO_TARGET = -1
 
 
 class _Source(NamedTuple):
-    """What the rows of one dataset are made from."""
+    """Images and annotations of one dataset, by id."""
 
     image_folder: Path
     images: dict[Any, dict[str, Any] | None]
@@ -51,13 +51,13 @@ def refer_samples(
 
     Args:
         name: One of ``FILES``.
-        split: ``train``, ``val``, ``test``, ``testA`` or ``testB``, whichever the dataset has.
+        split: ``train``, ``val``, ``test``, ``testA`` or ``testB``, depending on the dataset.
         root: The folder with the dataset's own folder and the images.
-        level: ``instance``: the first sentence of every reference; ``expression``: every one.
-        raw: The sentences as people typed them, not lower-cased and without punctuation.
+        level: ``instance``: the first sentence of every reference; ``expression``: all sentences.
+        raw: Return the sentences as people typed them, and not in lower case without punctuation.
 
     Raises:
-        DataError: A file is missing or damaged, or there is no such split.
+        DataError: A file is missing or damaged, or the dataset has no such split.
     """
     folder = root / name
     refs_file = _refs_file(name, folder)
@@ -111,7 +111,7 @@ def _refs_file(name: str, folder: Path) -> Path:
 
 
 def _by_id(instances: dict[str, Any], key: str, folder: Path) -> dict[Any, dict[str, Any] | None]:
-    """Return the entries by their id; None where two that differ have the same."""
+    """Return the entries by id; ``None`` for an id that two different entries share."""
     found: dict[Any, dict[str, Any] | None] = {}
     for row in rows_of(instances.get(key), folder / f'instances.json ({key})'):
         name = row.get('id')
@@ -132,8 +132,8 @@ def _find(table: dict[Any, dict[str, Any] | None], name: Any, what: str) -> dict
 def _sentences(ref: dict[str, Any]) -> list[tuple[int, Any]]:
     """Return place and content of each sentence that asks for something.
 
-    gRefCOCO has references without a sentence: they are no task, and no row. Whatever is broken
-    is returned, because its row has to say so.
+    gRefCOCO has references without a sentence. They ask for nothing, so they are not rows. A
+    damaged sentence is returned, because its row reports the damage.
     """
     sentences = ref.get('sentences', 'missing')
     if sentences is None:
@@ -144,7 +144,7 @@ def _sentences(ref: dict[str, Any]) -> list[tuple[int, Any]]:
 
 
 def _is_blank(sentence: Any) -> bool:
-    """Return whether nothing was written: texts, and not one letter, digit or symbol in them."""
+    """Return whether a sentence has texts, but no letter, digit or symbol in them."""
     if not isinstance(sentence, dict):
         return False
     texts = [sentence[key] for key in ('sent', 'raw') if sentence.get(key) is not None]
@@ -212,7 +212,7 @@ def _text(sentence: dict[str, Any], raw: bool) -> str:
 
 
 def _annotation_ids(ref: dict[str, Any]) -> list[Any]:
-    """Return the objects a reference means; none where gRefCOCO has -1."""
+    """Return the ids of the objects that a reference names; none for gRefCOCO's -1."""
     found = ref.get('ann_id')
     ids = found if isinstance(found, list) else [found]
     if not ids:
@@ -221,9 +221,9 @@ def _annotation_ids(ref: dict[str, Any]) -> list[Any]:
 
 
 def _meant(source: _Source, ref: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the annotations of the objects a reference means.
+    """Return the annotations of the objects that a reference names.
 
-    Of several, those of crowds are left out, as in gRefCOCO's own interface.
+    Crowds are left out if there are other objects, as in gRefCOCO's own interface.
     """
     found = []
     for ann_id in _annotation_ids(ref):

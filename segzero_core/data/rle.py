@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks as COCO run lengths: a few hundred bytes instead of a byte per pixel."""
+"""Masks as COCO run lengths, which take a few hundred bytes instead of a byte per pixel."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from segzero_core.types import Box, Mask, Size, image_size
 
 
 class Rle(NamedTuple):
-    """A mask as COCO's compressed run lengths (column by column); fit for JSON.
+    """A mask as COCO's compressed run lengths (column by column), which JSON can hold.
 
     Attributes:
-        size: Of the mask, pixels.
-        counts: The run lengths in COCO's own ASCII coding.
+        size: Size of the mask, pixels.
+        counts: The run lengths in COCO's ASCII encoding.
     """
 
     size: Size
@@ -28,7 +28,7 @@ class Rle(NamedTuple):
 
     @property
     def area(self) -> int:
-        """How many pixels are set."""
+        """Number of pixels that are set."""
         return int(_coco().area(_to_coco(self)))
 
     @property
@@ -39,12 +39,12 @@ class Rle(NamedTuple):
 
     @property
     def box(self) -> Box | None:
-        """The smallest box around the mask (its corners are pixels of it); None if empty."""
+        """The smallest box around the mask, with inclusive corners; ``None`` if it is empty."""
         x, y, width, height = (float(value) for value in _coco().toBbox(_to_coco(self)))
         return Box(x, y, x + width - 1, y + height - 1) if width and height else None
 
     def has(self, column: int, row: int) -> bool:
-        """Return whether a pixel is set; those outside the mask are not."""
+        """Return whether a pixel is set; pixels outside the mask are not."""
         width, height = self.size
         if not (0 <= column < width and 0 <= row < height):
             return False
@@ -56,14 +56,14 @@ class Rle(NamedTuple):
 
 def encode_mask(mask: Mask) -> Rle:
     """Return the run lengths of an (H, W) bool mask."""
-    # Run lengths go down the columns. OpenCV transposes faster than numpy copies.
+    # Run lengths follow the columns, and OpenCV transposes faster than numpy.
     columns = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8))
     encoded = _coco().encode(columns.reshape(mask.shape[::-1]).T)
     return Rle(image_size(mask), encoded['counts'].decode())  # type: ignore[arg-type]
 
 
 def shared_area(masks: Sequence[Rle]) -> int:
-    """Return how many pixels all of ``masks`` have; takes time by their runs, not their pixels."""
+    """Return the number of pixels that all ``masks`` share, without decoding them."""
     if len(masks) == 1:
         return masks[0].area
     return int(_coco().area(_coco().merge([_to_coco(mask) for mask in masks], intersect=True)))
@@ -82,15 +82,15 @@ def unite(masks: Sequence[Rle], size: Size) -> Rle:
 
 
 def parse_segmentation(segmentation: Any, size: Size, header: PictureHeader | None = None) -> Rle:
-    """Read COCO's ``segmentation`` of one object: polygons, or run lengths in any coding.
+    """Read COCO's ``segmentation`` of one object: polygons, or run lengths in any encoding.
 
-    The parts of a polygon are united: a pixel in two of them belongs to the object. A part of one
-    or two points covers nothing and is passed over beside others.
+    The mask is the union of the polygon's parts. A part of one or two points covers nothing and
+    is skipped if there are other parts.
 
     Args:
         segmentation: ``[[x1, y1, x2, y2, ...], ...]``, ``{'size', 'counts'}`` or a list of those.
-        size: Of the image; what reaches beyond it is cut off.
-        header: Of the image, to tell why run lengths of another size do not fit.
+        size: Size of the image; a polygon is cut off at its border.
+        header: Header of the image, to explain why run lengths of another size do not fit.
 
     Raises:
         DataError: Neither form, no part of at least three points, numbers that are not finite,
@@ -171,10 +171,11 @@ def _why_other(header: PictureHeader, given: Any) -> str:
 
 
 def _runs_total(counts: str) -> int:
-    """Add up COCO's coded run lengths; -1 if they are broken (its own decoder would crash).
+    """Return the sum of COCO's encoded run lengths, or -1 if they are damaged.
 
-    Five bits and a continuation bit a character, from 48; signed; from the fourth run on each is
-    the difference to the one two before.
+    COCO's own decoder crashes on damaged ones. A character from 48 on holds five bits and a
+    continuation bit. Runs are signed; from the fourth one on, a run is stored as its difference
+    from the run two places before.
     """
     runs: list[int] = []
     value = shift = 0

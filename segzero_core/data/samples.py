@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured with: one sentence about one image and its exact truth."""
+"""Evaluation samples: one sentence about one image, with its ground truth."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ LEVELS: tuple[Level, ...] = ('instance', 'expression')
 
 @dataclass(frozen=True)
 class Sample:
-    """One sentence to be answered, and the truth to measure the answer with.
+    """One sentence to answer, and the ground truth to compare the answer with.
 
     Attributes:
-        id: Unique in its dataset, the same in every run.
-        query: The sentence, checked.
-        image_id: The same for all samples of one image.
-        size: Of the image; boxes and masks are in its pixels.
-        load_image: Returns the (H, W, 3) uint8 RGB image; decoded on every call. It raises
-            ``ImageError`` if the file turns out to be damaged.
-        truth: The mask of everything meant: without a pixel where nothing in the image is
-            meant; None where the dataset has no masks (visual question answering). Masks of the
-            released sets on the hub may be of another size than their image.
-        ignore: Pixels that count for nothing (ReasonSeg's label 255); None if there are none.
-            They may not be in ``truth``; the released evaluation counts them as truth.
-        boxes: Around each object meant.
-        answers: The right answers of a question that is answered in words.
-        group: A part of the dataset that figures are also given for: ReasonSeg's ``short`` and
-            ``long`` queries, ChartQA's ``human`` and ``augmented``.
-        mismatch: How the size of ``truth`` differs from ``size``, and why; '' where it is equal.
+        id: Unique in the dataset, and the same in every run.
+        query: The sentence, checked by ``check_query``.
+        image_id: Name of the image; all samples of one image share it.
+        size: Size of the image; boxes and masks are in its pixels.
+        load_image: Decode and return the (H, W, 3) uint8 RGB image. It raises ``ImageError`` if
+            the file is damaged.
+        truth: Mask of all objects that the sentence refers to. It has no pixel if the sentence
+            refers to nothing in the image. ``None`` if the dataset has no masks (visual question
+            answering). Masks of the released sets on the hub may differ in size from the image.
+        ignore: Pixels that are not counted (ReasonSeg's label 255); ``None`` if there are none.
+            They are not in ``truth``; the released evaluation counts them as truth.
+        boxes: The bounding box of each object.
+        answers: The accepted answers of a question that is answered in words.
+        group: Part of the dataset with figures of its own: ReasonSeg's ``short`` and ``long``
+            queries, ChartQA's ``human`` and ``augmented``.
+        mismatch: How the size of ``truth`` differs from ``size``, and why; '' if they are equal.
     """
 
     id: str
@@ -56,12 +56,12 @@ class Sample:
 
 
 class SampleRow(NamedTuple):
-    """A sample that is not made yet.
+    """A sample that is created on access.
 
     Attributes:
-        id: The sample's.
-        image_id: The sample's.
-        make: Returns it; raises one of this project's errors if it cannot be used.
+        id: Id of the sample.
+        image_id: Image of the sample.
+        make: Create the sample. It raises a ``SegZeroError`` if the row cannot be used.
     """
 
     id: str
@@ -70,19 +70,19 @@ class SampleRow(NamedTuple):
 
 
 class Samples(Sequence['Sample | Skipped']):
-    """All rows of a dataset, each made when it is asked for, those of one image in a row.
+    """All rows of a dataset, created on access; rows of one image follow each other.
 
-    A row that cannot be used comes as ``Skipped`` with its id and the reason, in its place.
+    A row that cannot be used is a ``Skipped`` with its id and the reason, at its place.
 
     Attributes:
         dataset: Name of the dataset, e.g. ``refcoco``.
         split: Name of the split, e.g. ``testA``.
-        level: ``instance``: one sentence for each thing that was annotated; ``expression``: all.
-        image_ids: The image of each row, known without making it.
-        ids: The id of each row, likewise.
-        files: What the rows are annotated in; images are not among them.
-        without_task: Published parts that ask for nothing and so are no row: references without
-            a sentence.
+        level: ``instance``: one sentence per annotated object; ``expression``: all sentences.
+        image_ids: The image of each row, known before the row is created.
+        ids: The id of each row, known before the row is created.
+        files: The annotation files; image files are not among them.
+        without_task: Number of references without a sentence. They ask for nothing, so they are
+            not rows.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class Samples(Sequence['Sample | Skipped']):
         files: Sequence[Path] = (),
         without_task: int = 0,
     ) -> None:
-        """Take note of the rows; none is made yet.
+        """Store the rows; no sample is created yet.
 
         Raises:
-            DataError: There is not one row.
+            DataError: There is no row.
         """
         self.dataset, self.split, self.level, self.files = dataset, split, level, files
         self.without_task = without_task
@@ -129,14 +129,14 @@ class Samples(Sequence['Sample | Skipped']):
             return Skipped(row.id, str(error))
 
     def digest(self) -> str:
-        """Return what changes with the rows' ids and with any annotation."""
+        """Return a digest of the rows' ids and of the annotation files."""
         digest = hashlib.sha256('\n'.join(self.ids).encode())
         for file in self.files:
             digest.update(hashlib.sha256(file.read_bytes()).digest())
         return digest.hexdigest()[:16]
 
     def first(self, count: int) -> Samples:
-        """Return the first ``count`` rows alone."""
+        """Return the first ``count`` rows."""
         rows = self._rows[:count]
         return Samples(
             self.dataset, self.split, self.level, rows, self.files, without_task=self.without_task
@@ -153,13 +153,13 @@ class Samples(Sequence['Sample | Skipped']):
 
 
 def _once(row: SampleRow, times: int) -> SampleRow:
-    """Return ``row``, or one that says that its id has been there before."""
+    """Return ``row``, or a row that reports a repeated id."""
     if times == 1:
         return row
 
     def refuse() -> Sample:
         raise DataError(
-            f'the id {quoted(row.id)} is there {times} times or more: give each row its own'
+            f'the id {quoted(row.id)} is there {times} times or more: give each row its own id'
         )
 
     return SampleRow(f'{row.id}#{times}', row.image_id, refuse)

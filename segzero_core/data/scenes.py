@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``synthetic:SPLIT?option=value&...``: tabletop scenes, made when they are asked for.
+"""``synthetic:SPLIT?option=value&...``: tabletop scenes, rendered on access.
 
 Splits: ``train``; ``val`` and ``test`` (new scenes of the same kind); ``unseen_colours``,
-``unseen_shapes`` and ``unseen_relations``, whose targets have what ``train`` never shows or says.
+``unseen_shapes`` and ``unseen_relations``, with colours, shapes and relations that are not in
+``train``.
 
-Options: ``size`` of the image (``112``: a square, or ``256x192``), ``count`` (how many records,
-10000 in train, 500 elsewhere), ``objects`` (``2-5``), ``kinds`` (of sentences, comma separated;
-all).
+Options: ``size`` of the image (``112`` for a square, or ``256x192``), ``count`` of records (10000
+in ``train`` and 500 elsewhere), ``objects`` on the table (``2-5``), ``kinds`` of sentences
+(separated by commas; all).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ HELD_OUT_COLOURS = ('orange', 'purple')
 HELD_OUT_SHAPES = ('cone',)
 HELD_OUT_RELATION = 'in front of'
 
-# First seed of each split: they never meet.
+# First seed of each split; the ranges do not overlap.
 SPLITS = {
     'train': 0,
     'val': 10**9,
@@ -46,19 +47,19 @@ SPLITS = {
 _SIZE = Size(112, 112)
 LEAST_SIDE = 32
 _CACHE_BYTES = 512 * 2**20
-_STRIDE = 50  # seeds per record: as many scenes are tried for a sentence of the kinds wanted
-_MOST = 10**9 // _STRIDE  # records of a split
+_STRIDE = 50  # seeds per record: scenes that are tried until one has a wanted sentence
+_MOST = 10**9 // _STRIDE  # maximum number of records in a split
 
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """What follows ``synthetic:``.
+    """The options in a name ``synthetic:...``.
 
     Attributes:
         split: One of ``SPLITS``.
-        size: Of the image, pixels.
+        size: Size of the image, pixels.
         count: Number of records.
-        objects: Fewest and most objects on the table.
+        objects: Minimum and maximum number of objects on the table.
         kinds: Kinds of sentences.
     """
 
@@ -70,10 +71,10 @@ class SceneOptions:
 
 
 def parse_name(name: str) -> SceneOptions:
-    """Read what follows ``synthetic:``.
+    """Parse the part of a name after ``synthetic:``.
 
     Raises:
-        DataError: An unknown split or option, or a value that cannot be used.
+        DataError: A split or option is unknown, or a value cannot be used.
     """
     split, _, rest = name.partition('?')
     try:
@@ -109,16 +110,16 @@ def _read_option(key: str, value: str) -> Any:
             raise ValueError(f'size={value}: at least {LEAST_SIDE} pixels are needed')
         return size
     count = int(value)
-    if not 1 <= count <= _MOST:  # more, and train would show scenes of val
+    if not 1 <= count <= _MOST:  # more records would reach into the seeds of the next split
         raise ValueError(f'count={value}: 1 to {_MOST}')
     return count
 
 
 class SceneRecords(Sequence[Record]):
-    """Record ``i`` is one sentence about the scene of a seed that belongs to ``i`` alone."""
+    """Records of synthetic scenes; record ``i`` has seeds that no other record uses."""
 
     def __init__(self, options: SceneOptions) -> None:
-        """Take note of the options; nothing is drawn yet."""
+        """Store the options; no scene is rendered yet."""
         self.options = options
         kept = _CACHE_BYTES // (4 * options.size.width * options.size.height)  # image and mask
         self._make = functools.lru_cache(maxsize=kept)(functools.partial(_make_record, options))
@@ -151,7 +152,7 @@ def _make_record(options: SceneOptions, index: int) -> Record:
         fitting = [query for query in scene.queries() if _wanted(scene, query, options)]
         if fitting:
             choice = np.random.Generator(np.random.PCG64([seed, 2])).random()
-            # A kind first, so that the kinds with many sentences do not crowd out the others.
+            # The kind is chosen first, so that all kinds are equally frequent.
             kinds = sorted({query.kind for query in fitting}, key=KINDS.index)
             kind = kinds[int(choice * len(kinds))]
             fitting = [query for query in fitting if query.kind == kind]
@@ -198,12 +199,12 @@ def _record(scene: Scene, query: Query, name: str) -> Record:
 
 
 def say_thought(colour: str, shape: str, place: float) -> str:
-    """Return a short thought that names a thing and where it is.
+    """Return a short chain of thought that names an object and its place.
 
     Args:
-        colour: Of the thing.
-        shape: Of the thing.
-        place: Middle of its box, as a share of the image's width.
+        colour: Colour of the object.
+        shape: Shape of the object.
+        place: Centre of its box, as a share of the image's width (0 to 1).
     """
     where = 'on the left' if place < 0.38 else 'on the right' if place > 0.62 else 'in the middle'
     return f'The {colour} {shape} {where}.'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An annotation for another size than its picture's: turned, scaled, or another picture."""
+"""Explain why an annotation has another size than its image: turned, scaled, or another image."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ _TOLERANCE = 0.01  # relative: sizes are rounded to pixels when a picture is sca
 
 
 def explain_mismatch(header: PictureHeader, given: Size) -> str:
-    """Say in words how a picture and an annotation that holds for ``given`` pixels differ.
+    """Return a clause that names both sizes, the likely cause and the remedy.
 
     Args:
-        header: The picture's.
-        given: The size that the annotation holds for; not that of the picture.
-
-    Returns:
-        A clause that names both sizes, the likely cause and the remedy.
+        header: Header of the image.
+        given: Size that the annotation holds for, pixels; it differs from the image's.
     """
     sizes = f'the picture is shown at {_text(header.size)} pixels, the annotation is for '
     sizes += _text(given)
@@ -48,7 +45,7 @@ def explain_mismatch(header: PictureHeader, given: Size) -> str:
 
 
 def _scale(size: Size, given: Size) -> float:
-    """Return by how much both sides differ; 0 where they differ by unlike factors."""
+    """Return the common factor of both sides; 0 if their factors differ."""
     if min(*size, *given) < 1:
         return 0.0
     across, down = given.width / size.width, given.height / size.height

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Solutions as the released datasets write them -> targets."""
+"""Parse the column ``solution`` of the released datasets into targets."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def parse_solution(
 
     Args:
         solution: The column ``solution``.
-        size: Of the picture, in whose pixels the solution is.
-        stored: Size of the picture before its orientation turned it, if that differs.
+        size: Size of the picture as it is shown; the solution is in its pixels.
+        stored: Size of the picture as it is stored, if its orientation turns it.
 
     Raises:
-        DataError: Neither form, or ``make_target`` refuses an object.
+        DataError: The solution has neither form, or ``make_target`` refuses an object.
     """
     single = _SINGLE.fullmatch(solution) if isinstance(solution, str) else None
     if single:
@@ -63,19 +63,20 @@ def parse_solution(
 def make_target(
     box: Any, points: Sequence[Any], size: Size, stored: Size | None = None
 ) -> Annotation:
-    """Check numbers and make a target of them.
+    """Check the coordinates of a target.
 
-    The far edges (``width``, ``height``) are allowed: rounding puts objects at the border there.
+    The far edges (``width``, ``height``) are allowed, because objects at the border are rounded to
+    them.
 
     Args:
         box: x1, y1, x2, y2 in pixels of the picture.
         points: x, y of each point, in the same pixels.
-        size: Of the picture.
+        size: Size of the picture.
         stored: See ``parse_solution``.
 
     Raises:
-        DataError: Not finite numbers, a box without area or of less than a pixel, something
-            outside the picture, or a point far from the box.
+        DataError: The coordinates are not finite numbers, lie outside the picture or in another
+            space (see ``check_space``), the box has no area, or a point is far from it.
     """
     corners = _numbers(box, 4, 'box')
     spots = [Point(*_numbers(point, 2, 'point')) for point in points]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The split that a file, a folder or a table belongs to, read from its name.
+"""Find the split that a file, a folder or a table belongs to, by its name.
 
 The words are those of the library ``datasets``: ``train`` and ``training``; ``validation``,
 ``valid``, ``val`` and ``dev``; ``test``, ``testing``, ``eval`` and ``evaluation``. A name with two
@@ -30,7 +30,7 @@ _WORDS = {
     'eval': 'test',
 }
 _WORD = '|'.join(sorted(_WORDS, key=len, reverse=True))
-# A run of letters that is a split's name, with what is written next to it without a space.
+# A run of letters that is the name of a split, possibly with a common prefix or suffix.
 _NAME = re.compile(
     rf'(?:mini|tiny|small|my)?((?:{_WORD})+)(a|b)?(?:mini|tiny|small|sets?|split|data|s)?',
     re.IGNORECASE,
@@ -38,7 +38,7 @@ _NAME = re.compile(
 
 
 def split_in(name: str) -> str:
-    """Return the split that a file's or a folder's name says; '' where it says none.
+    """Return the split that the name of a file or folder contains; '' if it contains none.
 
     Examples:
         >>> [split_in(name) for name in ('train-00000-of-00002', 'my_val2017', 'testA', 'rows')]
@@ -56,23 +56,23 @@ def split_in(name: str) -> str:
 
 
 def split_of(file: PurePath) -> str:
-    """Return the split that a relative path says: its file name, or else the nearest folder."""
+    """Return the split in a relative path: in its file name, or else in the nearest folder."""
     return next(filter(None, map(split_in, (file.name, *reversed(file.parent.parts)))), '')
 
 
 def choose_split(source: str, wanted: str, named: Sequence[tuple[str, Place]]) -> list[Place]:
-    """Return what belongs to a split.
+    """Return the files or tables of a split.
 
     Args:
-        source: The dataset, for the message.
+        source: Name of the dataset in the message.
         wanted: The split asked for, by any of its names.
-        named: Each file or table with the name of its split; '' where it has none.
+        named: Each file or table after the name of its split, or after '' if it has none.
 
     Returns:
-        Those of the wanted split; all where none names a split.
+        The files or tables of the wanted split; all of them if none names a split.
 
     Raises:
-        DataError: Some name a split, and none the wanted one.
+        DataError: Some of them name a split, but not the wanted one.
     """
     there = {name for name, _ in named if name}
     if not there:

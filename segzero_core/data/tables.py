@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of the library ``datasets``: from the hub, or a local folder of parquet or arrow files.
+"""Load tables with the library ``datasets``, from the hub or a local folder.
 
-A local folder may hold files (``train-00000.parquet``, ``train/part-0.parquet``, ``*.arrow``), or
-what ``save_to_disk`` wrote, of one split or of several. ``splits`` says which of them are read.
+A local folder holds parquet or arrow files (``train-00000.parquet``, ``train/part-0.parquet``), or
+the output of ``save_to_disk`` for one split or several. ``splits`` chooses among them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _STATE, _DICT = 'state.json', 'dataset_dict.json'
 
 
 def load_table(source: str, split: str, columns: Columns) -> tuple[Any, str]:
-    """Return one split as a ``datasets.Dataset`` of the needed columns, pictures still encoded.
+    """Return one split as a ``datasets.Dataset`` of the needed columns, with encoded images.
 
     Args:
         source: A folder or a hub id. ``SOURCE:SPLIT`` asks for another split by its name.
         split: The split to read unless ``source`` names one.
-        columns: What is needed.
+        columns: The needed columns and their types.
 
     Returns:
         The table, and the name of the split.
 
     Raises:
-        DataError: There is no such dataset or split, or a column cannot be used.
+        DataError: The dataset or split does not exist, or a column cannot be used.
     """
     try:
         import datasets
@@ -48,7 +48,7 @@ def load_table(source: str, split: str, columns: Columns) -> tuple[Any, str]:
         check_columns(quoted(place, 200), table.features.arrow_schema, columns)
         table = table.select_columns(list(columns))
         if isinstance(table.features.get('image'), datasets.Image):
-            table = table.cast_column('image', datasets.Image(decode=False))  # decoded by us
+            table = table.cast_column('image', datasets.Image(decode=False))  # see image_io
     except (
         *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError),
         *(pyarrow.ArrowException, datasets.exceptions.DatasetsError),
@@ -99,7 +99,7 @@ def _load_local(folder: Path, wanted: str, columns: Columns) -> Any:
     import datasets
 
     if (folder / _DICT).is_file():
-        return _load_hub_like(folder, wanted)
+        return _load_dict(folder, wanted)
     if (folder / _STATE).is_file():
         _check_state(folder, wanted)
         return datasets.load_from_disk(str(folder))
@@ -119,8 +119,8 @@ def _load_local(folder: Path, wanted: str, columns: Columns) -> Any:
     raise DataError(f'{folder} holds neither records.jsonl nor parquet or arrow files{hint}')
 
 
-def _load_hub_like(folder: Path, wanted: str) -> Any:
-    """Return one split of what ``DatasetDict.save_to_disk`` wrote."""
+def _load_dict(folder: Path, wanted: str) -> Any:
+    """Return one split of a folder that ``DatasetDict.save_to_disk`` wrote."""
     import datasets
 
     loaded = datasets.load_from_disk(str(folder))
@@ -136,7 +136,7 @@ def _one(found: Sequence[Any], source: str, wanted: str, there: Any) -> Sequence
 
 
 def _check_state(folder: Path, wanted: str) -> None:
-    """Refuse a table that was saved of another split, unless its folder says so, too."""
+    """Refuse a table of another split, unless the folder's own name says that split too."""
     said = json.loads((folder / _STATE).read_text(encoding='utf-8')).get('_split')
     own = split_in(str(said or ''))
     if own and own not in (wanted, split_in(wanted), split_in(folder.name)):
@@ -160,7 +160,7 @@ def _load_parquet(files: Sequence[Path], columns: Columns) -> Any:
         fields = fields or [(name, plain_type(schema.field(name).type)) for name in columns]
     features = datasets.Features.from_arrow_schema(pyarrow.schema(fields))
     names = [str(file) for file in files]
-    # The files' other columns may be of types that datasets does not know.
+    # Only these columns are read, because datasets cannot load some Arrow types of other columns.
     loaded = datasets.load_dataset(
         'parquet', data_files={'train': names}, columns=list(columns), features=features
     )

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ChartQA and TextVQA as they were published: questions that are answered in words.
+"""ChartQA and TextVQA in their published layout: questions that are answered in words.
 
 ChartQA (vis-nlp/ChartQA): ``SPLIT/SPLIT_human.json`` and ``SPLIT/SPLIT_augmented.json``, lists of
 ``imgname``, ``query`` and ``label``, images in ``SPLIT/png``. TextVQA (0.5.1):
 ``TextVQA_0.5.1_SPLIT.json`` whose ``data`` has ``question_id``, ``image_id``, ``question`` and ten
-``answers``, images in ``train_images`` (of ``train`` and ``val``) and ``test_images``.
+``answers``; the images of ``train`` and ``val`` are in ``train_images``, the others in
+``test_images``.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _reading(folder: Path, entry: dict[str, Any]) -> SampleRow:
 
 def _make(row_id: str, image: str, path: Path, query: Any, answers: Any, group: str) -> Sample:
     if not isinstance(answers, list) or not answers:
-        raise DataError('the question has no answer: there is nothing to measure with')
+        raise DataError('the question has no answer: evaluation needs one')
     return Sample(
         id=row_id,
         query=check_query(text_of(query)),

@@ -188,7 +188,7 @@ def test_every_bad_file_keeps_its_place_and_says_why(tmp_path: Path) -> None:
         'h': 'cannot read',
         'i': 'is empty',
         'j': 'no object with text and shapes',
-        'k': "'shapes' must be a list of polygons, got '5'",
+        'k': "'shapes' must be a list of polygons, got 5",
     }.items():
         assert words in reasons.pop(name), name
     assert reasons == {}
@@ -276,7 +276,7 @@ def test_released_columns(tmp_path: Path, form: str) -> None:
     reasons = {row.id: row.reason for row in bad if isinstance(row, Skipped)}
     assert 'differ in length: [59, 60]' in reasons['d']
     assert 'no row of pixels' in reasons['e']
-    assert reasons['f'] == "a sentence must be text, got 'None'"
+    assert reasons['f'] == 'a sentence must be text, got None'
     assert "no 'image_id'" in reasons['None/g']
 
 
