@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What evaluation costs, beside the way Seg-Zero's released evaluation goes about it.
+"""The cost of evaluation, compared with Seg-Zero's released evaluation.
 
 ``python benchmarks/evaluate.py metrics``: pixel counts of 1080p masks, from run lengths and as the
 released code does it (numpy's ``logical_and`` and ``logical_or``), on the same masks, in turn.
 
 ``python benchmarks/evaluate.py memory --samples 5000``: peak memory of ``training/evaluate.py``
-with ``rules`` and ``grabcut`` on images of 1920 x 1080, beside a tenth of them.
+with ``rules`` and ``grabcut`` on images of 1920 x 1080, for all of them and for a tenth.
 
 ``python benchmarks/evaluate.py throughput``: samples per second of ``training/evaluate.py`` and of
 the released way (one process, everything read first, static batches without a stop at the end of
@@ -39,7 +39,7 @@ WIDTH, HEIGHT = 1920, 1080
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the benchmark that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
     commands.add_parser('metrics')
@@ -171,7 +171,7 @@ def write_scenes(folder: Path, count: int, sentences: int = 0) -> Path:
 
 
 def multiply(source: Path, folder: Path, count: int) -> None:
-    """Make ``count`` samples of a few: each image is a file of its own, read and embedded anew."""
+    """Make ``count`` samples of a few: each image is a file of its own."""
     folder.mkdir()
     rows = [json.loads(line) for line in (source / 'records.jsonl').read_text().splitlines()]
     for file in source.glob('*.png'):
@@ -204,8 +204,8 @@ def measure_throughput(folder: Path, images: int, sentences: int, rounds: int) -
         for name, results in found.items()
     }
     for name, median in medians.items():
-        # Masks made together differ from those made one by one in single pixels, whose logits are
-        # 0 but for rounding.
+        # Masks made in one batch differ from single ones in pixels whose logit is 0 within
+        # rounding.
         counts = np.array(sorted(found[name][0]['counts']))
         assert np.allclose(counts, sorted(released_counts), rtol=1e-5, atol=2), 'other masks'
         speed = len(released_counts) / median['seconds']

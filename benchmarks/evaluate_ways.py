@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An evaluation on tiny models, our way and the released one: see ``evaluate.py throughput``.
+"""An evaluation of tiny models, by our code and as released: see ``evaluate.py throughput``.
 
 ``python benchmarks/evaluate_ways.py ours|released DATA MODEL SEGMENTER`` measures one of them.
 """

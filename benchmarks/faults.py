@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong in the soak: the plan, and engines that fail as planned."""
+"""The faults of the soak: the plan, and engines that fail as planned."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Too many images and too many sentences: what the node still does.
+"""The node under too many images and too many sentences.
 
     python benchmarks/flood.py [--seconds 10] [--queries 1000] [--rate 100] [--json FILE]
 
 A camera of its own process publishes VGA frames while sentences come far faster than they can be
-answered by a model that takes 50 ms. Measured meanwhile: how long the node takes to return a
+answered by a model that takes 50 ms. Meanwhile it measures how long the node takes to return a
 parameter, and its resident memory. It must answer within 200 ms, its memory must stay within 5 %,
 every sentence must end in one result, and the last one must be answered. The exit code says
 whether all of that held.

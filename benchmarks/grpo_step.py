@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a GRPO step costs here and with TRL's trainer used as its examples use it.
+"""The cost of a GRPO step, compared with TRL's trainer used as in its examples.
 
 ``python benchmarks/grpo_step.py``: the same tiny model, scenes, settings and rewards, each in
 processes of its own, in turn. Reports medians over steps and peak memory, and their ratios.

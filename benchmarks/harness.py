@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks of the node share: processes on a domain of their own, and who asks them.
+"""Shared by the benchmarks of the node: processes on a ROS domain of their own, and a client.
 
 The node runs with engines that answer at once, so that what is measured is the node.
 """
@@ -38,13 +38,13 @@ from segzero_ros.images import array_to_image
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (480, 640)
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-# Whoever counts messages must not lose some because it was asleep.
+# A subscriber that counts messages must not lose some while it sleeps.
 MANY = QoSProfile(depth=5000, reliability=ReliabilityPolicy.RELIABLE)
 LONG_S = 60.0
 
 
 class InstantReasoner:
-    """Answers at once, or after the seconds that stand in the sentence: ``take 0.5 s``."""
+    """Answers at once, or after the seconds that the sentence names: ``take 0.5 s``."""
 
     def __init__(self) -> None:
         self.task = Task(family=get_family('json'))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a sentence to its mask, by stage, beside the original's method.
+"""Time from a sentence to its mask, by stage, compared with the original's method.
 
     python benchmarks/latency.py [--rounds 10] [--json latency.json] [--plot latency.png]
     python benchmarks/latency.py --reasoner tiny --segmenter tiny_sam2 --tokens 0
@@ -34,7 +34,7 @@ Case = tuple[Any, str, str]  # an image and two sentences about it
 
 
 def main() -> None:
-    """Measure, print a table, write what was asked for."""
+    """Measure, print a table, write the files that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--reasoner', help='folder or hub id; a tiny random one if absent')
     parser.add_argument('--segmenter', help='folder or hub id; a tiny random one if absent')

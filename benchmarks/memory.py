@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory of one answer, beside the original's method.
+"""Peak memory of one answer, compared with the original's method.
 
     python benchmarks/memory.py [--width 5820 --height 5950] [--json memory.json] [--plot ...]
 
@@ -29,7 +29,7 @@ WAYS = ('original', 'ours')
 
 
 def main() -> None:
-    """Measure, print a table, write what was asked for."""
+    """Measure, print a table, write the files that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--reasoner', help='folder or hub id; a tiny random one if absent')
     parser.add_argument('--segmenter', help='folder or hub id; a tiny random one if absent')

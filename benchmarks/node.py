@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node costs besides its models, measured against the bare minimum.
+"""The cost of the node without its models, compared with a bare rclpy node.
 
     python benchmarks/node.py [--queries 200] [--frames 2000] [--json FILE]
 

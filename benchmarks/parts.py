@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an image and its tokens go through, part by part, beside transformers' own way.
+"""The parts of an answer, one by one, compared with transformers' own way.
 
     python benchmarks/parts.py [--side 840] [--rounds 40] [--compiled] [--json parts.json]
 
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 def main() -> None:
-    """Measure, print a table, write what was asked for."""
+    """Measure, print a table, write the files that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--side', type=int, default=840, help="of the reasoner's image, pixels")
     parser.add_argument('--rounds', type=int, default=40)
@@ -135,7 +135,7 @@ def products() -> dict[str, dict[str, Callable[[], Any]]]:
 
 
 def noise(height: int, width: int) -> np.ndarray:
-    """Return an image of no meaning."""
+    """Return an image of noise."""
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The most memory a process has had."""
+"""Peak memory of a process."""
 
 from __future__ import annotations
 

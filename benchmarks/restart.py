@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast the node ends, and is back, in every state it can be in.
+"""Seconds until the node ends, and until it answers again, from every state.
 
     python benchmarks/restart.py [--json FILE]
 

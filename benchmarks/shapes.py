@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random weights in the shapes of published reasoners: what takes time is the same.
+"""Random weights in the shapes of published reasoners, which take the same time.
 
 python benchmarks/shapes.py 3b FOLDER [--layers 36]
 
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def build_shapes(folder: Path, shapes: str, layers: int | None = None) -> Path:
-    """Write random weights of such shapes to ``folder``, with so many layers of text if given."""
+    """Write random weights of these shapes to ``folder``, with ``layers`` text layers if given."""
     import torch
 
     from segzero_core.runtime.checkpoints import transformers

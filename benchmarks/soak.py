@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many frames, many sentences, and everything that goes wrong on a robot, by a seeded plan.
+"""A soak: many frames, many sentences and planned faults, from a seed.
 
     python benchmarks/soak.py [--frames 20000] [--queries 500] [--seed 0] [--json FILE]
 

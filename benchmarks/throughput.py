@@ -34,7 +34,7 @@ os.environ.setdefault('VLLM_CPU_KVCACHE_SPACE', '2')  # GiB, of vLLM on a CPU
 
 
 def main() -> None:
-    """Measure, print a table, write what was asked for."""
+    """Measure, print a table, write the files that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--engine', default='transformers')
     parser.add_argument('--reasoner', help='folder or hub id; a tiny random one if absent')
@@ -110,7 +110,7 @@ def questions(
 
 
 def rows(times: dict[Any, list[float]], pieces: dict[Any, list[int]]) -> list[dict[str, Any]]:
-    """Return what the table says. The cost is that of the fewest at once, with as many drafts."""
+    """Return the rows of the table; the cost is relative to the fewest sentences at once."""
     medians = {key: statistics.median(found) for key, found in times.items()}
     fewest = min(count for _, count in medians)
     return [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good the embedded tiny models are on synthetic tabletops they have never seen.
+"""The accuracy of the embedded tiny models on held-out synthetic tabletops.
 
     python benchmarks/tiny_models.py [--scenes 100] [--objects 2 5] [--model tiny]
 
