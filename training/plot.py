@@ -21,7 +21,9 @@ if __name__ == '__main__':  # before the heavy imports, so that signals are hand
     sys.exit(run_program('plot.py', 'training.plot:main'))
 
 from segzero_core.errors import DataError
+from segzero_core.fonts import machine_fonts
 from segzero_core.runtime.atomic import atomic_file
+from segzero_core.text_layout import clusters
 from training.files import explained_os_errors
 from training.metrics_log import METRICS, read_metrics
 
@@ -55,6 +57,7 @@ def plot(runs: Sequence[Path], folder: Path) -> list[Path]:
     matplotlib.use('Agg')
     names = Counter(run.name for run in runs)
     found = {run.name if names[run.name] == 1 else str(run): _read(run) for run in runs}
+    found = {_label(name): metrics for name, metrics in found.items()}
     folder.mkdir(parents=True, exist_ok=True)
     return [_plot_lengths(found, folder), _plot_rewards(found, folder)]
 
@@ -71,6 +74,29 @@ def smooth(values: Sequence[float]) -> list[float]:
     width = max(1, round(len(values) * _SMOOTHING))
     parts = [values[max(0, i + 1 - width) : i + 1] for i in range(len(values))]
     return [sum(part) / len(part) for part in parts]
+
+
+def _label(name: str) -> str:
+    """Return the name of a run for a legend, and give matplotlib the fonts for its letters.
+
+    Letters that no font of the machine has become code points, as in all pictures.
+    """
+    from matplotlib import font_manager, rcParams
+
+    label = ''
+    for cluster in clusters(name):
+        font = machine_fonts().find(cluster)
+        if font is None or font.bitmap_size:
+            label += ''.join(f'U+{ord(letter):04X} ' for letter in cluster)
+            continue
+        label += cluster
+        if font.path:
+            font_manager.fontManager.addfont(font.path)
+            family = font_manager.FontProperties(fname=font.path).get_name()
+            if family not in rcParams['font.family']:
+                rcParams['font.family'] = [*rcParams['font.family'], family]
+    # A dollar begins a formula, and a leading underscore hides the label.
+    return label.replace('$', r'\$').replace('_', ' ', int(label.startswith('_')))
 
 
 def _read(run: Path) -> list[dict[str, Any]]:

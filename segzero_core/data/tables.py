@@ -15,6 +15,7 @@ from typing import Any
 from segzero_core.data.columns import Columns, check_columns, plain_type
 from segzero_core.data.splits import choose_split, no_split, split_in, split_of
 from segzero_core.errors import DataError, first_line, quoted
+from segzero_core.runtime.utf8_path import utf8_path
 
 _STATE, _DICT = 'state.json', 'dataset_dict.json'
 
@@ -98,6 +99,7 @@ def _load_hub(name: str, wanted: str) -> Any:
 def _load_local(folder: Path, wanted: str, columns: Columns) -> Any:
     import datasets
 
+    folder = utf8_path(folder)
     if (folder / _DICT).is_file():
         return _load_dict(folder, wanted)
     if (folder / _STATE).is_file():

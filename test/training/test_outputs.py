@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,19 @@ def test_runs_of_one_name_are_all_drawn(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(plot, '_save', count)
     plot.plot(runs, tmp_path)
     assert lines == [2, 2]
+
+
+def test_names_of_runs_in_any_script_are_legends(tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib', reason='needs matplotlib')
+    names = ['红色杯子', 'красная', 'a$b$', '_hidden', 'mug 🍎', os.fsdecode(b'r\xe9n')]
+    lengths = {f'completions/{name}_length': 3.0 for name in ('min', 'mean', 'max')}
+    for name in names:
+        (tmp_path / name).mkdir()
+        append_metrics(tmp_path / name, {'step': 1, 'rewards/box_iou/mean': 0.5, **lengths})
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')  # matplotlib warns of letters that it draws as boxes
+        plot.plot([tmp_path / name for name in names], tmp_path)
+    assert (tmp_path / 'lengths.png').stat().st_size > 1000
 
 
 def test_model_is_asked_as_it_was_trained(run: Path) -> None:

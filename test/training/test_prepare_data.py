@@ -391,6 +391,13 @@ def test_killed_and_started_again(refcoco: Path, tmp_path: Path) -> None:
     assert not list(output.rglob('*.partial'))
 
 
+def test_folders_whose_names_are_not_utf8(tmp_path: Path) -> None:
+    root, output = (tmp_path / os.fsdecode(name) for name in (b'set\xe9', b'out\xff'))
+    make_synthetic_set.main(['refcoco', str(root), '--scenes', '3'])
+    assert prepare(root, output) == 0
+    assert len(read_dataset(str(output / 'train')).records) == len(rows(output / 'train')) > 0
+
+
 @pytest.mark.parametrize('program', ['prepare_data.py', 'make_synthetic_set.py'])
 @pytest.mark.parametrize('seconds', [0.0, 3.0])
 def test_ctrl_c_at_a_terminal_is_one_line(

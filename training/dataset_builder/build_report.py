@@ -95,7 +95,9 @@ def draw_sheet(folder: Path, parts: Mapping[int, PartReport]) -> Image | None:
 def _read_row(folder: Path, split: str, number: int, index: int) -> dict[str, Any]:
     from pyarrow import parquet
 
-    with parquet.ParquetFile(folder / split / f'part-{number:05}.parquet') as file:
+    part = folder / split / f'part-{number:05}.parquet'
+    # Opened here, because pyarrow takes UTF-8 paths only.
+    with part.open('rb') as opened, parquet.ParquetFile(opened) as file:
         batches = itertools.islice(file.iter_batches(batch_size=1), index, None)
         return dict(next(batches).to_pylist()[0])
 

@@ -251,8 +251,8 @@ def _write_rows(file: Path, rows: Sequence[TrainingRow]) -> None:
     features = {name: {'dtype': str(kind), '_type': 'Value'} for name, kind in kinds.items()}
     features['image'] = {'_type': 'Image'}
     metadata = {'huggingface': json.dumps({'info': {'features': features}})}
-    with atomic_file(file) as draft:
-        parquet.write_table(pyarrow.table(columns, pyarrow.schema(kinds, metadata)), draft)
+    with atomic_file(file) as draft, draft.open('wb') as out:  # pyarrow takes UTF-8 paths only
+        parquet.write_table(pyarrow.table(columns, pyarrow.schema(kinds, metadata)), out)
 
 
 # Reports of parts ----------------------------------------------------------------------------
