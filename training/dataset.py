@@ -13,6 +13,7 @@ from PIL import Image as PilImage
 from torch.utils.data import Sampler
 
 from segzero_core.data import Annotation, Record
+from segzero_core.errors import DataError, quoted
 from segzero_core.geometry import rescale_box, rescale_point
 from segzero_core.rewards.hardened import Truth
 from segzero_core.task import KEYS, Task
@@ -77,8 +78,17 @@ def _whole(numbers: Sequence[float], space: Size) -> list[float]:
 
 
 def picture(record: Record, task: Task) -> PilImage.Image:
-    """Return the image as the model sees it, resized as the reasoner does."""
+    """Return the image as the model sees it, resized as the reasoner does.
+
+    Raises:
+        DataError: The image has another size than when the dataset was read.
+    """
     image = PilImage.fromarray(np.ascontiguousarray(record.load_image()))
+    if image.size != record.size:
+        raise DataError(
+            f'the image of row {quoted(record.id)} is {image.width} x {image.height} pixels now, '
+            f'and was {record.size.width} x {record.size.height} when the dataset was read'
+        )
     size = task.input_size(record.size)
     return image if image.size == size else image.resize(size, PilImage.Resampling.BILINEAR)
 

@@ -107,6 +107,9 @@ def _shapes(content: dict[str, Any]) -> list[tuple[int, npt.NDArray[np.int32]]]:
         if label == 'flag':
             continue
         points = shape.get('points') if isinstance(shape, dict) else None
+        form = shape.get('shape_type') if isinstance(shape, dict) else None
+        if form not in (None, '', 'polygon'):
+            raise DataError(f'the shape {quoted(label)} is no polygon, but {quoted(form)}')
         if not _usable(points):
             raise DataError(f'the shape {quoted(label)} has no usable points: {quoted(points)}')
         corners = np.array([points], dtype=np.float64).astype(np.int32)

@@ -174,8 +174,10 @@ def test_every_bad_file_keeps_its_place_and_says_why(tmp_path: Path) -> None:
     write(val, 'i', [TARGET], ' ')
     (val / 'j.json').write_text('[]')
     write(val, 'k', 5, 'shapes that are none')
+    write(val, 'l', [{**TARGET, 'shape_type': 'rectangle'}], 'two corners')
+    write(val, 'm', [square('target', -900, -900, 4000)], 'all of it, and more')
     samples = read(tmp_path)
-    assert len(samples) == 11
+    assert len(samples) == 13
     assert [row.id for row in samples if isinstance(row, Sample)] == ['a']
     reasons = {row.id: row.reason for row in samples if isinstance(row, Skipped)}
     for name, words in {
@@ -189,10 +191,12 @@ def test_every_bad_file_keeps_its_place_and_says_why(tmp_path: Path) -> None:
         'i': 'is empty',
         'j': 'no object with text and shapes',
         'k': "'shapes' must be a list of polygons, got 5",
+        'l': "is no polygon, but 'rectangle'",
+        'm': 'covers all of the 60 x 40 image',
     }.items():
         assert words in reasons.pop(name), name
     assert reasons == {}
-    assert len(read(tmp_path, level='expression')) == 11
+    assert len(read(tmp_path, level='expression')) == 13
 
 
 def test_missing_folder(tmp_path: Path) -> None:

@@ -312,3 +312,21 @@ def test_a_folder_of_folders_with_records(tmp_path: Path) -> None:
 def test_split_in_examples() -> None:
     names = ('train-00000-of-00002', 'my_val2017', 'testA', 'rows')
     assert [split_in(name) for name in names] == ['train', 'validation', 'testA', '']
+
+
+def test_rows_of_one_image_id_have_one_image(tmp_path: Path) -> None:
+    def encoded(pixels: Any, kind: str) -> dict[str, Any]:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, kind)
+        return {'bytes': file.getvalue(), 'path': None}
+
+    smooth = np.full((30, 40, 3), 90, np.uint8)
+    other = smooth.copy()
+    other[:, 20:] = 200
+    cells = [encoded(smooth, 'png'), encoded(smooth, 'jpeg'), encoded(other, 'png')]
+    rows = [{**both(f'{i}'), 'image_id': 7, 'image': cell} for i, cell in enumerate(cells)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / 'a.parquet')
+    found = list(read_samples(str(tmp_path)))
+    assert [isinstance(row, Sample) for row in found] == [True, True, False]
+    assert isinstance(found[2], Skipped)
+    assert 'also belongs to another image' in found[2].reason
