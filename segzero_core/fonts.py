@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import subprocess
+import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -71,7 +72,7 @@ Font = ImageFont.FreeTypeFont
 
 
 class FontFinder:
-    """Finds fonts for letters, and says once a script where there is none."""
+    """Finds fonts for letters; logs once for each script that no font has. Thread-safe."""
 
     def __init__(self, files: Iterable[str] | None = None) -> None:
         """Remember where to look.
@@ -84,6 +85,7 @@ class FontFinder:
         self._opened: list[tuple[FontFile, Font]] = []
         self._found: dict[str, FontFile | None] = {}
         self._missed: set[str] = set()
+        self._lock = threading.Lock()
 
     def find(self, cluster: str) -> FontFile | None:
         """Return a font for one letter with its marks; None, and a log line, if none has it.
@@ -91,9 +93,10 @@ class FontFinder:
         Args:
             cluster: What a reader sees as one letter; see ``text_layout.clusters``.
         """
-        if cluster not in self._found:
-            self._found[cluster] = self._search(cluster)
-        return self._found[cluster]
+        with self._lock:
+            if cluster not in self._found:
+                self._found[cluster] = self._search(cluster)
+            return self._found[cluster]
 
     def _search(self, cluster: str) -> FontFile | None:
         name = script(cluster)

@@ -4,6 +4,7 @@
 import logging
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -80,6 +81,13 @@ def test_what_is_no_letter_is_a_code_point(letters, caplog):
 
 def test_control_characters_do_not_reach_the_picture():
     assert text(wrap('a\u202eb\x07c\u200bd', 20, 400, 3)) == ['abcd']
+
+
+def test_several_threads_draw_at_once():
+    finder = FontFinder()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(finder.find, [*'杯ก' * 8, *CHINESE * 4]))
+    assert found == [finder.find(each) for each in [*'杯ก' * 8, *CHINESE * 4]]
 
 
 def test_an_unreadable_font_file_is_passed_over(tmp_path):

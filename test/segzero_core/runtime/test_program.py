@@ -18,9 +18,10 @@ PROGRAMS = {
     'segzero_ask': ['-m', 'segzero_ros.ask', 'the mug'],
     'sim_camera': ['-m', 'segzero_ros.sim_camera'],
     'segzero_demo': ['-m', 'segzero_ros.demo'],
+    'segzero_model_server': ['-m', 'segzero_ros.run_server', 'sleep', '60'],
     'segzero_sample_bag': ['-m', 'segzero_ros.sample_bag', 'write', 'bag'],
 }
-SERVICES = ('segzero_node', 'sim_camera')
+SERVICES = ('segzero_node', 'sim_camera', 'segzero_model_server')
 
 
 def start(command, cwd, **env):
@@ -79,8 +80,10 @@ def test_handlers_are_set_before_the_heavy_imports(name, tmp_path):
         assert (process.returncode, out, err) == (130, '', f'{name}: interrupted\n')
 
 
-@pytest.mark.parametrize('seconds', [0.1, 0.5, 1.0, 2.0])
-@pytest.mark.parametrize('name', ['segzero_ask', 'segzero_node'])
+@pytest.mark.parametrize(
+    ('name', 'seconds'),
+    [('segzero_ask', 0.1), ('segzero_ask', 1.0), ('segzero_node', 0.5), ('segzero_node', 2.0)],
+)
 def test_ctrl_c_at_any_time_is_no_traceback(name, seconds, tmp_path):
     process = start(PROGRAMS[name], tmp_path)
     wait_for_handlers(process)
