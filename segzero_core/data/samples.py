@@ -146,9 +146,10 @@ class Samples(Sequence['Sample | Skipped']):
         """Return one sentence about what the dataset holds that is no row; '' for nothing."""
         if not self.without_task:
             return ''
+        count = f'{self.without_task} reference{"" if self.without_task == 1 else "s"}'
         return (
-            f'{self.dataset}:{self.split} has {self.without_task} references without a sentence: '
-            'they ask for nothing and are no rows'
+            f'{self.dataset}:{self.split} has {count} without a sentence, left out because '
+            'nothing is asked'
         )
 
 

@@ -90,10 +90,14 @@ def score_mask(sample: Sample, prompt: SegmenterPrompt, found: ScoredMask) -> di
     }
 
 
+# Both predict an empty mask: an engine that does not know a word finds no such object.
+_NOTHING_FOUND = ('nothing_found', 'unknown_word')
+
+
 def score_failure(sample: Sample, error: AnswerError) -> dict[str, Any]:
     """Return the fields of an answer without a usable place; "nothing matches" is one of them."""
     return {
-        'status': 'nothing_found' if error.kind == 'nothing_found' else 'failed',
+        'status': 'nothing_found' if error.kind in _NOTHING_FOUND else 'failed',
         'error': {'kind': error.kind, 'message': str(error)},
         **_missed(sample),
         'mask': None,
