@@ -15,6 +15,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,6 +33,8 @@ from segzero_core.reasoners.chat_events import (
 from segzero_core.reasoners.event_loop import EventLoopThread
 
 _CONNECT_S = 5.0
+# Status codes that the server refused the current request with; the SDK retries silently.
+_REFUSALS: ContextVar[list[int]] = ContextVar('refusals')
 _STARTUP_PAUSE_S = 0.5  # between two looks whether a server has started
 
 # The SDK takes fields that only some servers know in a dictionary of their own.
@@ -83,7 +86,9 @@ class ModelServer:
         self._timeout = timeout
         self._headers: dict[str, Any] = {} if key else {'Authorization': openai.Omit()}
         try:
-            transport = openai.DefaultAsyncHttpxClient(trust_env=not _is_loopback(host))
+            transport = openai.DefaultAsyncHttpxClient(
+                trust_env=not _is_loopback(host), event_hooks={'response': [_note_refusal]}
+            )
         except (ValueError, ImportError) as error:
             raise EngineOptionError(
                 f'the proxy that the environment names for {self.url} cannot be used '
@@ -114,10 +119,10 @@ class ModelServer:
             ServerError: It does not answer, or not with a list of models.
             CancelledError: ``cancel`` was set.
         """
-        last: list[ServerError] = []  # why the newest attempt failed
+        last = [self._error('server_timeout', 'no answer in time')]  # why each attempt failed
         deadline = time.monotonic() + timeout
         found = self._loop.iterate(
-            self._wait_for_models(deadline, last), self._check(deadline, cancel, last)
+            self._wait_for_models(deadline, last), _checker(deadline, cancel, lambda: last[-1])
         )
         with contextlib.closing(found):
             return next(found)
@@ -137,8 +142,17 @@ class ModelServer:
             ServerError: See ``ServerError.KINDS``.
             CancelledError: ``cancel`` was set.
         """
-        deadline = time.monotonic() + self._timeout
-        return self._loop.iterate(self._deltas(request), self._check(deadline, cancel, []))
+        if self._loop.closed:
+            raise self._error('server_unreachable', 'the connection to it has been closed')
+        deadline, refusals = time.monotonic() + self._timeout, list[int]()
+
+        def too_late() -> ServerError:
+            last = f'; its last one was HTTP {refusals[-1]}' if refusals else ''
+            return self._error('server_timeout', f'no answer in time{last}')
+
+        return self._loop.iterate(
+            self._deltas(request, refusals), _checker(deadline, cancel, too_late)
+        )
 
     def broken(self, what: str) -> ServerError:
         """Return the error for a server that does not keep to the protocol.
@@ -147,19 +161,6 @@ class ModelServer:
             what: It does, as the end of a sentence.
         """
         return self._error('server_broken', what)
-
-    def _check(
-        self, deadline: float, cancel: threading.Event | None, last: list[ServerError]
-    ) -> Callable[[], None]:
-        """Return a function that raises once the request is cancelled or its time is over."""
-
-        def check() -> None:
-            if cancel is not None and cancel.is_set():
-                raise CancelledError('cancelled while waiting for the model server')
-            if time.monotonic() >= deadline:
-                raise last[-1] if last else self._error('server_timeout', 'no answer in time')
-
-        return check
 
     async def _wait_for_models(
         self, deadline: float, last: list[ServerError]
@@ -187,8 +188,11 @@ class ModelServer:
         except (ValueError, KeyError, TypeError) as error:
             raise self.broken(f'its list of models cannot be read ({one_line(body)!r})') from error
 
-    async def _deltas(self, request: dict[str, Any]) -> AsyncGenerator[ChatDelta, None]:
-        """Yield the steps of a reply, in the loop's thread."""
+    async def _deltas(
+        self, request: dict[str, Any], refusals: list[int]
+    ) -> AsyncGenerator[ChatDelta, None]:
+        """Yield the steps of a reply, in the loop's thread; note refusals that are retried."""
+        _REFUSALS.set(refusals)
         events = EventReader()
         create = self._client.chat.completions.with_streaming_response.create
         standard = {name: value for name, value in request.items() if name in _STANDARD_FIELDS}
@@ -228,6 +232,25 @@ class ModelServer:
 
     def _error(self, kind: str, what: str) -> ServerError:
         return ServerError(kind, f'model server {self.url}: {what}. {_REMEDIES[kind]}')
+
+
+def _checker(
+    deadline: float, cancel: threading.Event | None, too_late: Callable[[], ServerError]
+) -> Callable[[], None]:
+    """Return a function that raises once a request is cancelled or its time is over."""
+
+    def check() -> None:
+        if cancel is not None and cancel.is_set():
+            raise CancelledError('cancelled while waiting for the model server')
+        if time.monotonic() >= deadline:
+            raise too_late()
+
+    return check
+
+
+async def _note_refusal(response: httpx2.Response) -> None:
+    if response.status_code >= 400:
+        _REFUSALS.get([]).append(response.status_code)
 
 
 def _host(url: str) -> str:

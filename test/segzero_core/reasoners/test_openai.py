@@ -200,6 +200,14 @@ def test_a_reply_that_ends_early_is_returned_as_it_is(reasoner):
     assert reply.tokens == 3  # as the server says
 
 
+def test_closing_twice_and_asking_then(server):
+    reasoner = load_reasoner('openai', url=f'{server}/v1')
+    reasoner.close()
+    reasoner.close()
+    with pytest.raises(ServerError, match='has been closed'):
+        reasoner.reason(picture(), 'answer')
+
+
 def test_sentences_of_several_threads_do_not_wait_for_each_other(server, reasoner):
     cancel, started = threading.Event(), threading.Event()
 
@@ -319,7 +327,7 @@ def test_a_server_that_wants_to_be_asked_much_later_is_given_up_at_once(server, 
 
 
 def test_the_pause_that_a_server_asks_for_ends_with_the_time_there_is(server, hurried):
-    with pytest.raises(ServerError) as caught:
+    with pytest.raises(ServerError, match='its last one was HTTP 503') as caught:
         hurried.reason(picture(), 'later 30')
     assert caught.value.kind == 'server_timeout'
     assert len(asked(server, 'later 30')) == 1
