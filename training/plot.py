@@ -121,7 +121,7 @@ def _plot_lengths(runs: dict[str, list[dict[str, Any]]], folder: Path) -> Path:
         axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15)
     axes.set(xlabel='step', ylabel='completion length (tokens)')
     axes.legend()
-    return _save(figure, folder / 'lengths.png')
+    return save_figure(figure, folder / 'lengths.png')
 
 
 def _plot_rewards(runs: dict[str, list[dict[str, Any]]], folder: Path) -> Path:
@@ -148,10 +148,11 @@ def _plot_rewards(runs: dict[str, list[dict[str, Any]]], folder: Path) -> Path:
             axes.plot(steps, smooth(values), label=name)
         axes.set(title=key.split('/')[1].replace('_', ' '), xlabel='step', ylabel='reward')
     grid[0, 0].legend()
-    return _save(figure, folder / 'rewards.png')
+    return save_figure(figure, folder / 'rewards.png')
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a matplotlib figure as PNG, close it, and return ``path``."""
     from matplotlib import pyplot
 
     with atomic_file(path) as draft:

@@ -107,7 +107,7 @@ def test_runs_of_one_name_are_all_drawn(tmp_path: Path, monkeypatch: pytest.Monk
         lines.append(len(figure.axes[0].lines))
         return path
 
-    monkeypatch.setattr(plot, '_save', count)
+    monkeypatch.setattr(plot, 'save_figure', count)
     plot.plot(runs, tmp_path)
     assert lines == [2, 2]
 

@@ -18,7 +18,7 @@ ROWS = 'rows.jsonl'
 
 def without_texts(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row without its long fields, which no metric needs."""
-    long = ('text', 'reasoning', 'mask', 'query', 'repairs')
+    long = ('text', 'reasoning', 'mask', 'query', 'repairs', 'warnings')
     short = {key: value for key, value in row.items() if key not in long}
     return short | {'repaired': bool(row.get('repairs'))}
 

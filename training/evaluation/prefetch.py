@@ -12,7 +12,7 @@ from segzero_core.data.samples import Sample, Samples
 from segzero_core.errors import ImageError
 from segzero_core.types import Image
 
-_MAX_PIXELS = 64 * 2**20  # of the images of a batch: 192 MiB
+MAX_PIXELS = 64 * 2**20  # of the images of a batch: 192 MiB
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _batches(samples: Samples, rows: Sequence[int], size: int) -> Iterator[list[
             pixels += loaded.image.shape[0] * loaded.image.shape[1]
         batch.append(loaded)
         before = loaded
-        if len(batch) == size or pixels > _MAX_PIXELS:
+        if len(batch) == size or pixels > MAX_PIXELS:
             yield batch
             batch, pixels = [], 0
     if batch:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from segzero_core.answers.released import parse_released
 from segzero_core.reasoners import Reply
 from segzero_core.task import Task
-from segzero_core.types import Box, Point, Size
+from segzero_core.types import Box, Point, ResultWarning, Size
 
 
 class SegmenterPrompt(NamedTuple):
@@ -19,12 +19,14 @@ class SegmenterPrompt(NamedTuple):
         points: Pixels of the image; empty if only a box is asked for or used.
         reasoning: The chain of thought.
         repairs: The repairs that made the answer readable.
+        warnings: Doubts about the answer, such as coordinates in another space.
     """
 
     box: Box | None
     points: tuple[Point, ...]
     reasoning: str
     repairs: tuple[str, ...]
+    warnings: tuple[ResultWarning, ...] = ()
 
 
 class AnswerReader:
@@ -64,7 +66,7 @@ class AnswerReader:
             return self._used(SegmenterPrompt(answer.box, answer.points, answer.reasoning, ()))
         found = self._task.read(reply, space)
         prompt = self._task.mask_prompt(found, image)
-        return self._used(SegmenterPrompt(*prompt, found.reasoning, found.repairs))
+        return self._used(SegmenterPrompt(*prompt, found.reasoning, found.repairs, found.warnings))
 
     def _used(self, prompt: SegmenterPrompt) -> SegmenterPrompt:
         if self._use == 'box':

@@ -28,7 +28,7 @@ from training.evaluation.scoring import (
     start_row,
 )
 
-_MAX_VALUES = 96 * 2**20  # image values x prompts of masks decoded together: 32 M mask pixels
+MAX_VALUES = 96 * 2**20  # image values x prompts of masks decoded together: 32 M mask pixels
 _Replies: TypeAlias = Mapping[int, Reply | AnswerError | ServerError]
 _Prompts: TypeAlias = Mapping[int, SegmenterPrompt | AnswerError]
 
@@ -178,7 +178,7 @@ class EvaluationRunner:
                 continue
             image = prompted[0][0].image
             assert image is not None  # a row without an image is not asked
-            count = max(1, _MAX_VALUES // image.size)
+            count = max(1, MAX_VALUES // image.size)
             for start in range(0, len(prompted), count):
                 part = prompted[start : start + count]
                 embedded, embed_s = embeddings[image_id].result()

@@ -15,7 +15,6 @@ from segzero_core.reasoners import Reply
 from training.evaluation.prefetch import LoadedSample
 from training.evaluation.prompts import SegmenterPrompt
 
-
 class ScoredMask(NamedTuple):
     """A mask of the segmenter.
 
@@ -95,7 +94,7 @@ _NOTHING_FOUND = ('nothing_found', 'unknown_word')
 
 
 def score_failure(sample: Sample, error: AnswerError) -> dict[str, Any]:
-    """Return the fields of an answer without a usable place; "nothing matches" is one of them."""
+    """Return the fields of an answer that names no place."""
     return {
         'status': 'nothing_found' if error.kind in _NOTHING_FOUND else 'failed',
         'error': {'kind': error.kind, 'message': str(error)},
@@ -169,5 +168,6 @@ def _prompt_fields(prompt: SegmenterPrompt, sample: Sample) -> dict[str, Any]:
         'points': [list(point) for point in prompt.points],
         'reasoning': prompt.reasoning,
         'repairs': list(prompt.repairs),
+        'warnings': [{'kind': each.kind, 'message': each.message} for each in prompt.warnings],
         **fit,
     }

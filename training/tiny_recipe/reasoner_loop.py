@@ -44,7 +44,7 @@ from training.tiny_recipe.texts import corpus, whole_tokens
 
 FAMILY = 'tiny'
 _CORPUS_SCENES = 1000
-_REPORT_EVERY = 50
+REPORT_EVERY = 50
 # Weights of the losses of replies. Most words are the same in all replies; the few others count.
 _WEIGHTS = {
     'words': 4.0,
@@ -130,7 +130,7 @@ def train_reasoner(settings: ReasonerSettings, on_report: Report = lambda _: Non
     scenes = load_scenes(settings.cache, settings.first_scene, settings.scenes, side)
     if not start.is_dir():
         create(start, scenes, settings.seed)
-    run = _ReasonerRun(settings, start, scenes, on_report)
+    run = ReasonerRun(settings, start, scenes, on_report)
     run.train()
     run.save(trained)
     return trained
@@ -173,12 +173,13 @@ def create(folder: Path, scenes: Scenes, seed: int) -> None:
         model.save_pretrained(draft)
 
 
-class _ReasonerRun:
-    """The state of a training."""
+class ReasonerRun:
+    """The state of a training of a tiny reasoner."""
 
     def __init__(
         self, settings: ReasonerSettings, start: Path, scenes: Scenes, on_report: Report
     ) -> None:
+        """Create model and optimiser, and restore the saved state of ``settings.output``."""
         torch.manual_seed(settings.seed)
         self._settings, self._start, self._on_report = settings, start, on_report
         self._model = _load(start).train()
@@ -220,18 +221,23 @@ class _ReasonerRun:
                 rate = _rate(phase, self._step - start, phase is self._settings.phases[-1])
                 for group in self._optimizer.param_groups:
                     group['lr'] = rate
-                for name, value in self._update(phase).items():
+                for name, value in self.update(phase).items():
                     sums.setdefault(name, []).append(value)
                 self._step += 1
-                if self._step % _REPORT_EVERY == 0:
-                    done = _REPORT_EVERY * phase.scenes
+                if self._step % REPORT_EVERY == 0:
+                    done = REPORT_EVERY * phase.scenes
                     self._report(rate, sums, done / (time.perf_counter() - began))
                     began, sums = time.perf_counter(), {}
                 if self._step % self._settings.save_every == 0:
                     self._point.save(self._step)
             start += phase.steps
 
-    def _update(self, phase: Phase) -> dict[str, float]:
+    def update(self, phase: Phase) -> dict[str, float]:
+        """Do one optimiser step; return all losses and accuracies.
+
+        Raises:
+            TrainingError: The loss is not finite.
+        """
         images, dense, packed = self._batcher.draw(
             phase.scenes, phase.sentences, self._rng, phase.kinds
         )

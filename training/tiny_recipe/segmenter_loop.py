@@ -24,7 +24,7 @@ from training.tiny_recipe.resume import ResumePoint
 from training.tiny_recipe.scene_cache import Scenes, load_scenes
 
 RENDERED = Size(640, 480)
-_REPORT_EVERY = 50
+REPORT_EVERY = 50
 _FOCAL_WEIGHT = 20.0  # relative to dice, as for SAM 2 (arXiv 2408.00714, appendix D)
 
 
@@ -92,13 +92,13 @@ def train_segmenter(
             build_tiny_segmenter(draft, settings.seed)
     side = transformers.AutoConfig.from_pretrained(start).prompt_encoder_config.image_size
     scenes = load_scenes(settings.cache, settings.first_scene, settings.scenes, side, RENDERED)
-    run = _SegmenterRun(settings, start, scenes, on_report)
+    run = SegmenterRun(settings, start, scenes, on_report)
     run.train()
     return run.save(trained)
 
 
-class _SegmenterRun:
-    """The state of a training."""
+class SegmenterRun:
+    """The state of a training of a tiny SAM 2."""
 
     def __init__(
         self,
@@ -107,6 +107,7 @@ class _SegmenterRun:
         scenes: Scenes,
         on_report: Callable[[dict[str, float]], None],
     ) -> None:
+        """Create model and optimiser, and restore the saved state of ``settings.output``."""
         torch.manual_seed(settings.seed)
         self._settings, self._scenes, self._on_report = settings, scenes, on_report
         # On a CPU bfloat16 is faster only with attention as plain matrix products.
@@ -130,10 +131,10 @@ class _SegmenterRun:
             rate = self._rate()
             for group in self._optimizer.param_groups:
                 group['lr'] = rate
-            for name, value in self._update().items():
+            for name, value in self.update().items():
                 sums.setdefault(name, []).append(value)
             self._step += 1
-            if self._step % _REPORT_EVERY == 0:
+            if self._step % REPORT_EVERY == 0:
                 means = {name: float(np.mean(values)) for name, values in sums.items()}
                 done = len(sums['iou']) * self._settings.batch
                 speed = done / (time.perf_counter() - began)
@@ -148,7 +149,12 @@ class _SegmenterRun:
         rise = (self._step + 1) / 100
         return self._settings.learning_rate * min(1.0, rise, (1 + math.cos(math.pi * done)) / 2)
 
-    def _update(self) -> dict[str, float]:
+    def update(self) -> dict[str, float]:
+        """Do one optimiser step; return all losses and the mask IoU.
+
+        Raises:
+            TrainingError: The loss is not finite.
+        """
         batch = draw(self._scenes, self._settings, self._rng)
         with torch.autocast('cpu', torch.bfloat16):
             found = self._model(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from segzero_core.data.samples import Sample, SampleRow, Samples
-from segzero_core.errors import DataError, ImageError, OutOfMemoryError, ServerError
+from segzero_core.errors import AnswerError, DataError, ImageError, OutOfMemoryError, ServerError
 from segzero_core.prompts import get_family
 from segzero_core.reasoners import Reply
 from segzero_core.segmenters import MaskResult
@@ -232,7 +232,7 @@ def test_the_masks_of_an_image_are_made_together(monkeypatch: pytest.MonkeyPatch
     rows = examined(*samples, segmenter=Together(), size=7)
     assert sizes == [4, 2]
     assert [row['intersection'] for row in rows] == [41 * 84] * 3 + [0] + [41 * 84] * 3
-    monkeypatch.setattr('training.evaluation.runner._MAX_VALUES', 3 * 84 * 84 * 3)
+    monkeypatch.setattr('training.evaluation.runner.MAX_VALUES', 3 * 84 * 84 * 3)
     assert [row['mask'] for row in examined(*samples, segmenter=Together(), size=7)] == [
         row['mask'] for row in rows
     ]
@@ -240,7 +240,7 @@ def test_the_masks_of_an_image_are_made_together(monkeypatch: pytest.MonkeyPatch
 
 
 def test_huge_images_make_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('training.evaluation.prefetch._MAX_PIXELS', 3 * 84 * 84)
+    monkeypatch.setattr('training.evaluation.prefetch.MAX_PIXELS', 3 * 84 * 84)
     data = dataset(*[sample(answer(), half(), image) for image in 'aabcdefgh'])
     sizes = [len(batch) for batch in load_batches(data, range(len(data)), 100)]
     assert sizes == [5, 4]
@@ -327,6 +327,47 @@ def test_failures_count_as_zero_and_nothing_is_left_out() -> None:
     for row in rows:
         running.add(row)
     assert str(running) == 'gIoU 42.9  cIoU 40.0'
+
+
+def test_a_refusal_points_at_nothing_and_ends_no_batch() -> None:
+    class Refusing(InBatches):
+        def reason(self, image: Image, query: str, *_: Any) -> Reply:
+            if query.startswith('car'):
+                raise AnswerError('unknown_word', "the engine does not know 'car'", query)
+            return Reply(query, 'stop', 7)
+
+        def reason_batch(self, images: Sequence[Image], queries: Sequence[str]) -> list[Reply]:
+            return [self.reason(images[0], query) for query in queries]
+
+    rows = examined(
+        sample(answer(), half()),
+        sample('car', half() & False),
+        sample('car, again', half()),
+        reasoner=Refusing(),
+    )
+    assert [row['status'] for row in rows] == ['ok', 'nothing_found', 'nothing_found']
+    assert [(row['finish_reason'], row['tokens']) for row in rows] == [('stop', 7), *[('', 0)] * 2]
+    summary = summarise(rows)
+    assert summary['counts']['kinds'] == {'unknown_word': 2}
+    assert summary['standard']['giou']['value'] == pytest.approx(2 / 3)
+
+
+def test_replies_that_were_cut_off_are_counted_apart() -> None:
+    class CutOff(Scripted):
+        def reason(self, image: Image, query: str, *_: Any) -> Reply:
+            return Reply(query, 'stop' if query.startswith('end') else 'length', 9)
+
+    whole = answer()
+    cuts = [whole[:20], whole[:-20], whole, 'end' + whole[:20]]
+    rows = examined(*(sample(text, half()) for text in cuts), reasoner=CutOff())
+    assert [row['status'] for row in rows] == ['failed', 'failed', 'ok', 'failed']
+    assert [row['error'] and row['error']['kind'] for row in rows[:3]] == [
+        *['token_limit'] * 2,
+        None,
+    ]
+    assert [each['kind'] for each in rows[2]['warnings']] == ['token_limit']
+    counts = summarise(rows)['counts']
+    assert (counts['cut_off'], counts['cut_off_failed'], counts['failed']) == (3, 2, 3)
 
 
 def test_data_that_cannot_be_used_counts_as_zero_in_every_figure() -> None:

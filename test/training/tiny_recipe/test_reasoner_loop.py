@@ -371,7 +371,7 @@ def settings(folder, cache):
 
 def stopped_at_fifth_step(monkeypatch):
     """Stop a warm-up at its fifth step; return the list of those that were begun."""
-    update, steps = reasoner_loop._ReasonerRun._update, []
+    update, steps = reasoner_loop.ReasonerRun.update, []
 
     def stop_at_fifth(run, phase):
         steps.append(phase)
@@ -379,7 +379,7 @@ def stopped_at_fifth_step(monkeypatch):
             raise KeyboardInterrupt
         return update(run, phase)
 
-    monkeypatch.setattr(reasoner_loop._ReasonerRun, '_update', stop_at_fifth)
+    monkeypatch.setattr(reasoner_loop.ReasonerRun, 'update', stop_at_fifth)
     return steps
 
 
@@ -404,7 +404,7 @@ def test_a_stopped_warm_up_goes_on_as_if_nothing_had_happened(tmp_path, cache, m
 def test_a_run_goes_on_with_no_other_settings_and_measures_no_step_twice(
     tmp_path, cache, monkeypatch
 ):
-    monkeypatch.setattr(reasoner_loop, '_REPORT_EVERY', 1)
+    monkeypatch.setattr(reasoner_loop, 'REPORT_EVERY', 1)
     stopped_at_fifth_step(monkeypatch)
     base = settings(tmp_path / 'run', cache)
     file = tmp_path / 'short.yaml'

@@ -111,7 +111,7 @@ def test_losses_ask_for_the_right_mask_and_a_score_that_knows():
 
 def test_a_stopped_training_goes_on_as_if_nothing_had_happened(tmp_path, cache, scenes):
     whole = train_segmenter(settings(tmp_path / 'whole', cache))
-    update, steps = masks._SegmenterRun._update, []
+    update, steps = masks.SegmenterRun.update, []
 
     def stop_at_fourth(run):
         steps.append(run)
@@ -121,7 +121,7 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(tmp_path, cache, 
 
     halves = settings(tmp_path / 'halves', cache)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(masks._SegmenterRun, '_update', stop_at_fourth)
+        patch.setattr(masks.SegmenterRun, 'update', stop_at_fourth)
         with pytest.raises(KeyboardInterrupt):
             train_segmenter(halves)
         resumed = train_segmenter(halves)
