@@ -15,6 +15,7 @@ from segzero_core.reasoners import Reply
 from training.evaluation.prefetch import LoadedSample
 from training.evaluation.prompts import SegmenterPrompt
 
+
 class ScoredMask(NamedTuple):
     """A mask of the segmenter.
 
