@@ -95,3 +95,9 @@ def largest_inscribed_circles(mask: Mask) -> tuple[Circle, Circle]:
     row, column = np.unravel_index(int(room.argmax()), room.shape)
     radius = max(float(room[row, column]), 0.0)
     return first, Circle(Point(float(x1 + column), float(y1 + row)), radius)
+
+
+def touched_borders(mask: Mask) -> list[str]:
+    """Return the borders of the image that a mask (H, W) touches: left, right, top, bottom."""
+    edges = {'left': mask[:, 0], 'right': mask[:, -1], 'top': mask[0], 'bottom': mask[-1]}
+    return [side for side, pixels in edges.items() if pixels.any()]

@@ -18,6 +18,7 @@ from segzero_core.answers.parse import Answer
 from segzero_core.answers.tags import thinking_is_over
 from segzero_core.errors import AnswerError, CancelledError, EngineOptionError
 from segzero_core.frame_embedding import FrameEmbedding
+from segzero_core.geometry import touched_borders
 from segzero_core.overlap import EarlyMask, EmbeddingOverlap, StreamWatcher
 from segzero_core.prompts import check_query
 from segzero_core.reasoners.base import BatchReasoner, Reasoner, Reply
@@ -26,6 +27,7 @@ from segzero_core.segmenters.base import MaskResult, Segmenter
 from segzero_core.types import (
     Box,
     Image,
+    Mask,
     MaskPrompt,
     Point,
     ResultWarning,
@@ -306,9 +308,17 @@ def _segmentation(
         reasoning=answer.reasoning,
         text=text,
         repairs=answer.repairs,
-        warnings=(*answer.warnings, *warnings),
+        warnings=(*answer.warnings, *warnings, *_border_warnings(found.mask)),
         timings=timings,
     )
+
+
+def _border_warnings(mask: Mask) -> tuple[ResultWarning, ...]:
+    sides = touched_borders(mask)
+    if not sides:
+        return ()
+    message = f'the object reaches the {" and ".join(sides)} border: a part of it may be missing'
+    return (ResultWarning('cut_at_border', message),)
 
 
 def _timed(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Doubts about a frame: is it fresh, do its parts belong together, does it show all of the object?
+"""Doubts about a frame: is it fresh, do its parts belong together, does the object have depth?
 
 A field that a driver left empty (a stamp of 0, a frame_id of '') says nothing, so it contradicts
 nothing either.
@@ -83,22 +83,6 @@ def check_frame_ids(frame: Frame) -> None:
     """
     if mismatch := _frame_id_mismatch(frame):
         raise FrameMismatchError(mismatch)
-
-
-def cut_warnings(found: Segmentation) -> list[ResultWarning]:
-    """Return a warning if the image's border cuts the object, unless the pipeline has warned."""
-    mask = found.mask
-    sides = {
-        'left': mask[:, 0],
-        'right': mask[:, -1],
-        'top': mask[0],
-        'bottom': mask[-1],
-    }
-    cut = [side for side, pixels in sides.items() if pixels.any()]
-    if not cut or any(warning.kind == 'cut_at_border' for warning in found.warnings):
-        return []
-    message = f'the object reaches the {" and ".join(cut)} border of the image: a part is missing'
-    return [ResultWarning('cut_at_border', message)]
 
 
 def depth_warnings(

@@ -22,7 +22,6 @@ from segzero_core.types import Image, ResultWarning, Segmentation, Size
 from segzero_ros.frame_checks import (
     check_age,
     check_frame_ids,
-    cut_warnings,
     depth_warnings,
     frame_warnings,
 )
@@ -151,10 +150,10 @@ class Perception:
         log.debug('the reasoner wrote %r', found.text)
         job.frames.keep(frame)  # the pipeline keeps its embedding
         segmented = time.monotonic()
-        target, doubts = None, cut_warnings(found)
+        target: GraspTarget | SegZeroError | None = None
+        doubts: list[ResultWarning] = []
         if job.settings.slop is not None:
-            target, few = self._locate(frame, found, job.settings)
-            doubts += few
+            target, doubts = self._locate(frame, found, job.settings)
         timings = {
             **found.timings,
             'frame_age': start - frame.received,

@@ -16,6 +16,7 @@ from segzero_core.geometry import (
     mask_to_box,
     rescale_box,
     rescale_point,
+    touched_borders,
 )
 from segzero_core.types import Box, Point, Size
 
@@ -126,3 +127,19 @@ def test_a_line_gets_two_different_points():
     assert first.radius == second.radius == 1
     assert math.dist(first.center, second.center) >= 2
     assert mask[int(second.center.y), int(second.center.x)]
+
+
+@pytest.mark.parametrize(
+    ('rows', 'columns', 'sides'),
+    [
+        (slice(1, 3), slice(1, 5), []),
+        (slice(0, 3), slice(1, 5), ['top']),
+        (slice(1, 3), slice(0, 5), ['left']),
+        (slice(1, 4), slice(1, 6), ['right', 'bottom']),
+        (slice(0, 4), slice(0, 6), ['left', 'right', 'top', 'bottom']),
+    ],
+)
+def test_the_borders_that_a_mask_touches(rows, columns, sides):
+    mask = np.zeros((4, 6), bool)
+    mask[rows, columns] = True
+    assert touched_borders(mask) == sides

@@ -16,7 +16,6 @@ from segzero_ros import frame_checks
 from segzero_ros.frame_checks import (
     check_age,
     check_frame_ids,
-    cut_warnings,
     depth_warnings,
     frame_warnings,
 )
@@ -127,25 +126,6 @@ def test_frames_of_other_names_are_warned_of_and_can_be_refused(image, depth, in
 
 def found(mask, warnings=()):
     return SimpleNamespace(mask=mask, warnings=warnings)
-
-
-@pytest.mark.parametrize(
-    ('rows', 'columns', 'sides'),
-    [
-        (slice(1, 3), slice(1, 5), ''),
-        (slice(0, 3), slice(1, 5), 'top'),
-        (slice(1, 3), slice(0, 5), 'left'),
-        (slice(1, 4), slice(1, 6), 'right and bottom'),
-        (slice(0, 4), slice(0, 6), 'left and right and top and bottom'),
-    ],
-)
-def test_an_object_at_the_border_is_warned_of(rows, columns, sides):
-    mask = np.zeros((4, 6), bool)
-    mask[rows, columns] = True
-    warnings = cut_warnings(found(mask))
-    assert [warning.kind for warning in warnings] == ['cut_at_border'] * bool(sides)
-    assert all(f'reaches the {sides} border' in warning.message for warning in warnings)
-    assert cut_warnings(found(mask, cut_warnings(found(mask)))) == []  # the pipeline has warned
 
 
 @pytest.mark.parametrize('hole', [0.0, np.nan, np.inf, 0.05, 11.0])

@@ -80,6 +80,26 @@ def test_an_answer_and_all_that_belongs_to_it(graph):
     assert graph.client.messages['target_point'] == []
 
 
+@pytest.mark.parametrize('answers', ['box', 'points'])
+def test_a_box_or_points_that_a_checkpoint_does_not_name_are_not_made_up(graph, answers):
+    node = graph.active_node(
+        'image', 'depth', 'camera_info', depth__enabled=True, reasoner__model=answers
+    )
+    graph.client.show_info()
+    graph.client.show_depth()
+    picture_shown(graph, node)
+    result = graph.client.ask('the red mug')
+    assert (result['status'], result['target']['reason']) == ('ok', None)
+    assert (result['box'] is None) == (answers == 'points')
+    assert (result['points'] is None) == (answers == 'box')
+    polygon = graph.client.message('target_pixels').polygon
+    assert len(polygon.points) == len(result['points'] or [])
+    poses = graph.client.message('target_points')
+    assert len(poses.poses) == len(result['points'] or [])
+    point = graph.client.message('target_point').point
+    assert [point.x, point.y, point.z] == pytest.approx(result['target']['point_m'])
+
+
 def test_metric_targets_with_depth(graph):
     node = graph.active_node('image', 'depth', 'camera_info', depth__enabled=True)
     graph.client.show_info()
