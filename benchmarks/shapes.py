@@ -58,13 +58,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('shapes', choices=SHAPES)
     parser.add_argument('folder', type=Path)
-    parser.add_argument('--layers', type=int, help='fewer, for a small machine')
+    parser.add_argument('--layers', type=int, help='of text: fewer, for a small machine')
+    parser.add_argument('--vision-layers', type=int, help='likewise')
     options = parser.parse_args()
-    build_shapes(options.folder, options.shapes, options.layers)
+    build_shapes(options.folder, options.shapes, options.layers, options.vision_layers)
 
 
-def build_shapes(folder: Path, shapes: str, layers: int | None = None) -> Path:
-    """Write random weights of these shapes to ``folder``, with ``layers`` text layers if given."""
+def build_shapes(
+    folder: Path, shapes: str, layers: int | None = None, vision_layers: int | None = None
+) -> Path:
+    """Write random weights of these shapes to ``folder``, with fewer layers where given."""
     import torch
 
     from segzero_core.runtime.checkpoints import transformers
@@ -76,6 +79,8 @@ def build_shapes(folder: Path, shapes: str, layers: int | None = None) -> Path:
     text['num_hidden_layers'] = layers or text['num_hidden_layers']
     text['layer_types'] = ['full_attention'] * text['num_hidden_layers']
     vision = {**given['vision_config'], **_VISION, 'out_hidden_size': text['hidden_size']}
+    if vision_layers:
+        vision |= {'depth': vision_layers, 'fullatt_block_indexes': [vision_layers - 1]}
     given |= {'text_config': text, 'vision_config': vision, 'tie_word_embeddings': _TIED[shapes]}
     config = transformers.AutoConfig.for_model(**given)
     settings = transformers.GenerationConfig.from_pretrained(folder)

@@ -31,6 +31,9 @@ class TracedFunction:
     an image of an unusual size, is not recorded. On other devices than a CPU the function is
     called as it is: there the time goes into launching kernels, which recording does not change.
     The results are the same, bit for bit. Thread-safe.
+
+    Attributes:
+        enabled: Whether it records and replays; else it only calls the function.
     """
 
     def __init__(self, function: Callable[..., Any], name: str, any_shape: bool = False) -> None:
@@ -44,7 +47,7 @@ class TracedFunction:
         """
         self._function, self._name, self._any_shape = function, name, any_shape
         self._known: OrderedDict[Hashable, Callable[..., Any] | None] = OrderedDict()
-        self._possible = True
+        self.enabled = True
         self._lock = threading.Lock()
 
     @property
@@ -59,7 +62,7 @@ class TracedFunction:
             *tensors: Its arguments.
             key: Whatever else than the tensors' shapes and dtypes a recording depends on.
         """
-        if not self._possible or any(each.device.type != 'cpu' for each in tensors):
+        if not self.enabled or any(each.device.type != 'cpu' for each in tensors):
             return self._function(*tensors)
         kinds = ((None if self._any_shape else each.shape, each.dtype) for each in tensors)
         replay = self._look_up((key, *kinds), tensors)
@@ -97,5 +100,5 @@ class TracedFunction:
             if is_out_of_memory(error):
                 raise
             _LOG.warning('cannot record the %s, going on without: %s', self._name, error)
-            self._possible = False
+            self.enabled = False
             return self._function

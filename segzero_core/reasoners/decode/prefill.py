@@ -34,7 +34,11 @@ class PromptEmbedding:
 
 
 class PromptEmbedder:
-    """Runs the vision tower and puts its features where the image tokens are."""
+    """Runs the vision tower and puts its features where the image tokens are.
+
+    Attributes:
+        features: The vision tower, recorded.
+    """
 
     def __init__(self, model: Any, text: TextModel) -> None:
         """Use the vision tower of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL.
@@ -45,7 +49,7 @@ class PromptEmbedder:
         """
         self._model, self._text = model, text
         self._image_id = int(model.config.image_token_id)
-        self._features = TracedFunction(self._image_features, 'vision tower')
+        self.features = TracedFunction(self._image_features, 'vision tower')
 
     def image_end(self, tokens: Sequence[int]) -> int:
         """Return the number of tokens up to the end of the prompt's image."""
@@ -65,7 +69,7 @@ class PromptEmbedder:
         positions, shift = self._model.model.get_rope_index(
             ids, image_grid_thw=grid, mm_token_type_ids=image.int()
         )
-        features, *deepstack = self._features(
+        features, *deepstack = self.features(
             inputs['pixel_values'], grid, key=tuple(grid[0].tolist())
         )
         hidden = self._text.embed(ids[0])

@@ -52,6 +52,7 @@ class PrefixCache:
     Attributes:
         text: The language model.
         step: ``TextModel.step``, possibly recorded.
+        embedder: Runs the vision tower.
         cache: Keys and values, of one row.
         state: The tokens they belong to.
         prefills: Number of images read so far.
@@ -77,7 +78,7 @@ class PrefixCache:
         self.step: Callable[..., torch.Tensor] = self.text.step
         if not backend:
             self.step = TracedFunction(self.text.step, 'language model', any_shape=True)
-        self._embedder = PromptEmbedder(model, self.text)
+        self.embedder = PromptEmbedder(model, self.text)
         self.cache = KVCache(self.text, _CHUNK)
         self.state = PrefixState()
         self.prefills = 0
@@ -143,10 +144,10 @@ class PrefixCache:
         self.clear()
         self.prefills += 1
         prompt = inputs['input_ids'][0].tolist()
-        given = self._embedder(inputs, tokens)
+        given = self.embedder(inputs, tokens)
         self.cache.reserve(len(given.hidden) + room, given.hidden)
         logits = self._compute_prompt(given, 1 + len(tokens))
-        image_end = self._embedder.image_end(prompt)
+        image_end = self.embedder.image_end(prompt)
         self.state = PrefixState(frame, (*prompt, *tokens), image_end, given.shift)
         return logits
 

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each part of the decoder buys: the engine without it, beside the whole engine.
+
+    python benchmarks/decode_parts.py [--model tiny] [--tokens 64] [--rounds 10] [--side 0]
+    python benchmarks/shapes.py 3b FOLDER --layers 2 --vision-layers 1
+    python benchmarks/decode_parts.py --model FOLDER --side 252 --tokens 16 --rounds 2
+
+All ways take turns in one process, on one thread of a CPU. Each is asked two sentences about a
+frame that it has not seen (``first`` and ``second``), and eight at once about another one. The
+last lines have the time of a decoding step of several tokens over that of one: drafts pay where a
+model agrees with more tokens than that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+WHOLE = 'whole engine'
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--model', default='tiny', help='folder or hub id')
+    parser.add_argument('--side', type=int, default=0, help="of the image; 0 = the model's own")
+    parser.add_argument('--tokens', type=int, default=64, help='most of a reply')
+    parser.add_argument('--rounds', type=int, default=10)
+    options = parser.parse_args()
+
+    import torch
+
+    torch.set_num_threads(1)
+    ways = load(options)
+    times: dict[str, list[list[float]]] = {way: [] for way in ways}
+    for number, (image, other, queries) in enumerate(frames(options.rounds + 2)):
+        for way, engine in ways.items():
+            found = [
+                timed(engine.reason, image, queries[0]),
+                timed(engine.reason, image, queries[1]),
+                timed(engine.reason_batch, [other] * 8, queries),
+            ]
+            if number >= 2:  # the first rounds warm up
+                times[way].append(found)
+    medians = {way: np.median(found, axis=0) for way, found in times.items()}
+    print(f'{"ms (times the whole engine)":28}{"first":>18}{"second":>18}{"eight at once":>18}')
+    for way, found in medians.items():
+        cells = (
+            f'{1e3 * s:.1f} ({r:.2f} x)'
+            for s, r in zip(found, found / medians[WHOLE], strict=True)
+        )
+        print(f'{way:28}' + ''.join(f'{cell:>18}' for cell in cells))
+    for way in (WHOLE, 'without 16-bit weights'):
+        print(f'{way}: a step of 2, 4, 8, 16 tokens / of one: {steps(ways[way].engine.cache)}')
+
+
+def load(options: argparse.Namespace) -> dict[str, Any]:
+    """Return an engine for each way."""
+    from segzero_core.reasoners.decode.linear import PackedLinear
+    from segzero_core.reasoners.transformers import TransformersReasoner
+
+    def engine(**more: Any) -> Any:
+        return TransformersReasoner(
+            options.model,
+            'cpu',
+            max_new_tokens=options.tokens,
+            image_side=options.side,
+            **more,
+        )
+
+    ways = {
+        WHOLE: engine(),
+        'without drafts': engine(num_draft_tokens=0),
+        'without recording': engine(),
+        'without the prefix cache': engine(),
+        'without tree batches': engine(),
+    }
+    cache = ways['without recording'].engine.cache
+    cache.step, cache.embedder.features.enabled = cache.text.step, False
+    with mock.patch.object(PackedLinear, 'of', return_value=None):
+        ways['without 16-bit weights'] = engine()
+    forgetful = ways['without the prefix cache']
+    remember = forgetful.reason
+    forgetful.reason = lambda *asked: (forgetful.engine.cache.clear(), remember(*asked))
+    single = ways['without tree batches']
+    single.reason_batch = lambda images, queries: [
+        single.reason(*asked) for asked in zip(images, queries, strict=True)
+    ]
+    return ways
+
+
+def frames(count: int) -> Any:
+    """Yield two frames and eight sentences, ``count`` times."""
+    from segzero_core.synthetic import make_scene
+
+    for seed in range(1_000_000, 1_000_000 + 2 * count, 2):
+        scene, other = make_scene(seed), make_scene(seed + 1)
+        queries = [query.text for query in (*scene.queries(), *other.queries())] * 8
+        yield scene.image, other.image, queries[:8]
+
+
+def timed(function: Callable[..., Any], *args: Any) -> float:
+    """Return CPU seconds."""
+    start = time.process_time()
+    function(*args)
+    return time.process_time() - start
+
+
+def steps(cache: Any) -> str:
+    """Return the CPU time of steps of several tokens over that of a step of one."""
+    times: dict[int, list[float]] = {count: [] for count in (1, 2, 4, 8, 16)}
+    length = len(cache.state.tokens)
+    for number in range(20):
+        for count, found in times.items():
+            seconds = timed(cache.extend, [5] * count, count)
+            cache.truncate(length)
+            if number >= 3:
+                found.append(seconds)
+    one, *others = (float(np.median(found)) for found in times.values())
+    return ', '.join(f'{other / one:.2f}' for other in others)
+
+
+if __name__ == '__main__':
+    main()
