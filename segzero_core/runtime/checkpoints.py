@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face checkpoints: found, checked and loaded, every failure one clear error.
+"""Finds, checks and loads Hugging Face checkpoints; every failure is one clear error.
 
 A hub id is downloaded to the local cache first, so that from there on everything is a folder:
 safetensors weights, JSON settings, no pickles and no code from the hub.
@@ -20,7 +20,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError, StrictDataclassError  # type: ignore[attr-defined]
 from safetensors import SafetensorError, safe_open
 
-from segzero_core.errors import EngineOptionError, ModelLoadError
+from segzero_core.errors import EngineOptionError, ModelLoadError, first_line
 from segzero_core.runtime.checkpoint_kinds import describe_file, describe_folder, lfs_pointers
 from segzero_core.runtime.checkpoint_metadata import read_json
 from segzero_core.runtime.text_files import without_marks
@@ -50,11 +50,11 @@ _LOAD_ERRORS = (
 
 
 def _import_transformers() -> Any:
-    """Import transformers, which must not find a torchvision that is installed but broken.
+    """Import transformers, after hiding a torchvision that is installed but cannot be imported.
 
-    transformers only looks whether torchvision can be found and then fails on importing it. A
+    transformers only checks that torchvision is installed, and fails when it imports it. A
     torchvision built for another torch is common where wheels come from different places (CPU
-    builds, Jetson). Nothing in segzero needs it, so it is hidden from this process.
+    builds, Jetson). segzero does not need it.
     """
     if importlib.util.find_spec('torchvision') is not None:
         try:
@@ -94,12 +94,13 @@ def choose_device(device: str) -> torch.device:
 def find_checkpoint(model: str) -> Path:
     """Return the folder of ``model``.
 
-    That is a local folder, the name of an embedded model (``EMBEDDED``), or a hub id that is
-    downloaded if need be.
+    Args:
+        model: A local folder, the name of an embedded model (``EMBEDDED``), or a hub id, whose
+            files are downloaded unless they are in the local cache.
 
     Raises:
-        ModelLoadError: There is no such folder, or the hub cannot be reached and has not been
-            downloaded from before, or it has no such model.
+        ModelLoadError: There is no such folder, the hub has no such model, or it cannot be reached
+            and the files are not in the cache.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -117,24 +118,25 @@ def find_checkpoint(model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=list(_WANTED_FILES)))
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
         raise ModelLoadError(
-            f'model {model!r} is no folder here and cannot be had from the hub '
-            f'({_first_line(error)}). Check the spelling and the network; without a network, copy '
+            f'model {model!r} is no folder here and cannot be downloaded from the hub '
+            f'({first_line(error)}). Check the spelling and the network; without a network, copy '
             'the model to this machine and give its folder'
         ) from error
 
 
 def check_checkpoint(folder: Path, model_types: Collection[str]) -> str:
-    """Return the model type of the checkpoint in ``folder`` once its files look usable.
+    """Return the model type of the checkpoint in ``folder`` after checking its files.
 
-    Only the headers of the weights are read, so this is quick for a model of any size.
+    Only the headers of the weights are read, so that this is quick for a model of any size.
 
     Args:
         folder: As ``find_checkpoint`` returns it.
         model_types: The values of ``model_type`` in config.json that can be used.
 
     Raises:
-        ModelLoadError: Not one of ``model_types``, or weights that are missing, pickled, cut
-            short or corrupt.
+        ModelLoadError: The folder is no checkpoint (the message says what it is instead), its
+            model type is not one of ``model_types``, or weights are missing, pickled, truncated or
+            corrupt.
     """
     if not (folder / 'config.json').is_file() and (says := describe_folder(folder)):
         raise ModelLoadError(says)
@@ -153,7 +155,7 @@ def check_checkpoint(folder: Path, model_types: Collection[str]) -> str:
             if says := lfs_pointers(folder):
                 raise ModelLoadError(f'{folder} {says}') from error
             raise ModelLoadError(
-                f'cannot read the weights in {shard} ({_first_line(error)}): copy or download '
+                f'cannot read the weights in {shard} ({first_line(error)}): copy or download '
                 'that file again'
             ) from error
     return model_type
@@ -174,7 +176,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """Return the type of all weights in ``folder`` if it has 16 bits, else float32.
+    """Return the dtype of the weights in ``folder`` if all have the same 16-bit one, else float32.
 
     Args:
         folder: A folder that ``check_checkpoint`` has passed.
@@ -211,7 +213,7 @@ def load_weights(model_class: Any, folder: Path, device: torch.device, **options
             output_loading_info=True,
             **options,
         )
-        # from_pretrained only warns and leaves such tensors random: a model that talks nonsense.
+        # from_pretrained only warns and initialises such tensors randomly.
         absent = sorted(report['missing_keys'])
         if absent:
             raise ModelLoadError(
@@ -219,7 +221,7 @@ def load_weights(model_class: Any, folder: Path, device: torch.device, **options
                 'is no complete checkpoint. Copy or download it again'
             )
         model = model.eval().requires_grad_(False)
-        # Quantized weights lie where they were made, and refuse to be moved.
+        # Quantized weights cannot be moved: device_map has put them on the device.
         return model if 'quantization_config' in options else model.to(device)
 
 
@@ -239,17 +241,12 @@ def _bars_on_terminals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn what libraries raise while they load ``folder`` into a ``ModelLoadError``."""
+    """Turn the exceptions of libraries that load ``folder`` into a ``ModelLoadError``."""
     try:
         yield
     except _LOAD_ERRORS as error:
         raise ModelLoadError(
-            f'cannot load the model in {folder}: {type(error).__name__}: {_first_line(error)}. '
+            f'cannot load the model in {folder}: {type(error).__name__}: {first_line(error)}. '
             f'The folder must be one that transformers {transformers.__version__} can read, with '
             'memory for it on the device'
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip('.') if lines else type(error).__name__

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU threads of models that run side by side. Imports no torch: uses the one that is there."""
+"""CPU threads of two models that run at the same time. Uses torch only where it is imported."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Iterator
 
 
 def count_cores() -> int:
-    """Have torch settle how many threads its operators take in this thread, and return it.
+    """Return the number of threads that torch's operators use when called from this thread.
 
-    A thread that has not computed yet takes over what any other thread has set last, for good:
-    half of them, if that is when it computes first.
+    Call it early in a new thread: torch fixes the number at the first computation, to the value
+    that any thread set last. That would be half of the cores if another model runs at that time.
     """
     torch = sys.modules.get('torch')
     return int(torch.get_num_threads()) if torch else 1
 
 
 def take_more_than_half() -> bool:
-    """Return whether torch's operators in this thread take more than half of the cores."""
-    if hasattr(os, 'sched_getaffinity'):  # Linux: the process may be bound to some of them
+    """Return whether torch's operators use more than half of the cores from this thread."""
+    if hasattr(os, 'sched_getaffinity'):  # Linux: the process may be bound to some cores
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
@@ -30,10 +30,10 @@ def take_more_than_half() -> bool:
 
 @contextlib.contextmanager
 def half_the_cores() -> Iterator[None]:
-    """Let torch's operators take half of the threads they would otherwise take, if need be.
+    """Let torch's operators use half of their threads within the block, where cores are scarce.
 
-    Two models that each start a thread per core wait for each other's at every operator, and take
-    longer together than one after the other.
+    Two models that each use a thread per core wait for each other's threads at every operator, and
+    take longer together than one after the other.
     """
     with SharedCores() as cores:
         cores.share(True)
@@ -41,10 +41,10 @@ def half_the_cores() -> Iterator[None]:
 
 
 class SharedCores:
-    """How many threads torch's operators take in this thread: all, or half of them for a while.
+    """Switches between all and half of the threads of torch's operators in this thread.
 
-    Where there are cores enough for twice as many threads, it remains all of them. A context
-    manager; it has no effect beyond its end.
+    Where there are enough cores for both models, all threads are used all the time. A context
+    manager, which restores the number of threads at its end.
     """
 
     def __enter__(self) -> SharedCores:
@@ -54,7 +54,7 @@ class SharedCores:
         return self
 
     def share(self, half: bool) -> None:
-        """From now on take half of the threads, or all."""
+        """Use half of the threads from now on, or all."""
         wanted = self._half if half else self._all
         if wanted != self._now:
             sys.modules['torch'].set_num_threads(wanted)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens where ``torch.compile`` cannot do its work: no compiler, no headers, a bug."""
+"""Going on without ``torch.compile`` where it fails: no compiler, no headers, a bug."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ _LOG = logging.getLogger(__name__)
 
 
 def go_on_without(what: str, error: RuntimeError) -> None:
-    """Say that ``what`` goes on without compilation.
+    """Log that ``what`` goes on without compilation.
 
     Raises:
-        RuntimeError: ``error``, if the device is out of memory, which is not the compiler's fault.
+        RuntimeError: ``error`` itself, if the device is out of memory, because that has nothing to
+            do with the compiler.
     """
     if is_out_of_memory(error):
         raise error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a segmenter is: something that turns a box and points into a mask."""
+"""The role of a segmenter: it turns a box and points into a mask."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ class MaskResult(NamedTuple):
 
 
 class Segmenter(Protocol):
-    """Promptable segmentation in two steps: the first can run while the reasoner thinks.
+    """Promptable segmentation in two steps; the first one can run while the reasoner generates.
 
-    An engine whose first step is nothing worth a thread, or keeping, may say so with an attribute
-    ``embeds_at_once``. One that knows synthetic scenes only has ``synthetic_only = True``; results
-    then carry a warning of that kind.
+    An engine whose first step takes next to no time says so with an attribute ``embeds_at_once``:
+    it is then called in the same thread, and its embeddings are not kept. One that knows synthetic
+    scenes only has ``synthetic_only = True``; results then carry a warning of that kind.
     """
 
     def embed(self, image: Image) -> Any:
-        """Do everything that depends on the image alone.
+        """Compute everything that depends on the image alone.
 
         Args:
             image: (H, W, 3) uint8 RGB.
 
         Returns:
-            The engine's own embedding; only ``segment`` looks inside. It stays valid when
-            another image is embedded.
+            The engine's own embedding, for ``segment``. It stays valid when another image is
+            embedded, and when the embedding of another image fails.
         """
         ...
 
     def segment(self, embedding: Any, box: Box | None, points: Sequence[Point]) -> MaskResult:
-        """Find the object that ``box`` and the positive ``points`` show; one of the two may lack.
+        """Segment the object that ``box`` and the positive ``points`` show; one may be missing.
 
         Args:
-            embedding: What ``embed`` returned; it can be used any number of times.
-            box: In pixels of the embedded image; ``None`` where only points are known.
+            embedding: Returned by ``embed``; it can be used any number of times.
+            box: In pixels of the embedded image; ``None`` if only points are known.
             points: On the object, in pixels of the embedded image; may be empty with a box.
         """
         ...
@@ -58,18 +58,18 @@ class Segmenter(Protocol):
 
 @runtime_checkable
 class BatchSegmenter(Segmenter, Protocol):
-    """A segmenter that makes several masks of one image in less time than one by one."""
+    """A segmenter that makes several masks of one image faster than one by one."""
 
     def segment_all(
         self, embedding: Any, prompts: Sequence[tuple[Box | None, Sequence[Point]]]
     ) -> list[MaskResult]:
-        """Find the object of each prompt.
+        """Segment the object of each prompt.
 
         Args:
-            embedding: What ``embed`` returned.
+            embedding: Returned by ``embed``.
             prompts: Box and points each, as for ``segment``.
 
         Returns:
-            What ``segment`` would have returned for each.
+            For each prompt the result that ``segment`` would have returned.
         """
         ...

@@ -45,7 +45,7 @@ _STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Sam2Embedding:
-    """What the image encoder made of one image.
+    """The image encoder's output for one image.
 
     Attributes:
         features: Three maps, finest first, each (1, C, h, w), on the model's device.
@@ -74,12 +74,12 @@ class Sam2Segmenter:
 
         Args:
             model: A folder or hub id.
-            device: '' = CUDA when there is one.
-            torch_compile: Compile the image encoder, at the first image; where that fails, go on
+            device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ...; '' = CUDA if there is a GPU.
+            torch_compile: Compile the image encoder at the first image; where that fails, go on
                 without.
 
         Raises:
-            EngineOptionError: The device has no name torch knows.
+            EngineOptionError: torch has no device of that name.
             ModelLoadError: The model cannot be loaded, or the device is absent.
         """
         self.device = choose_device(device)
@@ -161,9 +161,9 @@ class Sam2Segmenter:
     def close(self) -> None:
         """Free the model's memory."""
         if self._model is not None:
-            # The class remembers its last result, on the device, for good: give it a small one.
-            remember = self._model.vision_encoder.neck.position_encoding
-            remember((1, 1, 1, 1), torch.device('cpu'), torch.float32)
+            # The class caches its last result, on the device, until the next call: make it small.
+            encode = self._model.vision_encoder.neck.position_encoding
+            encode((1, 1, 1, 1), torch.device('cpu'), torch.float32)
         self._model = self._encode = self._decode = None
         gc.collect()
         if self.device.type == 'cuda':
@@ -171,7 +171,7 @@ class Sam2Segmenter:
 
     @contextlib.contextmanager
     def _own_stream(self) -> Iterator[None]:
-        """Work beside what the reasoner has the GPU do, in a stream of its own."""
+        """Use a CUDA stream of its own, so that the GPU can work for the reasoner at the time."""
         if self._stream is None:
             yield
             return
@@ -183,8 +183,8 @@ class Sam2Segmenter:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == 'cuda')
 
     def _preprocess(self, image: Image) -> torch.Tensor:
-        # A copy, because torch takes neither read-only memory (views of a message) nor negative
-        # strides (BGR read as RGB). One byte per value travels; the device makes the floats.
+        # A copy, because torch accepts neither read-only memory (views of a message) nor negative
+        # strides (BGR read as RGB). uint8 is copied to the device, which converts it to float.
         pixels = torch.from_numpy(np.array(image, order='C')).to(self.device)
         pixels = pixels.permute(2, 0, 1)[None].float().div_(255)  # in place: it may be huge
         square = functional.interpolate(
@@ -193,15 +193,16 @@ class Sam2Segmenter:
         return (square - self._mean) / self._std
 
     def _features(self, square: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return what is kept of a (1, 3, side, side) image."""
+        """Return the feature maps of a (1, 3, side, side) float32 image; see ``Sam2Embedding``."""
         return tuple(self._model.get_image_embeddings(square))
 
     def _prompt(
         self, size: Size, prompts: Sequence[tuple[Box | None, Sequence[Point]]]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return N prompts of one form about an image of that size as the model takes them.
+        """Return boxes (1, N, 4) and points (1, N, n, 2) of N prompts of one form, float32.
 
-        Boxes are (1, N, 4), points (1, N, n, 2), without elements if there are none.
+        They are in the model's pixels, for an image of ``size``; without elements if there are
+        none.
         """
         scale = torch.tensor([self._side / size.width, self._side / size.height])
         corners = torch.tensor([[box[:2], box[2:]] if box else [] for box, _ in prompts])
@@ -217,7 +218,7 @@ class Sam2Segmenter:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mask logits (N, 3, h, w) at the decoder's resolution and predicted IoUs (N, 3).
 
-        ``boxes`` and ``points`` are what ``_prompt`` makes of N prompts of one form.
+        ``boxes`` and ``points`` are those of ``_prompt``.
         """
         found = self._model(
             image_embeddings=list(features),

@@ -29,9 +29,9 @@ CONFIGS = {
 class OfficialSam2Segmenter:
     """``SAM2ImagePredictor`` as Meta publishes it.
 
-    In bfloat16 autocast on CUDA, in float32 elsewhere. The ``sam2`` engine gives the same masks
-    with less work and needs neither this package nor torchvision; this one is for checkpoints that
-    exist only as ``.pt`` files, and to compare with.
+    In bfloat16 autocast on CUDA, in float32 elsewhere. The ``sam2`` engine makes the same masks
+    faster and needs neither this package nor torchvision; this one is for checkpoints that exist
+    only as ``.pt`` files, and for comparison.
     """
 
     needs_warm_up = True
@@ -41,12 +41,12 @@ class OfficialSam2Segmenter:
 
         Args:
             model: A ``.pt`` file.
-            device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ...; '' = CUDA when there is one.
+            device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ...; '' = CUDA if there is a GPU.
             config: Name of a configuration of the package, such as
-                ``configs/sam2.1/sam2.1_hiera_l.yaml``; '' = the one the file's name implies.
+                ``configs/sam2.1/sam2.1_hiera_l.yaml``; '' = the one of the file's name.
 
         Raises:
-            EngineOptionError: No file is given, or its name implies no configuration.
+            EngineOptionError: No file is given, or no configuration belongs to its name.
             ModelLoadError: The package or the file is missing, the file holds anything but
                 tensors, or they do not fit the configuration.
         """
@@ -73,7 +73,7 @@ class OfficialSam2Segmenter:
     @torch.inference_mode()
     def embed(self, image: Image) -> Any:
         """Run the image encoder on ``image``, (H, W, 3) uint8 RGB."""
-        # A predictor holds one image: each embedding is a shallow copy that shares the model.
+        # A predictor holds one image, so that each embedding is a shallow copy of it.
         predictor = copy.copy(self._predictor)
         with self._autocast():
             predictor.set_image(np.ascontiguousarray(image))
@@ -135,7 +135,7 @@ def _import_package(config: str) -> tuple[Any, Any]:
 
 
 def _read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors in ``file`` without running any code that it may hold."""
+    """Return the tensors in ``file`` without executing code that it may contain."""
     if not file.is_file():
         raise ModelLoadError(f'no such model file: {file}. Give a SAM 2 .pt checkpoint')
     try:
