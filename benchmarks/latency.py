@@ -189,7 +189,7 @@ class Original:
         """Load ``model`` once more; force ``replies`` on it if there are any."""
         import torch
 
-        from segzero_core.reasoners.transformers import _best_attention
+        from segzero_core.reasoners.transformers import best_attention
         from segzero_core.runtime.checkpoints import find_checkpoint, transformers
 
         folder = find_checkpoint(model)
@@ -198,7 +198,7 @@ class Original:
         self._model: Any = transformers.AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=torch.bfloat16 if reasoner.device.type == 'cuda' else torch.float32,
-            attn_implementation=_best_attention(reasoner.device),
+            attn_implementation=best_attention(reasoner.device),
         )
         self._model.to(reasoner.device).eval()
 
@@ -210,9 +210,9 @@ class Original:
         with torch.inference_mode():
             text = self._write(image, query)
             clock.append(time.perf_counter())
-            with self._segmenter._autocast():
-                square = self._segmenter._preprocess(image)
-                features = self._segmenter._model.get_image_embeddings(square)
+            with self._segmenter.autocast():
+                square = self._segmenter.preprocess(image)
+                features = self._segmenter.model.get_image_embeddings(square)
             clock.append(time.perf_counter())
             mask = self._mask(image, text, features)
             clock.append(time.perf_counter())
@@ -257,7 +257,7 @@ class Original:
     def _mask(self, image: Any, text: str, features: Any) -> Any:
         from segzero_core.answers.parse import parse_answer
         from segzero_core.geometry import rescale_box, rescale_point
-        from segzero_core.segmenters.sam2 import _upsample
+        from segzero_core.segmenters.sam2 import upsample
         from segzero_core.types import image_size
 
         size = image_size(image)
@@ -265,10 +265,10 @@ class Original:
         answer = parse_answer(text, space)
         box = rescale_box(answer.box, space, size)
         points = [rescale_point(point, space, size) for point in answer.points]
-        given = self._segmenter._prompt(size, [(box, points)])
-        with self._segmenter._autocast():
-            logits, scores = self._segmenter._logits(*given, *features)
-        masks = (_upsample(logits[0], image.shape[:2]) > 0).float().cpu().numpy()
+        given = self._segmenter.prompt_tensors(size, [(box, points)])
+        with self._segmenter.autocast():
+            logits, scores = self._segmenter.logits(*given, *features)
+        masks = (upsample(logits[0], image.shape[:2]) > 0).float().cpu().numpy()
         return masks[int(scores[0].argmax())].astype(bool)
 
 

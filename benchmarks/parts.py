@@ -95,17 +95,17 @@ def encoder(compiled: bool) -> dict[str, dict[str, Callable[[], Any]]]:
 
     image = noise(480, 640)
     recorded = Sam2Segmenter('tiny_sam2', 'cpu')
-    square = recorded._preprocess(image)
+    square = recorded.preprocess(image)
     ways: dict[str, Callable[[], Any]] = {
-        'published': lambda: recorded._features(square),
-        'recorded': lambda: recorded._encode(square),
+        'published': lambda: recorded.features(square),
+        'recorded': lambda: recorded.encode(square),
     }
     if compiled:
         other = Sam2Segmenter('tiny_sam2', 'cpu', torch_compile=True)
         start = time.perf_counter()
         other.embed(image)
-        print(f'compiled: {other._compiled}, in {time.perf_counter() - start:.0f} s')
-        ways['compiled'] = lambda: other._encode(square)
+        print(f'compiled: {other.compiled}, in {time.perf_counter() - start:.0f} s')
+        ways['compiled'] = lambda: other.encode(square)
     return {'SAM 2 encoder': ways}
 
 

@@ -120,7 +120,7 @@ class TransformersReasoner:
             folder,
             self.device,
             dtype=torch.bfloat16 if self.device.type == 'cuda' else stored_dtype(folder),
-            attn_implementation=_best_attention(self.device),
+            attn_implementation=best_attention(self.device),
             **weights,
         )
         if self.device.type == 'cpu':  # the language model follows layer by layer, see TextModel
@@ -263,7 +263,8 @@ def _embed_patches_by_product(embedding: Any) -> None:
     embedding.forward = lambda patches: functional.linear(patches.to(weight.dtype), matrix, bias)
 
 
-def _best_attention(device: torch.device) -> str:
+def best_attention(device: torch.device) -> str:
+    """Return the fastest attention implementation of transformers on ``device``."""
     if (
         device.type == 'cuda'
         and transformers.utils.is_flash_attn_2_available()

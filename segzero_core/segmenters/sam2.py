@@ -38,7 +38,7 @@ from segzero_core.types import Box, Image, Point, Size, image_size
 # Meta publishes image checkpoints as video ones: the image part of both is the same.
 MODEL_TYPES = ('sam2', 'sam2_video')
 
-_COMPILER = 'inductor'
+COMPILER = 'inductor'
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
@@ -60,6 +60,14 @@ class Sam2Segmenter:
     """``Sam2Model``: embeds an image once, then decodes any number of prompts on it.
 
     In bfloat16 autocast on CUDA, in float32 elsewhere.
+
+    Attributes:
+        device: Device of the model.
+        model: The transformers model; ``None`` once closed.
+        side: Side in pixels of the square the model sees.
+        encode: ``features``, recorded or compiled.
+        decode: ``logits``, recorded.
+        compiled: Whether the image encoder is compiled.
     """
 
     needs_warm_up = True
@@ -86,34 +94,34 @@ class Sam2Segmenter:
         folder = find_checkpoint(model)
         check_checkpoint(folder, MODEL_TYPES)
         self.synthetic_only = synthetic_only(folder)
-        self._model: Any = load_weights(
+        self.model: Any = load_weights(
             transformers.AutoModelForMaskGeneration, folder, self.device, dtype=torch.float32
         )
-        self._encode: Any = TracedFunction(self._features, 'image encoder')
-        self._decode: Any = TracedFunction(self._logits, 'mask decoder')
-        self._compiled = torch_compile
+        self.encode: Any = TracedFunction(self.features, 'image encoder')
+        self.decode: Any = TracedFunction(self.logits, 'mask decoder')
+        self.compiled = torch_compile
         if torch_compile:
-            self._encode = self._features
-            self._model.vision_encoder.compile(backend=_COMPILER, dynamic=False)
+            self.encode = self.features
+            self.model.vision_encoder.compile(backend=COMPILER, dynamic=False)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == 'cuda' else None
-        self._side = int(self._model.config.prompt_encoder_config.image_size)
+        self.side = int(self.model.config.prompt_encoder_config.image_size)
         self._mean = torch.tensor(_MEAN, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(_STD, device=self.device).view(1, 3, 1, 1)
 
     @torch.inference_mode()
     def embed(self, image: Image) -> Sam2Embedding:
         """Run the image encoder on ``image``, (H, W, 3) uint8 RGB."""
-        with self._own_stream(), self._autocast():
-            square = self._preprocess(image)
+        with self._own_stream(), self.autocast():
+            square = self.preprocess(image)
             try:
-                features = self._encode(square)
+                features = self.encode(square)
             except RuntimeError as error:
-                if not self._compiled:
+                if not self.compiled:
                     raise
                 go_on_without('segmenter', error)
-                self._compiled = False
-                self._model.vision_encoder._compiled_call_impl = None
-                features = self._encode(square)
+                self.compiled = False
+                self.model.vision_encoder._compiled_call_impl = None
+                features = self.encode(square)
         return Sam2Embedding(features, image_size(image))
 
     def segment(
@@ -148,23 +156,23 @@ class Sam2Segmenter:
         embedding: Sam2Embedding,
         prompts: Sequence[tuple[Box | None, Sequence[Point]]],
     ) -> list[MaskResult]:
-        boxes, points = self._prompt(embedding.size, prompts)
-        with self._autocast():
-            logits, scores = self._decode(boxes, points, *embedding.features)
+        boxes, points = self.prompt_tensors(embedding.size, prompts)
+        with self.autocast():
+            logits, scores = self.decode(boxes, points, *embedding.features)
         rows = torch.arange(len(prompts), device=logits.device)
         best = scores.argmax(dim=1)
         size = (embedding.size.height, embedding.size.width)
-        masks = (_upsample(logits[rows, best], size) > 0).cpu().numpy()
+        masks = (upsample(logits[rows, best], size) > 0).cpu().numpy()
         kept = scores[rows, best].tolist()
         return [MaskResult(mask, score) for mask, score in zip(masks, kept, strict=True)]
 
     def close(self) -> None:
         """Free the model's memory."""
-        if self._model is not None:
+        if self.model is not None:
             # The class caches its last result, on the device, until the next call: make it small.
-            encode = self._model.vision_encoder.neck.position_encoding
+            encode = self.model.vision_encoder.neck.position_encoding
             encode((1, 1, 1, 1), torch.device('cpu'), torch.float32)
-        self._model = self._encode = self._decode = None
+        self.model = self.encode = self.decode = None
         gc.collect()
         if self.device.type == 'cuda':
             torch.cuda.empty_cache()
@@ -179,24 +187,26 @@ class Sam2Segmenter:
             yield
             self._stream.synchronize()
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """Return a context in which the model computes in bfloat16 on CUDA."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == 'cuda')
 
-    def _preprocess(self, image: Image) -> torch.Tensor:
+    def preprocess(self, image: Image) -> torch.Tensor:
+        """Return (H, W, 3) uint8 RGB as the model takes it: (1, 3, side, side) float32."""
         # A copy, because torch accepts neither read-only memory (views of a message) nor negative
         # strides (BGR read as RGB). uint8 is copied to the device, which converts it to float.
         pixels = torch.from_numpy(np.array(image, order='C')).to(self.device)
         pixels = pixels.permute(2, 0, 1)[None].float().div_(255)  # in place: it may be huge
         square = functional.interpolate(
-            pixels, (self._side, self._side), mode='bilinear', antialias=True
+            pixels, (self.side, self.side), mode='bilinear', antialias=True
         )
         return (square - self._mean) / self._std
 
-    def _features(self, square: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def features(self, square: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the feature maps of a (1, 3, side, side) float32 image; see ``Sam2Embedding``."""
-        return tuple(self._model.get_image_embeddings(square))
+        return tuple(self.model.get_image_embeddings(square))
 
-    def _prompt(
+    def prompt_tensors(
         self, size: Size, prompts: Sequence[tuple[Box | None, Sequence[Point]]]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return boxes (1, N, 4) and points (1, N, n, 2) of N prompts of one form, float32.
@@ -204,7 +214,7 @@ class Sam2Segmenter:
         They are in the model's pixels, for an image of ``size``; without elements if there are
         none.
         """
-        scale = torch.tensor([self._side / size.width, self._side / size.height])
+        scale = torch.tensor([self.side / size.width, self.side / size.height])
         corners = torch.tensor([[box[:2], box[2:]] if box else [] for box, _ in prompts])
         places = torch.tensor([list(points) for _, points in prompts])
         boxes, points = (
@@ -213,14 +223,14 @@ class Sam2Segmenter:
         )
         return boxes.flatten(2).to(self.device), points.to(self.device)
 
-    def _logits(
+    def logits(
         self, boxes: torch.Tensor, points: torch.Tensor, *features: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mask logits (N, 3, h, w) at the decoder's resolution and predicted IoUs (N, 3).
 
-        ``boxes`` and ``points`` are those of ``_prompt``.
+        ``boxes`` and ``points`` are those of ``prompt_tensors``.
         """
-        found = self._model(
+        found = self.model(
             image_embeddings=list(features),
             input_boxes=boxes if boxes.numel() else None,
             input_points=points if points.numel() else None,
@@ -229,6 +239,6 @@ class Sam2Segmenter:
         return found.pred_masks[0].float(), found.iou_scores[0].float()
 
 
-def _upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return (N, h, w) logits at ``size`` = (H, W)."""
     return functional.interpolate(logits[None], size, mode='bilinear', align_corners=False)[0]

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable
 
 _LONGEST = 8  # symbols of the longest n-gram; four numbers with commas between them are seven
 _SHORTEST = 2
-_MEMORY = 4096  # tokens that are certainly remembered; at most twice as many are
+MEMORY = 4096  # tokens that are certainly remembered; at most twice as many are
 _NUMBER = -1
 
 
@@ -84,7 +84,7 @@ class PromptLookup:
         if complete:
             self._found = self._look_up(keys)
         self._histories[0].add(token, keys)
-        if len(self._histories[0].tokens) >= _MEMORY:
+        if len(self._histories[0].tokens) >= MEMORY:
             self._histories = [_History(), self._histories[0]]
 
     def _look_up(self, keys: list[int]) -> tuple[_History, int]:

@@ -73,11 +73,11 @@ def test_choosing_before_upsampling_gives_the_mask_of_choosing_after(segmenter):
     embedding = segmenter.embed(picture())
     found = segmenter.segment(embedding, BOX, POINTS)
     # The long way: the model on the whole prompt, all three masks upsampled, then the best.
-    side = segmenter._side
+    side = segmenter.side
     scale = np.array([side / 167, side / 121])
     with torch.inference_mode():
-        output = segmenter._model(
-            pixel_values=segmenter._preprocess(picture()),
+        output = segmenter.model(
+            pixel_values=segmenter.preprocess(picture()),
             input_boxes=torch.tensor(
                 (np.array(BOX).reshape(2, 2) * scale).reshape(1, 1, 4)
             ).float(),
@@ -113,13 +113,13 @@ def test_masks_made_together_are_those_made_one_by_one(segmenter):
 
 def test_a_compiled_encoder_gives_the_same_masks(tiny_segmenter_dir, segmenter, monkeypatch):
     # 'aot_eager' traces the encoder into graphs, as every backend gets them, and runs those.
-    monkeypatch.setattr('segzero_core.segmenters.sam2._COMPILER', 'aot_eager')
+    monkeypatch.setattr('segzero_core.segmenters.sam2.COMPILER', 'aot_eager')
     compiled = load_segmenter(
         'sam2', model=str(tiny_segmenter_dir), device='cpu', torch_compile=True
     )
     found = compiled.segment(compiled.embed(picture()), BOX, POINTS)
     plain = segmenter.segment(segmenter.embed(picture()), BOX, POINTS)
-    assert compiled._compiled
+    assert compiled.compiled
     assert np.array_equal(found.mask, plain.mask)
     assert found.score == pytest.approx(plain.score, abs=1e-5)
 
@@ -130,7 +130,7 @@ def test_where_nothing_can_be_compiled_it_goes_on_without(
     def no_compiler(*_):
         raise RuntimeError('no g++')
 
-    monkeypatch.setattr('segzero_core.segmenters.sam2._COMPILER', no_compiler)
+    monkeypatch.setattr('segzero_core.segmenters.sam2.COMPILER', no_compiler)
     engine = load_segmenter(
         'sam2', model=str(tiny_segmenter_dir), device='cpu', torch_compile=True
     )
@@ -146,10 +146,10 @@ def test_where_nothing_can_be_compiled_it_goes_on_without(
 def test_preprocessing_is_an_antialiased_stretch_to_the_square_then_imagenet_statistics(segmenter):
     # Stripes one pixel wide, four times as many as the square has columns: with antialiasing
     # they become an even grey; without it, aliased stripes.
-    stripes = np.zeros((32, 4 * segmenter._side, 3), dtype=np.uint8)
+    stripes = np.zeros((32, 4 * segmenter.side, 3), dtype=np.uint8)
     stripes[:, ::2] = 255
-    square = segmenter._preprocess(stripes)
-    assert square.shape == (1, 3, segmenter._side, segmenter._side)
+    square = segmenter.preprocess(stripes)
+    assert square.shape == (1, 3, segmenter.side, segmenter.side)
     grey = (0.5 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     inner = square[0, :, :, 4:-4]
     assert torch.allclose(inner, grey.view(3, 1, 1).expand_as(inner), atol=0.02)
@@ -185,7 +185,7 @@ def test_video_checkpoints_as_published_give_the_same_masks(
         image_size=256,
     )
     video = Sam2VideoModel(config)
-    missing = video.load_state_dict(segmenter._model.state_dict(), strict=False)
+    missing = video.load_state_dict(segmenter.model.state_dict(), strict=False)
     assert not missing.unexpected_keys
     video.save_pretrained(tmp_path)
     assert json.loads((tmp_path / 'config.json').read_text())['model_type'] == 'sam2_video'
@@ -231,7 +231,7 @@ def test_cuda_and_cpu_agree(tiny_segmenter_dir, segmenter):
 def test_what_is_recorded_gives_the_masks_of_what_is_not(tiny_segmenter_dir):
     recorded = load_segmenter('sam2', model=str(tiny_segmenter_dir), device='cpu')
     plain = load_segmenter('sam2', model=str(tiny_segmenter_dir), device='cpu')
-    plain._encode, plain._decode = plain._features, plain._logits
+    plain.encode, plain.decode = plain.features, plain.logits
     rng = np.random.default_rng(0)
     forms = [
         [(Box(10, 8, 60, 50), [Point(20, 20), Point(40, 30)])],
@@ -250,5 +250,5 @@ def test_what_is_recorded_gives_the_masks_of_what_is_not(tiny_segmenter_dir):
             for ours, theirs in zip(found, wanted, strict=True):
                 assert np.array_equal(ours.mask, theirs.mask)
                 assert ours.score == theirs.score
-    assert all(recorded._decode.recordings)  # they were
-    assert all(recorded._encode.recordings)
+    assert all(recorded.decode.recordings)  # they were
+    assert all(recorded.encode.recordings)

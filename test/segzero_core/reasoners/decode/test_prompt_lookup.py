@@ -113,12 +113,12 @@ def test_little_is_remembered_of_what_is_long_ago():
     guesses = PromptLookup(DIGITS, 2)
     guesses.add([WORD, OTHER, OPEN])
     rng = random.Random(0)
-    noise = [rng.randrange(100, 10_000) for _ in range(3 * drafts._MEMORY)]
-    guesses.add(noise[: drafts._MEMORY])
+    noise = [rng.randrange(100, 10_000) for _ in range(3 * drafts.MEMORY)]
+    guesses.add(noise[: drafts.MEMORY])
     guesses.add([WORD, OTHER])
     assert guesses.propose(2) == [OPEN, noise[0]]
-    guesses.add(noise[drafts._MEMORY :])
+    guesses.add(noise[drafts.MEMORY :])
     remembered = guesses.remembered
-    assert drafts._MEMORY <= remembered <= 2 * drafts._MEMORY
+    assert drafts.MEMORY <= remembered <= 2 * drafts.MEMORY
     guesses.add([WORD, OTHER])
     assert guesses.propose(2) == []
