@@ -54,7 +54,7 @@ class TransformersReasoner:
         processor: Tokenizer and image processor.
         model: The transformers model. On a CPU its language model is left without weights.
         generation: Its ``GenerationConfig`` without sampling.
-        engine: What generates; ``None`` once closed.
+        engine: The ``DecodeEngine``; ``None`` once closed.
     """
 
     needs_warm_up = True

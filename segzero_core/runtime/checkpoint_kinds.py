@@ -143,7 +143,7 @@ def _adapter(folder: Path) -> str | None:
     return (
         f'holds a {kind} adapter for {base}, not a whole model: merge it into that model with '
         "peft's PeftModel.from_pretrained(base, folder).merge_and_unload() and save_pretrained, "
-        "beside the base model's tokenizer and preprocessor_config.json"
+        "and add the base model's tokenizer and preprocessor_config.json"
     )
 
 

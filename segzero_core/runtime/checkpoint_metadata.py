@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint folder says about itself in JSON; reading it needs no model library."""
+"""Reads the JSON files of a checkpoint folder, without a model library."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def checkpoint_task(
 ) -> Task:
     """Return what the checkpoint in ``folder`` is asked and answers.
 
-    ``segzero.json`` there may say ``answer`` and ``think`` (those of ``Task``) besides what
-    ``choose_family`` reads. What it does not say is the default of ``Task``.
+    ``segzero.json`` there may set ``answer`` and ``think`` (those of ``Task``), in addition to the
+    keys that ``choose_family`` reads. The defaults are those of ``Task``.
 
     Args:
         folder: A checkpoint folder.

@@ -33,7 +33,7 @@ _WANTED_FILES = ('*.safetensors', '*.json', '*.jinja', 'merges.txt')
 EMBEDDED = ('tiny', 'tiny_base', 'tiny_sam2')
 _MODELS = Path(__file__).parents[1] / 'models'
 
-# What transformers, safetensors and torch raise for a checkpoint they cannot use. torch's
+# Raised by transformers, safetensors and torch for a checkpoint they cannot use. torch's
 # out-of-memory error is a RuntimeError.
 _LOAD_ERRORS = (
     OSError,

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny, randomly initialised checkpoints of the real model classes.
 
-They are ordinary Hugging Face folders of a few megabytes, made in seconds without a network: the
-tests load them by the same code as the published models, and a tiny model's training starts here.
+They are ordinary Hugging Face folders of a few megabytes, built in seconds without a network.
+Tests load them with the same code as the published models, and the training of a tiny model starts
+with one.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ SPECIAL_TOKENS = (
     '<|image_pad|>',
     '<|video_pad|>',
 )
-# Published models use 1e6, with heads twice as wide. Here the frequencies left for columns would
-# then turn by less than 0.002 over a row of eight image tokens: left and right would look alike.
+# Published models use 1e6, with heads twice as wide. With that, the angles of the frequencies for
+# columns would change by less than 0.002 over a row of eight image tokens: left and right would be
+# indistinguishable.
 _ROPE_THETA = 10.0
-# The turns of Qwen's format (ChatML with vision markers), without its default system turn: a tiny
-# model has no tokens to spare.
+# Qwen's format (ChatML with vision markers) without its default system turn, because a tiny model
+# has no tokens to spare.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 <|im_start|>{{ message['role'] }}
@@ -57,7 +59,7 @@ CHAT_TEMPLATE = """\
 
 @dataclass(frozen=True)
 class ReasonerSizes:
-    """How large a tiny Qwen-VL is. The defaults make 0.87 M parameters, a folder of 3.5 MB.
+    """Sizes of a tiny Qwen-VL. The defaults make 0.87 M parameters, a folder of 3.5 MB.
 
     Attributes:
         vocabulary: Entries of the byte-level BPE, special tokens included; at least 263.
@@ -65,12 +67,12 @@ class ReasonerSizes:
         vision_layers: Blocks of the vision tower; the last one attends to the whole image.
         vision_heads: Attention heads of the vision tower.
         vision_mlp: Width of the vision tower's MLPs; 0 = four times ``vision_width``.
-        patch: Side of a patch in pixels, two by two of which make one image token; 0 = the model
-            type's own (14 or 16).
+        patch: Side of a patch in pixels, 2 x 2 of which are one image token; 0 = the model type's
+            own (14 or 16).
         whole_image: Let every block of the vision tower attend to the whole image (Qwen2.5-VL).
         text_layers: Layers of the language model.
-        text_heads: Query heads of the language model, each 64 wide: the smallest that model
-            servers accept. They make up the language model's width.
+        text_heads: Query heads of the language model, each 64 wide, the smallest that model
+            servers accept. The language model is ``64 * text_heads`` wide.
         text_kv_heads: Key and value heads; divides ``text_heads``.
         text_mlp: Width of the language model's MLPs; 0 = four times its own.
         min_pixels: Smaller images are enlarged to this many pixels.
@@ -99,12 +101,12 @@ class ReasonerSizes:
 
 @dataclass(frozen=True)
 class SegmenterSizes:
-    """How large a tiny SAM 2 is. The defaults make 1.0 M parameters, a folder of 4.1 MB.
+    """Sizes of a tiny SAM 2. The defaults make 1.0 M parameters, a folder of 4.1 MB.
 
     Attributes:
         image_side: Side of the square the model sees, in pixels; a multiple of 64.
         backbone_width: Width of the first of four stages; each next one is twice as wide.
-        decoder_width: Width of the feature maps, prompts and mask decoder; at least 128, for
+        decoder_width: Width of the feature maps, prompts and mask decoder; at least 128, because
             the decoder's narrowest maps have an eighth of it and attend with 8 heads.
         decoder_mlp: Width of the decoder's MLP.
     """
@@ -128,13 +130,13 @@ def build_tiny_reasoner(
     """Write a randomly initialised Qwen-VL with its own tokenizer and image processor.
 
     Args:
-        folder: Where to; made if it is not there.
+        folder: Written to; created if it does not exist.
         seed: Of the weights: the same seed writes the same files.
         sizes: Widths, depths and pixel limits.
-        model_type: Which of the three generations.
-        corpus: Texts the tokenizer learns its merges from; the prompts by default.
-        family: Prompt family to note in ``segzero.json``; '' leaves the choice to the model type.
-        whole_tokens: Texts that are one token each, wherever they occur.
+        model_type: One of the three generations.
+        corpus: Texts from which the tokenizer learns its merges; the prompts by default.
+        family: Prompt family written to ``segzero.json``; '' = that of the model type.
+        whole_tokens: Texts that become one token each.
         dtype: Of the weights; published ones have 16 bits.
 
     Returns:
@@ -162,10 +164,10 @@ def build_tiny_reasoner(
 
 
 def build_tiny_segmenter(folder: Path, seed: int = 0, sizes: SegmenterSizes | None = None) -> Path:
-    """Write a randomly initialised SAM 2 to ``folder``, which is made if it is not there.
+    """Write a randomly initialised SAM 2 to ``folder``, created if it does not exist.
 
     Args:
-        folder: Where to.
+        folder: Written to.
         seed: Of the weights: the same seed writes the same files.
         sizes: Image side and widths.
 
@@ -180,7 +182,7 @@ def build_tiny_segmenter(folder: Path, seed: int = 0, sizes: SegmenterSizes | No
 
 
 def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """Return a byte-level BPE tokenizer of Qwen's kind (digits stand alone), with own merges."""
+    """Return a byte-level BPE tokenizer of Qwen's kind, in which each digit is a token."""
     blank = transformers.Qwen2Tokenizer(
         eos_token='<|im_end|>',
         pad_token='<|endoftext|>',

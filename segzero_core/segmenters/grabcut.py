@@ -15,14 +15,14 @@ from segzero_core.types import Box, Image, Mask, Point, check_image
 
 _WORKING_SIDE = 960  # pixels; larger images are segmented reduced to this
 _CROP_SIDE = 112  # pixels; the surroundings of the box are reduced to this
-_MARGIN = 0.25  # of the box's sides: surroundings that are looked at
+_MARGIN = 0.25  # of the box's sides: width of the surroundings that are taken into account
 _SLACK = 0.06  # of the box's sides: how far the object may reach beyond a sloppy box
 _ITERATIONS = 2
-_CORE = 0.08  # of the box's shorter side: radius around a point that is surely the object
-_SPOT = 3  # pixels: radius around a point that is surely the object where there is no box
-_FEWEST = 12  # pixels on either side from which colours can be learnt
-_VISIBLE = 16.0  # a colour change of so many display values is a visible one
-_ALIKE = 12.0  # Lab units; colours closer than this may be the same
+_CORE = 0.08  # of the box's shorter side: radius around a point that certainly is the object
+_SPOT = 3  # pixels: radius around a point that certainly is the object, without a box
+_FEWEST = 12  # pixels needed on either side to learn its colours
+_VISIBLE = 16.0  # smallest colour change, in display values, that counts as visible
+_ALIKE = 12.0  # Lab units; closer colours may be the same
 _CROSS = np.ones((3, 3), np.uint8)
 
 
@@ -37,8 +37,8 @@ class Embedding(NamedTuple):
 class GrabCutSegmenter:
     """Separates the object in a box from what surrounds the box by colour (Rother et al. 2004).
 
-    Points are taken as surely on the object, everything well outside the box as surely not.
-    Works where object and background differ in colour; it knows nothing about objects.
+    Points certainly belong to the object; everything well outside the box certainly does not. It
+    works where object and background differ in colour, and knows nothing about objects.
     """
 
     embeds_at_once = True
@@ -58,8 +58,8 @@ class GrabCutSegmenter:
     ) -> MaskResult:
         """See ``Segmenter``.
 
-        Without a box, the image's frame is taken as surely not the object. The score is the share
-        of the border between object and background where their colours really differ, 0 to 1.
+        Without a box, the image's border is taken as background. The score is the share of the
+        outline on which the colours of object and background differ visibly, 0 to 1.
         """
         image, height, width = embedding
         rows, columns = image.shape[:2]
@@ -81,7 +81,7 @@ class GrabCutSegmenter:
 
 
 def _window(corners: npt.NDArray[np.float64], shape: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of the box and its surroundings."""
+    """Return rows and columns of the box and its surroundings."""
     margin = np.maximum(_MARGIN * (corners[1] - corners[0]), 8)
     low = np.maximum(np.floor(corners[0] - margin), 0).astype(int)
     high = np.minimum(np.ceil(corners[1] + margin) + 1, shape[::-1]).astype(int)
@@ -127,7 +127,7 @@ def _cut(
 def _trimap(
     size: tuple[int, int], corners: npt.NDArray[np.float64], spots: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.uint8]:
-    """What is known before: (surely) background outside the box, (surely) object inside."""
+    """Return the trimap of a box and points: (h, w) uint8 of cv2.GC_* labels."""
     trimap = np.full(size[::-1], cv2.GC_BGD, np.uint8)
     extent = corners[1] - corners[0]
     for slack, label in ((np.maximum(_SLACK * extent, 1), cv2.GC_PR_BGD), (0, cv2.GC_PR_FGD)):
@@ -145,7 +145,7 @@ def _trimap(
 def _trimap_of_points(
     size: tuple[int, int], spots: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.uint8]:
-    """What is known without a box: the object around the points, not at the image's frame."""
+    """Return the trimap of points alone: (h, w) uint8 of cv2.GC_* labels."""
     trimap = np.full(size[::-1], cv2.GC_PR_BGD, np.uint8)
     trimap[[0, -1]] = trimap[:, [0, -1]] = cv2.GC_BGD
     for spot in spots:
@@ -155,9 +155,9 @@ def _trimap_of_points(
 
 
 def _expect_holes(image: Image, trimap: npt.NDArray[np.uint8]) -> None:
-    """Start what looks more like the surroundings than like the points as background.
+    """Mark pixels that look more like the surroundings than like the points as background.
 
-    Otherwise what shows through a ring is learnt as one of the object's colours.
+    Otherwise the background that shows through a ring is learnt as a colour of the object.
     """
     outside, core = trimap == cv2.GC_BGD, trimap == cv2.GC_FGD
     if outside.sum() < _FEWEST or not core.any():
@@ -172,7 +172,7 @@ def _expect_holes(image: Image, trimap: npt.NDArray[np.uint8]) -> None:
 def _colour_distance(
     lab: npt.NDArray[np.float64], sample: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Distance of each pixel's colour to the nearest of a sample's common colours: (h, w)."""
+    """Return (h, w): distance of each pixel's colour to the nearest common colour of a sample."""
     order = np.argsort(sample[:, 0])
     groups = np.array_split(sample[order], min(4, len(sample)))
     centres = np.array([np.median(group, axis=0) for group in groups])
@@ -180,7 +180,7 @@ def _colour_distance(
 
 
 def _grabcut(image: Image, trimap: npt.NDArray[np.uint8]) -> Mask | None:
-    """Run GrabCut; ``None`` where there is too little of either side to learn colours from."""
+    """Run GrabCut; return ``None`` if either side has too few pixels to learn its colours."""
     background = (trimap == cv2.GC_BGD) | (trimap == cv2.GC_PR_BGD)
     if min(background.sum(), (~background).sum()) < _FEWEST:
         return None
@@ -203,7 +203,7 @@ def _connected(found: Mask, sure: Mask) -> Mask:
 
 
 def _contrast(image: Image, mask: Mask) -> float:
-    """Share of the mask's border across which the colour changes visibly."""
+    """Return the share of the mask's outline across which the colour changes visibly."""
     inside = mask.astype(np.uint8)
     border = (cv2.dilate(inside, _CROSS) - inside).astype(bool)
     if not border.any():

@@ -66,7 +66,7 @@ class KVCache:
     def reserve(self, tokens: int, like: torch.Tensor) -> None:
         """Make room for ``tokens`` tokens in each row, of the dtype and on the device of ``like``.
 
-        What the rows hold is copied.
+        The contents of the rows are copied.
         """
         if tokens <= self.capacity:
             return
