@@ -150,7 +150,7 @@ def released(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
             height, width = masks[i].shape
             answer = parse_released(text, Size(SIDE, SIDE), Size(width, height))
             with torch.inference_mode():
-                features = promptable._features(promptable._preprocess(images[i]))
+                features = promptable.features(promptable.preprocess(images[i]))
                 asked = promptable._prompt(Size(width, height), [(answer.box, answer.points)])
                 logits, scores = promptable._logits(*asked, *features)
                 full = (_upsample(logits[0], (height, width)) > 0).float().numpy()

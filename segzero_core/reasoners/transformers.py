@@ -115,17 +115,7 @@ class TransformersReasoner:
         with explained(folder):
             self.processor = QwenProcessor.from_pretrained(folder)
         check_image_size(self.task.family, self.processor, folder)
-        self.model: Any = load_weights(
-            transformers.AutoModelForImageTextToText,
-            folder,
-            self.device,
-            dtype=torch.bfloat16 if self.device.type == 'cuda' else stored_dtype(folder),
-            attn_implementation=best_attention(self.device),
-            **weights,
-        )
-        if self.device.type == 'cpu':  # the language model follows layer by layer, see TextModel
-            self.model.model.visual.float()
-        _embed_patches_by_product(self.model.model.visual.patch_embed)
+        self.model: Any = _load_model(folder, self.device, weights)
         self.generation = _greedy(self.model.generation_config, max_new_tokens)
         if self.generation.eos_token_id is None:
             self.generation.eos_token_id = self.processor.tokenizer.eos_token_id
@@ -250,6 +240,22 @@ def _check_at_least(least: int, **options: int) -> None:
     for name, value in options.items():
         if value < least:
             raise EngineOptionError(f'{name} must be at least {least}, got {value}')
+
+
+def _load_model(folder: Path, device: torch.device, options: dict[str, Any]) -> Any:
+    """Return the model; ``options`` are further arguments of ``from_pretrained``."""
+    model = load_weights(
+        transformers.AutoModelForImageTextToText,
+        folder,
+        device,
+        dtype=torch.bfloat16 if device.type == 'cuda' else stored_dtype(folder),
+        attn_implementation=best_attention(device),
+        **options,
+    )
+    if device.type == 'cpu':  # the language model follows layer by layer, see TextModel
+        model.model.visual.float()
+    _embed_patches_by_product(model.model.visual.patch_embed)
+    return model
 
 
 def _embed_patches_by_product(embedding: Any) -> None:
