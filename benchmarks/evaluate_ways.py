@@ -151,9 +151,9 @@ def released(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
             answer = parse_released(text, Size(SIDE, SIDE), Size(width, height))
             with torch.inference_mode():
                 features = promptable.features(promptable.preprocess(images[i]))
-                asked = promptable._prompt(Size(width, height), [(answer.box, answer.points)])
-                logits, scores = promptable._logits(*asked, *features)
-                full = (_upsample(logits[0], (height, width)) > 0).float().numpy()
+                asked = promptable.prompt_tensors(Size(width, height), [(answer.box, answer.points)])
+                logits, scores = promptable.logits(*asked, *features)
+                full = (upsample(logits[0], (height, width)) > 0).float().numpy()
             best = full[np.argsort(scores[0].numpy())[::-1]][0].astype(bool)
             common = np.logical_and(best, masks[i]).sum()
             counts.append([int(common), int(np.logical_or(best, masks[i]).sum())])
