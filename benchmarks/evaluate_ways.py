@@ -119,7 +119,7 @@ def released(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
     from segzero_core.reasoners.image_input import model_picture
     from segzero_core.reasoners.qwen_processor import QwenProcessor
     from segzero_core.runtime.checkpoint_metadata import choose_family
-    from segzero_core.segmenters.sam2 import Sam2Segmenter, _upsample
+    from segzero_core.segmenters.sam2 import Sam2Segmenter, upsample
     from segzero_core.types import Size
 
     family = choose_family(model, 'qwen2_5_vl')
@@ -151,7 +151,8 @@ def released(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
             answer = parse_released(text, Size(SIDE, SIDE), Size(width, height))
             with torch.inference_mode():
                 features = promptable.features(promptable.preprocess(images[i]))
-                asked = promptable.prompt_tensors(Size(width, height), [(answer.box, answer.points)])
+                prompts = [(answer.box, answer.points)]
+                asked = promptable.prompt_tensors(Size(width, height), prompts)
                 logits, scores = promptable.logits(*asked, *features)
                 full = (upsample(logits[0], (height, width)) > 0).float().numpy()
             best = full[np.argsort(scores[0].numpy())[::-1]][0].astype(bool)

@@ -123,15 +123,12 @@ def replaced_end(folder, token):
         return TransformersReasoner(str(folder), device='cpu')
 
 
-@pytest.mark.parametrize('ends', ['<think>', '<think>\n', '<think>\n\n'])
-def test_a_thought_that_the_template_opens_is_part_of_the_reply(
-    overfit_reasoner_dir, tmp_path, ends
-):
+def test_a_thought_that_the_template_opens_is_part_of_the_reply(overfit_reasoner_dir, tmp_path):
     folder = Path(shutil.copytree(overfit_reasoner_dir, tmp_path / 'model'))
     template = folder / 'chat_template.jinja'
-    template.write_text(template.read_text().replace('assistant\n', 'assistant\n' + ends))
+    template.write_text(template.read_text().replace('assistant\n', 'assistant\n<think>'))
     engine = TransformersReasoner(str(folder), device='cpu')
-    assert engine.prompt('the red mug').endswith('assistant\n' + ends)
+    assert engine.prompt('the red mug').endswith('assistant\n<think>')
     pieces = []
     reply = engine.reason(picture(), 'the red mug', pieces.append)
     assert reply.text.startswith('<think>')
