@@ -14,9 +14,10 @@ model agrees with more tokens than that.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-WHOLE = 'whole engine'
+WHOLE, PACKED = 'whole engine', 'without 16-bit weights'
 
 
 def main() -> None:
@@ -43,59 +44,81 @@ def main() -> None:
     ways = load(options)
     times: dict[str, list[list[float]]] = {way: [] for way in ways}
     for number, (image, other, queries) in enumerate(frames(options.rounds + 2)):
-        for way, engine in ways.items():
-            found = [
-                timed(engine.reason, image, queries[0]),
-                timed(engine.reason, image, queries[1]),
-                timed(engine.reason_batch, [other] * 8, queries),
-            ]
+        for way, (engine, without) in ways.items():
+            engine.engine.cache.clear()
+            with without(engine):
+                found = [timed(engine.reason, image, query) for query in queries[:2]]
+                found.append(timed(engine.reason_batch, [other] * 8, queries))
             if number >= 2:  # the first rounds warm up
                 times[way].append(found)
     medians = {way: np.median(found, axis=0) for way, found in times.items()}
     print(f'{"ms (times the whole engine)":28}{"first":>18}{"second":>18}{"eight at once":>18}')
     for way, found in medians.items():
-        cells = (
-            f'{1e3 * s:.1f} ({r:.2f} x)'
-            for s, r in zip(found, found / medians[WHOLE], strict=True)
-        )
+        ratios = zip(found, found / medians[WHOLE], strict=True)
+        cells = (f'{1e3 * seconds:.1f} ({ratio:.2f} x)' for seconds, ratio in ratios)
         print(f'{way:28}' + ''.join(f'{cell:>18}' for cell in cells))
-    for way in (WHOLE, 'without 16-bit weights'):
-        print(f'{way}: a step of 2, 4, 8, 16 tokens / of one: {steps(ways[way].engine.cache)}')
+    for way in (WHOLE, PACKED):
+        cache = ways[way][0].engine.cache
+        print(f'{way}: a step of 2, 4, 8, 16 tokens / of one: {steps(cache)}')
 
 
-def load(options: argparse.Namespace) -> dict[str, Any]:
-    """Return an engine for each way."""
+def load(options: argparse.Namespace) -> dict[str, tuple[Any, Callable[[Any], Any]]]:
+    """Return for each way an engine, and a context that turns one part of it off."""
     from segzero_core.reasoners.decode.linear import PackedLinear
     from segzero_core.reasoners.transformers import TransformersReasoner
 
-    def engine(**more: Any) -> Any:
+    def engine() -> Any:
         return TransformersReasoner(
-            options.model,
-            'cpu',
-            max_new_tokens=options.tokens,
-            image_side=options.side,
-            **more,
+            options.model, 'cpu', max_new_tokens=options.tokens, image_side=options.side
         )
 
-    ways = {
-        WHOLE: engine(),
-        'without drafts': engine(num_draft_tokens=0),
-        'without recording': engine(),
-        'without the prefix cache': engine(),
-        'without tree batches': engine(),
-    }
-    cache = ways['without recording'].engine.cache
-    cache.step, cache.embedder.features.enabled = cache.text.step, False
+    whole = engine()
     with mock.patch.object(PackedLinear, 'of', return_value=None):
-        ways['without 16-bit weights'] = engine()
-    forgetful = ways['without the prefix cache']
-    remember = forgetful.reason
-    forgetful.reason = lambda *asked: (forgetful.engine.cache.clear(), remember(*asked))
-    single = ways['without tree batches']
-    single.reason_batch = lambda images, queries: [
-        single.reason(*asked) for asked in zip(images, queries, strict=True)
-    ]
-    return ways
+        plain = engine()
+    return {
+        WHOLE: (whole, contextlib.nullcontext),
+        'without drafts': (whole, without_drafts),
+        'without recording': (whole, without_recording),
+        'without the prefix cache': (whole, without_prefixes),
+        'without tree batches': (whole, without_trees),
+        PACKED: (plain, contextlib.nullcontext),
+    }
+
+
+def without_drafts(engine: Any) -> Any:
+    """Let ``engine`` generate one token per step."""
+    return mock.patch.object(engine.engine.drafts, 'limit', 0)
+
+
+@contextlib.contextmanager
+def without_recording(engine: Any) -> Iterator[None]:
+    """Let ``engine`` run in Python."""
+    cache = engine.engine.cache
+    with (
+        mock.patch.object(cache, 'step', cache.text.step),
+        mock.patch.object(cache.embedder.features, 'enabled', False),
+    ):
+        yield
+
+
+def without_prefixes(engine: Any) -> Any:
+    """Let ``engine`` compute every prompt of its own from the beginning."""
+    reason = engine.reason
+
+    def forget(*asked: Any) -> Any:
+        engine.engine.cache.clear()
+        return reason(*asked)
+
+    return mock.patch.object(engine, 'reason', forget)
+
+
+def without_trees(engine: Any) -> Any:
+    """Let ``engine`` answer several sentences one after the other."""
+
+    def one_by_one(images: Any, queries: Any) -> list[Any]:
+        return [engine.reason(*asked) for asked in zip(images, queries, strict=True)]
+
+    return mock.patch.object(engine, 'reason_batch', one_by_one)
 
 
 def frames(count: int) -> Any:
