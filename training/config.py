@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The typed configuration of a training: YAML files that inherit, and ``key=value`` overrides."""
+"""The configuration of a training: typed, from YAML files that inherit, with overrides."""
 
 from __future__ import annotations
 
@@ -180,11 +180,8 @@ _AT_LEAST = {
     **dict.fromkeys(('epsilon_high', 'lora_dropout', 'vllm_gpu_memory_utilization'), 0),
     'lora_alpha': 1,
 }
-_AT_MOST = {
-    'seed': 2**32 - 1,
-    'lora_dropout': 1,
-    'vllm_gpu_memory_utilization': 1,
-}  # numpy's for the seed
+_SEEDS = 2**32  # numpy's limit
+_AT_MOST = {'seed': _SEEDS - 1, 'lora_dropout': 1, 'vllm_gpu_memory_utilization': 1}
 _ABOVE_ZERO = ('epochs', 'temperature')
 
 
@@ -241,6 +238,11 @@ def _read_file(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     values = parse_yaml(text, path.name)
     if not isinstance(values, dict):
         raise ConfigError(f'{path} has no settings: write lines such as "key: value"')
+    if 'role' in values or values.get('method') in ('warm_up', 'masks'):  # named so before 0.2
+        raise ConfigError(
+            f'{path.name} trains a tiny model from random weights: use '
+            'training/tiny_recipe/train.py with a file of config/tiny_recipe'
+        )
     base = values.pop('base', None)
     inherited = {} if base is None else _read_file(path.parent / str(base), (*seen, path))
     for key in values:

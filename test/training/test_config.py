@@ -151,6 +151,12 @@ def test_missing_preset_suggests_the_nearest() -> None:
         load_config(PRESETS / 'rl_sotf_3b.yaml')
 
 
+@pytest.mark.parametrize('text', ['method: warm_up', 'method: masks', 'role: reasoner'])
+def test_the_recipe_of_tiny_models_has_a_command_of_its_own(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r'use training/tiny_recipe/train\.py'):
+        load_config(write(tmp_path, text))
+
+
 def test_circle_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, 'base: b.yaml\n', 'a.yaml')
     with pytest.raises(ConfigError, match='inherits from itself'):
