@@ -8,9 +8,11 @@ handlers before the libraries behind them are loaded.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as in typing, whose import takes time
 if TYPE_CHECKING:
+    from typing import Any
+
     from segzero_core.errors import AnswerError, CancelledError, SegZeroError
     from segzero_core.pipeline import SegZero
     from segzero_core.reasoners import load_reasoner

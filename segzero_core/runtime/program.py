@@ -25,12 +25,14 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
-from typing import Any, TextIO
 
 from segzero_core.errors import SegZeroError
+
+TYPE_CHECKING = False  # as in typing, whose import takes time
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any, TextIO
 
 ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT
@@ -204,6 +206,8 @@ def _report(name: str, error: BaseException) -> int:
     if isinstance(error, OutputError):
         return _output_failed(name, error)
     if wants_traceback():
+        import traceback
+
         with contextlib.suppress(OSError, ValueError):
             traceback.print_exception(error)
     message = one_line(error)
