@@ -149,3 +149,22 @@ def test_defaults_that_parameter_descriptions_name_are_those_of_the_engine(engin
         said = re.search(r'\b(?:0|empty) is (http\S*\w|[\d.]*\d)', described)
         if said is not None:  # it may also leave the figure to the engine's own documentation
             assert said[1] == (value if isinstance(value, str) else f'{value:g}')
+
+
+@pytest.mark.parametrize(
+    ('level', 'namespace', 'argument'),
+    [
+        ('info', 'front', 'info'),
+        ('warn', '', 'warn'),
+        ('debug', '', 'segzero:=debug'),
+        ('debug', 'front', 'front.segzero:=debug'),
+        ('debug', '/front/arm/', 'front.arm.segzero:=debug'),
+    ],
+)
+def test_debug_is_for_the_lines_of_the_node_and_not_for_those_of_rcl(
+    level: str, namespace: str, argument: str
+) -> None:
+    (function,) = (node for node in LAUNCH.body if getattr(node, 'name', '') == 'log_level')
+    names: dict[str, Any] = {}
+    exec(compile(ast.Module([function], []), 'launch', 'exec'), names)
+    assert names['log_level']({'log_level': level, 'namespace': namespace}) == argument
