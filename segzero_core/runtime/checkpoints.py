@@ -115,7 +115,10 @@ def find_checkpoint(model: str) -> Path:
             "'Ricky06662/Seg-Zero-7B'"
         )
     try:
-        return Path(snapshot_download(model, allow_patterns=list(_WANTED_FILES)))
+        name, _, revision = model.partition('@')
+        return Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=list(_WANTED_FILES))
+        )
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
         raise ModelLoadError(
             f'model {model!r} is no folder here and cannot be downloaded from the hub '
