@@ -32,8 +32,8 @@ def _device(engine: str) -> Spec:
 def _model(engine: str) -> Spec:
     return Spec(
         '',
-        f'Folder or Hugging Face id of the {engine}; OWNER/NAME@REVISION pins a revision; empty is '
-        "the engine's own default",
+        f'Folder or Hugging Face id of the {engine}; OWNER/NAME@REVISION pins a revision; empty '
+        "is the engine's own default",
     )
 
 
