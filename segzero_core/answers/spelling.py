@@ -33,7 +33,7 @@ _CONSTRUCTOR = re.compile(
     re.IGNORECASE,
 )
 _DICTIONARY = re.compile(r'\bdict\s*\(', re.IGNORECASE)
-_UNIT = re.compile(r'(?<=\d)\s?px\b', re.IGNORECASE)
+_UNIT = re.compile(r'(?<=\d)\s?px(?=\s*[,\])}])', re.IGNORECASE)
 _BARE_KEY = re.compile(
     r'["\']?\b(?:bbox(?:_2d)?|bounding[ _]box|box|points?[ _]?[12]?)["\']?\s*[:=]\s*[\[(]',
     re.IGNORECASE,
