@@ -15,7 +15,7 @@ from segzero_core.errors import AnswerError, ImageError
 from segzero_core.image_writer import check_output, write_image, write_mask
 from segzero_core.overlay import draw_overlay
 from segzero_core.pipeline import SegZero, check_found
-from segzero_core.prompts import FAMILIES, check_query
+from segzero_core.prompts import PLACE_FAMILIES, check_query
 from segzero_core.reasoners import REASONERS, load_reasoner
 from segzero_core.registry import device_option
 from segzero_core.runtime.arguments import ArgumentParser, sentence
@@ -71,7 +71,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--url', help='address of the model server for the reasoner openai, ending in /v1'
     )
-    parser.add_argument('--family', help=f'prompt family: one of {", ".join(FAMILIES)}')
+    parser.add_argument('--family', help=f'prompt family: one of {", ".join(PLACE_FAMILIES)}')
+    parser.add_argument(
+        '--answer',
+        help="parts of an answer: box_points, box or points (default: the checkpoint's own)",
+    )
+    parser.add_argument(
+        '--think',
+        choices=('yes', 'no'),
+        help="whether the model thinks before it answers (default: the checkpoint's own choice)",
+    )
     parser.add_argument(
         '--segmenter', default='grabcut', metavar='ENGINE', help=f'one of {", ".join(SEGMENTERS)}'
     )
@@ -130,6 +139,8 @@ def run(options: argparse.Namespace) -> None:
         model=options.model,
         url=options.url,
         family=options.family,
+        answer=options.answer,
+        think=None if options.think is None else options.think == 'yes',
         **device_option(REASONERS, options.reasoner, options.device),
     )
     segmenter = load_segmenter(

@@ -250,6 +250,9 @@ FAMILIES = {
     )
 }
 
+# The families whose answers name a place in the image.
+PLACE_FAMILIES = tuple(name for name, family in FAMILIES.items() if family.asks != 'words')
+
 
 def get_family(name: str) -> PromptFamily:
     """Return the family called ``name``.

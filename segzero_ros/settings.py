@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from rclpy.node import Node
 
-from segzero_core.prompts import FAMILIES
+from segzero_core.prompts import PLACE_FAMILIES
 from segzero_core.reasoners import REASONERS
 from segzero_core.registry import EngineEntry
 from segzero_core.segmenters import SEGMENTERS
@@ -43,7 +43,7 @@ PARAMETERS: dict[str, Spec] = {
     'reasoner.model': _model('reasoner'),
     'reasoner.device': _device('reasoner'),
     'reasoner.family': Spec(
-        '', "Prompt family; empty is the model's own", lambda: ['', *FAMILIES]
+        '', "Prompt family; empty is the model's own", lambda: ['', *PLACE_FAMILIES]
     ),
     'reasoner.answer': Spec(
         '',
