@@ -33,7 +33,7 @@ class EmptyMaskError(SegZeroError, ValueError):
 
 
 class MetricError(SegZeroError, ValueError):
-    """What was to be measured cannot be: no samples, or prediction and truth do not match."""
+    """A metric cannot be computed: no samples, or prediction and truth do not match."""
 
     kind = 'bad_metric'
 
@@ -64,7 +64,7 @@ class ServerError(SegZeroError):
     """
 
     KINDS = (
-        'server_unreachable',  # nobody listens there, or the connection broke before any text
+        'server_unreachable',  # no server listens there, or the connection broke before any text
         'server_timeout',  # no whole answer in time
         'server_refused',  # it answered, with an error
         'server_broken',  # what it sent is not the protocol, or it broke off

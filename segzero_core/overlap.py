@@ -19,7 +19,7 @@ class EarlyMask:
     """A mask that was begun before the reply ended.
 
     Attributes:
-        prompt: What it was made for.
+        prompt: The prompt it was made for.
         result: The mask and the seconds it took.
     """
 

@@ -25,7 +25,7 @@ _MOST_PIXELS = 16384 * 28 * 28  # of an image that Qwen2.5-VL is shown
 # All that chat templates and this project give a meaning to begins like this: <|im_end|>,
 # <image>, </think>, <s>. The wide and the small one are `<` to a tokenizer that normalises (NFKC).
 _MARKUP = re.compile(r'[<\uff1c\ufe64](?=\S)')
-_JOINERS = '\u200c\u200d'  # scripts and emoji need them; nobody sees any other format character
+_JOINERS = '\u200c\u200d'  # scripts and emoji need them; other format characters are invisible
 
 
 def check_query(text: str) -> str:
@@ -146,7 +146,7 @@ class PromptFamily:
     def conversation(self, query: str) -> list[dict[str, Any]]:
         """Return the messages for a chat template: system (if any), then image and text.
 
-        The image entry is only ``{'type': 'image'}``; the engine passes the pixels beside it.
+        The image entry is only ``{'type': 'image'}``; the engine passes the pixels separately.
 
         Args:
             query: The sentence, already checked by ``check_query``.

@@ -57,7 +57,7 @@ def create_engine(
     file can leave a choice to the engine.
 
     Args:
-        kind: What the registry holds, for messages: ``'reasoner'`` or ``'segmenter'``.
+        kind: ``'reasoner'`` or ``'segmenter'``; used in messages.
         registry: EngineEntry name to engine.
         name: The engine wanted.
         options: Keyword arguments of the class.

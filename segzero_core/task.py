@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model is asked for: box, points or both, with or without thinking.
+"""The task of a checkpoint: box, points or both, with or without thinking, in which words.
 
-One choice changes the prompt, the reading of the answer, the rewards and what the segmenter gets
-together (Seg-Zero, arXiv 2503.06520, Tables 1 and 2).
+The prompt, the parser, the rewards and the prompt of the segmenter change together with it
+(Seg-Zero, arXiv 2503.06520, Tables 1 and 2).
 """
 
 from __future__ import annotations
@@ -252,8 +252,8 @@ class Task:
         """Return the answer a perfect model gives; coordinates become whole numbers.
 
         Args:
-            target: What is meant.
-            reasoning: What is thought.
+            target: The object that is meant.
+            reasoning: The chain of thought.
             keys: Names of the box and the two points.
         """
         content: dict[str, Any] = {}

@@ -92,7 +92,7 @@ class ResultWarning(NamedTuple):
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What segzero answers to one sentence about one image.
+    """The answer to one sentence about one image.
 
     Attributes:
         mask: (H, W) bool, at the resolution of the image that was asked about.
@@ -103,8 +103,8 @@ class Segmentation:
             the checkpoint answers with a box alone.
         reasoning: The chain of thought, without its tags.
         text: Everything the reasoner wrote, unchanged.
-        repairs: What had to be repaired to read the answer; empty for a clean one.
-        warnings: What a user should know although there is an answer.
+        repairs: Names of the repairs that the answer needed; empty for a clean one.
+        warnings: Warnings about a result that is not an error.
         timings: Seconds per stage: ``reason``, ``embed``, ``decode``, ``total``. ``reason`` and
             ``embed`` run side by side, so they do not add up to ``total``.
     """

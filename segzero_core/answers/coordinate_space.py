@@ -109,7 +109,7 @@ def _shares(given: SpaceCheck, numbers: Sequence[float], size: Size) -> SpaceChe
 
 
 def _shares_of_points(given: SpaceCheck, corners: Box | None, size: Size) -> SpaceCheck:
-    """Read points from 0 to 1 beside a box in the expected space, where that puts them into it."""
+    """Read points from 0 to 1 as shares where that puts them into a box of the expected space."""
     numbers = [value for point in given.points for value in point]
     if corners is None or not all(0 <= value <= 1 for value in numbers):
         return given

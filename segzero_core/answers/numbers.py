@@ -50,7 +50,7 @@ class ValueReader:
             values: By the keys ``bbox``, ``points_1``, ``points_2``, ``points``.
             box: Whether a box was asked for.
             points: Whether two points were asked for.
-            unread: What of the object could not be read, for the message; '' = nothing.
+            unread: The part of the object that could not be read, for messages; '' = none.
 
         Raises:
             AnswerError: Something is missing, is no number, or names no place in the space.

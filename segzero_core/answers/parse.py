@@ -65,15 +65,15 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What the reasoner answered, in the space it answers in (see ``prompts.PromptFamily``).
+    """The answer of a reasoner, in the space it answers in (see ``prompts.PromptFamily``).
 
     Attributes:
         box: With sides of at least one unit of the space, and inside it; ``None`` where no box was
             asked for.
         points: The two points, inside the space; empty where no points were asked for.
         reasoning: The chain of thought, without its tags and surrounding white space.
-        repairs: What had to be repaired, in words; empty for a clean answer.
-        warnings: What a user should know about the answer; follows from the rest.
+        repairs: Names of the repairs that were needed; empty for a clean answer.
+        warnings: Warnings about the answer; they follow from the other attributes.
     """
 
     box: Box | None
@@ -102,7 +102,7 @@ def format_answer(answer: Answer) -> str:
 
 
 class AnswerFormat(NamedTuple):
-    """What a reasoner was asked to write.
+    """The format that a reasoner was asked to answer in.
 
     Attributes:
         size: The space of the coordinates. Its far edges (``width``, ``height``) belong to it,
@@ -135,7 +135,7 @@ def read_answer(text: str, wanted: AnswerFormat) -> Answer:
 
     Args:
         text: Everything the reasoner wrote.
-        wanted: What it was asked to write.
+        wanted: The format it was asked to answer in.
 
     Raises:
         AnswerError: There is no usable answer in it; ``kind`` says why.

@@ -18,7 +18,7 @@ from segzero_core.types import Box, Point, Size
 
 
 class ReleasedAnswer(NamedTuple):
-    """What the released evaluation makes of a text, in whole pixels of the image itself."""
+    """An answer as the released evaluation reads it, in whole pixels of the original image."""
 
     box: Box
     points: tuple[Point, Point]

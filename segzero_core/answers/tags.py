@@ -33,7 +33,7 @@ class Block(NamedTuple):
 
     Attributes:
         text: Between the tags.
-        repairs: What is wrong with the tags.
+        repairs: Names of the faults of the tags.
     """
 
     text: str
@@ -86,7 +86,7 @@ def thinking_is_over(text: str, opened: bool | None) -> bool:
     """Return whether the thoughts of a reply that is still being written have ended.
 
     Args:
-        text: What is written so far, without what the chat template wrote.
+        text: The reply so far, without the part that the chat template wrote.
         opened: Whether the chat template opened a thought; ``None`` = unknown. Then only a
             ``</think>`` says that thoughts are over, unless the reply opens them itself.
     """

@@ -32,7 +32,7 @@ def pattern_after(reply: StreamedReply, task: Task) -> str | None:
 
     Args:
         reply: The reply as far as it is written.
-        task: What is asked for.
+        task: The task of the checkpoint.
 
     Returns:
         A regular expression; ``None`` for families whose answers are words.

@@ -35,8 +35,7 @@ class Reasoner(Protocol):
     """Turns an image and a sentence into ``<think>..</think><answer>..</answer>`` text.
 
     Attributes:
-        task: What the model is asked and how it answers: prompt family, coordinate space, image
-            size, box or points, thinking or not.
+        task: Prompt family, coordinate space, image size, box or points, thinking or not.
 
     An engine or checkpoint that knows this project's synthetic scenes only says so with an
     attribute ``synthetic_only = True``; results then carry a warning of that kind.

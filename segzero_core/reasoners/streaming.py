@@ -32,7 +32,7 @@ def answer_end(
     format that was asked for.
 
     Args:
-        text: What is written so far, without what the chat template wrote.
+        text: The reply so far, without the part that the chat template wrote.
         opened: Whether the chat template opened a thought; ``None`` = unknown.
         is_answer: Whether the text before a ``</answer>`` is an answer, and not a quotation of
             the format; ``None`` = always.
@@ -52,7 +52,7 @@ class StreamedReply:
         text: Everything so far, beginning with ``<think>`` where the chat template opened a
             thought; never goes beyond the ``</answer>`` that completes the reply.
         opened: Whether the chat template opened a thought; ``None`` = unknown.
-        task: What was asked for; ``None`` = unknown.
+        task: The task that the reply is about; ``None`` = unknown.
         finish_reason: Why the engine stopped; '' while it writes.
         tokens: Number of tokens written so far.
     """
@@ -69,7 +69,7 @@ class StreamedReply:
         Args:
             on_text: Gets every piece.
             cancel: Checked before each piece.
-            task: What was asked for. A text between answer tags that is no answer to it, or is
+            task: The task. A text between answer tags that is no answer to it, or is
                 the example of its prompt, does not complete the reply.
             opened: Whether the chat template opens a thought (see ``opens_thought``); ``None``
                 where the template is a server's own.
@@ -89,7 +89,7 @@ class StreamedReply:
 
     @property
     def written(self) -> str:
-        """Everything so far that stands behind the prompt: without what the template wrote."""
+        """Everything so far that stands behind the prompt: without the template's part."""
         return self._written
 
     @property

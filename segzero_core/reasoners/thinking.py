@@ -20,7 +20,7 @@ _END = '</think><answer>'
 
 @dataclass(frozen=True)
 class Thinking:
-    """What is decided for the model instead of by it.
+    """Decisions about thinking that are made for the model.
 
     A checkpoint that does not think (``Task.think``) has no thoughts to start or to limit.
 
