@@ -81,7 +81,9 @@ def run(options: argparse.Namespace) -> None:
         SegZeroError: A setting or the dataset cannot be used; finished parts are kept.
     """
     _check(options)
-    samples = read_samples(options.dataset, options.root, options.level, options.limit, raw=True)
+    samples = read_samples(
+        options.dataset, options.root, options.level, options.limit, raw=True, split='train'
+    )
     segmenter = {}
     if options.min_iou:
         given = {'model': options.segmenter_model, 'device': options.segmenter_device}

@@ -153,7 +153,7 @@ def read_records(source: str, limit: int, say: bool, config: TrainConfig | None 
     """
     from training.dataset import single_target, unusable
 
-    dataset = read_dataset(source, limit)
+    dataset = read_dataset(source, limit, 'train' if config else 'validation')
     if dataset.skipped or not source.startswith('synthetic:'):
         why_not = functools.partial(unusable, config=config) if config else single_target
         dataset = _leave_out(dataset, why_not)

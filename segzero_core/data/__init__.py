@@ -20,14 +20,15 @@ from segzero_core.data.tables import local_folder
 from segzero_core.errors import DataError, first_line, quoted
 
 
-def read_dataset(source: str, limit: int = 0) -> Dataset:
+def read_dataset(source: str, limit: int = 0, split: str = 'train') -> Dataset:
     """Read a dataset to train on.
 
     Args:
         source: ``synthetic:SPLIT?...`` (see ``scenes``), a folder with ``records.jsonl`` (see
             ``folder``), or a folder of parquet or arrow files or a hub id (see ``tables``);
-            the last two may end in ``:SPLIT`` to read another split than ``train``.
+            the last two may end in ``:SPLIT``.
         limit: Maximum number of rows; 0 for all.
+        split: The split to read unless ``source`` names one.
 
     Returns:
         The usable records, and the other rows with their reasons.
@@ -41,7 +42,7 @@ def read_dataset(source: str, limit: int = 0) -> Dataset:
     if not source or (source.startswith(('.', '/', '~')) and folder is None):
         raise DataError(f'no such dataset folder: {quoted(source, 200)}')
     has_records = folder is not None and (folder / FILE).is_file()
-    rows = read_folder(folder) if folder and has_records else read_hub(source)
+    rows = read_folder(folder) if folder and has_records else read_hub(source, split)
     found = list(itertools.islice(rows, limit or None))
     records = [row for row in found if isinstance(row, Record)]
     skipped = [row for row in found if isinstance(row, Skipped)]

@@ -45,7 +45,12 @@ _PUBLISHED: dict[str, _Reader] = {
 
 
 def read_samples(
-    name: str, root: str | Path = '', level: str = '', limit: int = 0, raw: bool = False
+    name: str,
+    root: str | Path = '',
+    level: str = '',
+    limit: int = 0,
+    raw: bool = False,
+    split: str = 'test',
 ) -> Samples:
     """Return the samples of the dataset called ``name``.
 
@@ -56,6 +61,7 @@ def read_samples(
             ends in ``_all`` as some released sets do.
         limit: Maximum number of rows; 0 for all.
         raw: Return the sentences of the RefCOCO datasets as they were typed.
+        split: The split of a hub id or a parquet folder that names none.
 
     Raises:
         DataError: The dataset does not exist, or has no row.
@@ -63,7 +69,7 @@ def read_samples(
     chosen = _level(name, level)
     if name.startswith('synthetic:'):
         return scene_samples(name.removeprefix('synthetic:'), limit)
-    samples = _open(name, root, chosen, raw)
+    samples = _open(name, root, chosen, raw, split)
     return samples.first(limit) if limit else samples
 
 
@@ -76,13 +82,17 @@ def _level(name: str, level: str) -> Level:
         raise DataError(str(error)) from error
 
 
-def _open(name: str, root: str | Path, level: Level, raw: bool) -> Samples:
+def _open(name: str, root: str | Path, level: Level, raw: bool, default: str) -> Samples:
     folder = local_folder(name)
     if folder is not None:
-        return folder_samples(folder) if (folder / FILE).is_file() else masked_samples(name, level)
+        return (
+            folder_samples(folder)
+            if (folder / FILE).is_file()
+            else masked_samples(name, level, default)
+        )
     dataset, _, split = name.partition(':')
     if '/' in dataset and not name.startswith(('.', '/', '~')):
-        return masked_samples(name, level)
+        return masked_samples(name, level, default)
     try:
         reader = _PUBLISHED[look_up('dataset', dataset, _PUBLISHED)]
     except UnknownNameError as error:

@@ -33,17 +33,18 @@ _MOST_DIFFERENCE = 8.0  # mean, of 255, between two encodings of one image
 COLUMNS = {'image': IMAGE, 'text': TEXT, 'mask': MASK, 'image_id': NAME, 'ann_id': NAME}
 
 
-def masked_samples(source: str, level: Level = 'instance') -> Samples:
+def masked_samples(source: str, level: Level = 'instance', split: str = SPLIT) -> Samples:
     """Return the samples of a dataset on the hub or in a local parquet or arrow folder.
 
     Args:
         source: See ``tables.load_table``.
         level: What the dataset holds (its name ends in ``_all`` for expressions).
+        split: The split to read unless ``source`` names one.
 
     Raises:
         DataError: There is no such dataset or split, or a column cannot be used.
     """
-    table, split = load_table(source, SPLIT, COLUMNS)
+    table, split = load_table(source, split, COLUMNS)
     folder = local_folder(source)
     total: dict[str, int] = {}
     first_rows: dict[str, tuple[bytes, int]] = {}

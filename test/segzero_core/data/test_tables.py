@@ -330,3 +330,14 @@ def test_rows_of_one_image_id_have_one_image(tmp_path: Path) -> None:
     assert [isinstance(row, Sample) for row in found] == [True, True, False]
     assert isinstance(found[2], Skipped)
     assert 'also belongs to another image' in found[2].reason
+
+
+def test_held_out_rows_and_rows_to_prepare_are_of_their_split(tmp_path: Path) -> None:
+    for split in ('train', 'val', 'test'):
+        write(tmp_path / f'{split}.parquet', split)
+    held_out = read_dataset(str(tmp_path), split='validation').records
+    assert [record.id for record in held_out] == ['val']
+    assert read_samples(str(tmp_path), split='train').ids == ['train']
+    (tmp_path / 'train.parquet').unlink()
+    with pytest.raises(DataError, match="no split 'train', only test, validation"):
+        read_samples(str(tmp_path), split='train')
