@@ -150,13 +150,19 @@ def run(options: argparse.Namespace) -> None:
     )
     with SegZero(reasoner, segmenter) as segzero:
         found = check_found(segzero(image, query))
-    if options.output is not None:
-        write_image(options.output, draw_overlay(image, found, query))
-    if options.mask is not None:
-        write_mask(options.mask, found.mask)
+    problem: ImageError | None = None  # of writing, which must not cost the answer
+    try:
+        if options.mask is not None:
+            write_mask(options.mask, found.mask)
+        if options.output is not None:
+            write_image(options.output, draw_overlay(image, found, query))
+    except ImageError as error:
+        problem = error
     print(json.dumps(describe(found)) if options.json else in_words(found), flush=True)
     for warning in found.warnings:  # after the output: if nobody reads that, nothing is said
         say(f'segzero: warning: {warning.message}')
+    if problem is not None:
+        raise problem
 
 
 def in_words(found: Segmentation) -> str:

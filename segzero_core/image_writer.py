@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image as PilImage
 
 from segzero_core.errors import ImageError
+from segzero_core.runtime.atomic import atomic_file
 from segzero_core.runtime.program import one_line
 from segzero_core.types import Image, Mask
 
@@ -50,7 +51,8 @@ def check_output(path: Path, lossless: bool = False) -> None:
         raise ImageError(f'cannot write {path}: there is no folder {folder}, make it first')
     if path.is_dir():
         raise ImageError(f'cannot write {path}: it is a folder')
-    if not os.access(path if path.exists() else folder, os.W_OK):
+    allowed = os.access(folder, os.W_OK | os.X_OK)  # the file is replaced as a whole
+    if not allowed or (path.exists() and not os.access(path, os.W_OK)):
         raise ImageError(f'cannot write {path}: you have no permission to write there')
 
 
@@ -76,6 +78,8 @@ def _write(path: Path, picture: PilImage.Image) -> None:
     file = io.BytesIO()
     try:
         picture.save(file, FORMATS[path.suffix.lower()])
-        path.write_bytes(file.getvalue())
+        with atomic_file(path) as draft:
+            draft.write_bytes(file.getvalue())
     except (OSError, ValueError) as error:
-        raise ImageError(f'cannot write {path}: {one_line(error)}') from error
+        why = getattr(error, 'strerror', None) or one_line(error)
+        raise ImageError(f'cannot write {path}: {why}') from error

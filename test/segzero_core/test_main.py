@@ -3,6 +3,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -154,6 +155,24 @@ def test_paths_that_are_not_utf8(scene, tmp_path):
     assert set(np.unique(pixels)) == {0, 255}
     done = subprocess.run([*command, '-o', folder + b'/none\xe9/x.png'], capture_output=True)
     assert (done.returncode, done.stderr.count(b'\n')) == (2, 1)
+
+
+def test_a_picture_that_cannot_be_written_does_not_cost_the_answer(scene, tmp_path):
+    path, _, query = scene
+    out, mask = tmp_path / 'out.png', tmp_path / 'mask.png'
+    out.write_bytes(b'before')
+    done = subprocess.run(
+        [sys.executable, '-m', 'segzero_core', query.text, path, '-o', out, '--mask', mask],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
+    )
+    assert done.returncode == 2
+    assert 'box' in done.stdout
+    assert f'segzero: cannot write {out}: File too large\n' in done.stderr
+    assert mask.exists()
+    assert out.read_bytes() == b'before'
+    assert sorted(tmp_path.iterdir()) == [mask, out]
 
 
 def test_a_picture_from_a_pipe(scene):
