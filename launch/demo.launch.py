@@ -35,7 +35,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 'query',
                 default_value='the cup behind the blue box',
-                description='What to ask.',
+                description='The sentence to ask.',
             ),
             DeclareLaunchArgument(
                 'params_file',

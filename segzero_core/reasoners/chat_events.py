@@ -5,7 +5,7 @@ A response is a sequence of lines, ``data: {...}`` for the most part (server-sen
 single JSON document from a server that cannot stream. The functions here turn both into
 ``ChatDelta``; they know nothing of HTTP, and their errors do not name the server yet.
 
-Dialects that are read besides OpenAI's own:
+These variations of OpenAI's protocol are read too:
 
 * thoughts in a field of their own: ``reasoning_content`` (DeepSeek, vLLM, SGLang, llama.cpp),
   ``reasoning`` (vLLM, Ollama, OpenRouter), ``thinking``, or parts of ``content`` (Mistral);
@@ -79,7 +79,7 @@ class EventReader:
         self._pending = b''  # an event whose JSON is not complete
 
     def read(self, line: bytes) -> ChatDelta | None:
-        """Return what ``line`` says, or ``None`` if it completes no event.
+        """Return the delta of the event that ``line`` completes, or ``None`` if it completes none.
 
         Raises:
             ServerError: The line, or the event it ends, cannot be understood, or is an error that
@@ -125,7 +125,7 @@ class EventReader:
 
 
 def _delta(event: Any, shown: bytes) -> ChatDelta:
-    """Return what a decoded event says; ``shown`` is quoted if it makes no sense."""
+    """Return the delta of a decoded event; ``shown`` is quoted if the event is malformed."""
     if not isinstance(event, dict):
         raise _broken(shown)
     if event.get('error') or event.get('object') == 'error' or 'choices' not in event:

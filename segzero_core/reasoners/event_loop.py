@@ -52,7 +52,7 @@ class EventLoopThread:
     def iterate(
         self, items: AsyncGenerator[_T, None], check: Callable[[], None]
     ) -> Generator[_T, None, None]:
-        """Yield what ``items`` yields in the loop's thread.
+        """Run ``items`` in the loop's thread and yield its items here.
 
         Closing the iterator, and any exception, cancels ``items`` within its current step.
 
@@ -62,7 +62,7 @@ class EventLoopThread:
                 it may raise to stop.
 
         Raises:
-            Exception: Whatever ``items`` or ``check`` raises.
+            Exception: Any that ``items`` or ``check`` raises.
         """
         received: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -86,7 +86,7 @@ class EventLoopThread:
             task.cancel()
 
     def close(self) -> None:
-        """Cancel what still runs and end the thread; calling it again does nothing."""
+        """Cancel running coroutines and end the thread; calling it again does nothing."""
         if self.closed:
             return
         self.submit(_cancel_others()).result()

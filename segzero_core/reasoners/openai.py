@@ -183,7 +183,7 @@ class OpenAIReasoner:
     def _pieces(
         self, request: dict[str, Any], written: str, cancel: threading.Event | None
     ) -> Iterator[Reply]:
-        """Yield what the server writes; closing the iterator closes the connection."""
+        """Yield the pieces of the reply; closing the iterator closes the connection."""
         tokens = request['max_tokens']
         room = _LONGEST_TOKEN * tokens
         with contextlib.closing(self._server.chat(request, cancel)) as deltas:
