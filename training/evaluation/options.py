@@ -74,7 +74,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             action='append' if _is_list(entry) else 'store',
             default=argparse.SUPPRESS,
             metavar='KEY=VALUE' if _is_list(entry) else entry.name.rpartition('_')[2].upper(),
-            help=words + (f'; {default}' if default else ''),
+            help=words + (f'; default: {default}' if default else ''),
         )
         for old, new in RENAMED_OPTIONS.items():  # make_config names the new one
             if new == entry.name:
