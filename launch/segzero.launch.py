@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+from ament_index_python.packages import get_package_prefix
 from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -135,7 +135,7 @@ def find_program(name: str) -> str:
         program = Path(get_package_prefix('segzero_ros'), 'lib', 'segzero_ros', name)
         if program.exists():
             return str(program)
-    except PackageNotFoundError:
+    except LookupError:  # not installed by colcon, or no workspace is sourced
         pass
     return on_path(name, 'source the workspace, or activate the environment it is installed in')
 
