@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far from an object's true surface its grasp point lies, with the exact mask.
+"""How far a grasp point lies from an object's true surface, and how well its width is known.
 
     python benchmarks/grasp.py [--scenes 500] [--seed-start 2000000] [--check]
 
@@ -8,6 +8,9 @@ degrees askew, through depth with 1 % noise and 5 % invalid pixels. Objects that
 cuts, or of which others hide more than 45 %, are left out. Every other one is asked for three
 times: as it is, with a random half of its depth gone (the target must keep to what was measured)
 and with all of it gone (there must be no target).
+
+Widths, with the exact depth and with the noisy one, are compared with the exact solids' extent
+along ``closing_vector``. A width that is unknown or only a lower bound counts as refused.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -31,7 +35,6 @@ from segzero_core.grasping.target import GraspTarget, find_target
 from segzero_core.synthetic import Scene, SceneObject, make_scene, noisy_depth
 from segzero_core.synthetic.camera import Camera, look_at_table
 from segzero_core.synthetic.render import Lighting, cast, compose
-from segzero_core.synthetic.solids import Ball
 from segzero_core.types import Intrinsics, image_size
 
 VISIBLE = 0.55  # share of an object that others must leave in sight
@@ -39,7 +42,17 @@ NEAREST = 0.15  # metres from the camera
 MEASURED = 0.5  # share of an object's pixels with depth, from which there must be a target
 # What must be reached: median and 99th percentile in millimetres, share of targets found.
 MEDIAN, HIGH, ANSWERED = 5.0, 25.0, 0.99
+CLEAR = 0.9  # visible share from which a width must be known
+# Share of a width within which, and of widths that, must be right; most that may be refused.
+NEAR, NEAR_SHARE, BOUNDED_SHARE, REFUSED = 0.1, 0.95, 0.995, 0.05
 UNLIT = Lighting(np.array([0.0, 0.0, 1.0]), 1.0, 0.0, np.ones(3), 0.0)
+
+
+class Width(NamedTuple):
+    """A width over the true one, and whether it is said to be measured; no ratio if unknown."""
+
+    ratio: float | None
+    sure: bool
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,9 @@ class Outcome:
         on_object: Whether the target's pixel is one of the object's; None without a target.
         millimetres: From the target to the object's exact surface; None without a target.
         smeared: The same with flying pixels at every edge.
-        width: Found over true, for balls that nothing hides; None for all else.
+        visible: Share of the object that nothing hides.
+        width: Its width from the noisy depth; None without a target.
+        exact_width: Its width from the exact depth; None without a target.
         half_kept: With half of the depth gone: the target has depth, or there is none.
         blank_refused: With all of the depth gone: there is no target.
         seconds: ``find_target`` took.
@@ -65,7 +80,9 @@ class Outcome:
     on_object: bool | None
     millimetres: float | None
     smeared: float | None
-    width: float | None
+    visible: float
+    width: Width | None
+    exact_width: Width | None
     half_kept: bool
     blank_refused: bool
     seconds: float
@@ -131,6 +148,7 @@ def ask(
     half = depth.copy()
     half[rows[gone], columns[gone]] = 0
     beside = find(scene, mask, half)
+    exact = find(scene, mask, scene.depth)
     nothing = find(scene, mask, np.where(mask, np.float32(rng.choice([0, np.nan])), depth))
     return Outcome(
         item.shape,
@@ -139,19 +157,59 @@ def ask(
         on_object(scene, i, target),
         off_surface(scene, i, target),
         off_surface(scene, i, find(scene, mask, smeared)),
-        None if target is None else ball_width(item, target),
+        item.visible,
+        None if target is None else measured_width(scene, i, target),
+        None if exact is None else measured_width(scene, i, exact),
         beside is None or bool(half[int(beside.pixel.y), int(beside.pixel.x)] > 0),
         nothing is None,
         seconds,
     )
 
 
-def ball_width(item: SceneObject, target: GraspTarget) -> float | None:
-    """Return the width found over the true one, for a ball that nothing hides."""
-    solid = item.placed.model.parts[0].solid
-    if not isinstance(solid, Ball) or item.visible < 1 or target.width is None:
-        return None
-    return target.width / (2 * solid.radius)
+def measured_width(scene: Scene, i: int, target: GraspTarget) -> Width:
+    """Compare a target's width with the exact extent along its closing."""
+    if target.width is None or target.closing_vector is None:
+        return Width(None, sure=False)
+    ratio = target.width / scene.extent(i, target.closing_vector)
+    return Width(ratio, sure=target.width_bound == 'measured')
+
+
+def print_widths(name: str, outcomes: list[Outcome], widths: list[Width | None]) -> bool:
+    """Print how well widths are known, by shape; return whether the goals are reached."""
+    print(
+        f'width, {name:18} {"objects":>8} {"refused":>8} {"in 10 %":>8} {"0.85-1.25":>10} '
+        f'{"least":>6} {"median":>7} {"most":>6}'
+    )
+    clear = [
+        (outcome.shape, width)
+        for outcome, width in zip(outcomes, widths, strict=True)
+        if outcome.visible >= CLEAR and width is not None
+    ]
+    reached = True
+    for shape in (*sorted({shape for shape, _ in clear}), 'all'):
+        group = [width for of, width in clear if shape in (of, 'all')]
+        ratios = np.array([w.ratio for w in group if w.sure and w.ratio is not None])
+        refused = 1 - len(ratios) / len(group)
+        near = float((np.abs(ratios - 1) <= NEAR).mean())
+        bounded = float(((ratios >= 0.85) & (ratios <= 1.25)).mean())
+        print(
+            f'  {shape:23} {len(group):8} {refused:8.1%} {near:8.1%} {bounded:10.2%} '
+            f'{ratios.min():6.3f} {np.median(ratios):7.3f} {ratios.max():6.3f}'
+        )
+        if shape == 'all':
+            reached = near >= NEAR_SHARE and bounded >= BOUNDED_SHARE and refused <= REFUSED
+    hidden = [
+        width
+        for outcome, width in zip(outcomes, widths, strict=True)
+        if outcome.visible < CLEAR and width is not None
+    ]
+    marked = np.mean([not width.sure for width in hidden])
+    wrong = sum(w.sure and w.ratio is not None and abs(w.ratio - 1) > NEAR for w in hidden)
+    print(
+        f'  {len(hidden)} objects less than {CLEAR:.0%} visible: {marked:.1%} marked as a lower '
+        f'bound, {wrong} others off by more than {NEAR:.0%}'
+    )
+    return reached
 
 
 def print_table(outcomes: list[Outcome]) -> None:
@@ -209,12 +267,8 @@ def report(outcomes: list[Outcome]) -> bool:
     invented = sum(not o.blank_refused for o in outcomes)
     print(f'targets beside the object: {off}')
     print(f'targets where depth is missing: {strayed} with half of it, {invented} without any')
-    widths = [o.width for o in outcomes if o.width is not None]
-    low, middle, high = np.percentile(widths, (5, 50, 95))
-    print(
-        f'width over the diameter of {len(widths)} balls: median {middle:.3f}, '
-        f'5 to 95 % {low:.3f} to {high:.3f}'
-    )
+    known = print_widths('exact depth', outcomes, [o.exact_width for o in outcomes])
+    known &= print_widths('noisy depth', outcomes, [o.width for o in outcomes])
     print(f'median time per target: {1000 * np.median([o.seconds for o in outcomes]):.1f} ms')
     blocks, pixels = seconds_of_large_object()
     print(
@@ -223,7 +277,7 @@ def report(outcomes: list[Outcome]) -> bool:
     )
     distances = [o.millimetres for o in outcomes if o.millimetres is not None]
     middle, most = np.percentile(distances, (50, 99))
-    reached = off == strayed == invented == 0 and found >= ANSWERED
+    reached = off == strayed == invented == 0 and found >= ANSWERED and known
     return bool(reached and middle < MEDIAN and most < HIGH)
 
 

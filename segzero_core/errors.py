@@ -164,6 +164,8 @@ class TargetError(SegZeroError):
         'too_few_pixels',  # the object is too small, or too little of it was measured
         'sparse_depth',  # too small a share of it was measured
         'no_transform',  # tf does not know the frame that targets are wanted in
+        'width_cut',  # there is a target, but the border cuts the object in every direction
+        'width_unmeasured',  # there is a target, but no depth at the object's ends
     )
 
     def __init__(self, kind: str, message: str) -> None:

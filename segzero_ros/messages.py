@@ -26,6 +26,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
 
 from segzero_core.errors import AnswerError, SegZeroError
+from segzero_core.grasping.oriented_box import OrientedBox
 from segzero_core.grasping.target import GraspTarget, Metres
 from segzero_core.types import Image as RgbImage
 from segzero_core.types import Mask, Point, ResultWarning, Segmentation
@@ -183,26 +184,58 @@ def _document(head: ResultHead, status: str) -> dict[str, Any]:
     }
 
 
+_TARGET_KEYS = (
+    'frame_id',
+    'point_m',
+    'points_m',
+    'grasp',
+    'width_m',
+    'width_bound',
+    'width_reason',
+    'closing',
+    'closing_vector',
+    'axis',
+    'normal',
+    'box',
+    'reason',
+)
+
+
 def _target(header: Header, target: GraspTarget | SegZeroError | None) -> dict[str, Any] | None:
+    """Return the document of a target; all keys are there where there is none, too."""
     if target is None:
         return None
+    document: dict[str, Any] = dict.fromkeys(_TARGET_KEYS)
     if isinstance(target, SegZeroError):
-        point, points, width, closing, axis, reason = None, [], None, None, None, _error(target)
-        frame_id = header.frame_id
-    else:
-        point, points = list(target.point), [list(point) for point in target.points]
-        width, reason = target.width, None
-        frame_id = target_header(header, target).frame_id
-        closing, axis = (None if v is None else list(v) for v in (target.closing, target.axis))
-    return {
-        'frame_id': frame_id,
-        'point_m': point,
-        'points_m': points,
-        'width_m': width,
-        'closing': closing,
-        'axis': axis,
-        'reason': reason,
+        return document | {'frame_id': header.frame_id, 'points_m': [], 'reason': _error(target)}
+    reason = target.width_reason
+    return document | {
+        'frame_id': target_header(header, target).frame_id,
+        'point_m': list(target.point),
+        'points_m': [list(point) for point in target.points],
+        'grasp': target.grasp,
+        'width_m': target.width,
+        'width_bound': target.width_bound,
+        'width_reason': None if reason is None else _error(reason),
+        'closing': _list(target.closing),
+        'closing_vector': _list(target.closing_vector),
+        'axis': _list(target.axis),
+        'normal': _list(target.normal),
+        'box': None if target.box is None else _box(target.box),
     }
+
+
+def _box(box: OrientedBox) -> dict[str, Any]:
+    return {
+        'centre_m': list(box.centre),
+        'axes': [list(axis) for axis in box.axes],
+        'extents_m': list(box.extents),
+        'bounds': list(box.bounds),
+    }
+
+
+def _list(values: Sequence[float] | None) -> list[float] | None:
+    return None if values is None else list(values)
 
 
 def _error(error: BaseException) -> dict[str, str]:

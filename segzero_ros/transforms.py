@@ -38,16 +38,28 @@ class Transform(NamedTuple):
         x, y, z = self.rotation @ point + self.translation
         return float(x), float(y), float(z)
 
+    def turn(self, direction: Metres) -> Metres:
+        """Return the direction in the other frame."""
+        x, y, z = self.rotation @ direction
+        return float(x), float(y), float(z)
+
 
 def move_target(target: GraspTarget, transform: Transform) -> GraspTarget:
-    """Return the target with its points in another frame.
+    """Return the target with its positions and directions in another frame.
 
-    Its width, and its pixels and directions in the image, stay as they are.
+    Its lengths stay, and so do the pixels and directions in the image.
     """
+    box = target.box
+    if box is not None:
+        first, second, third = (transform.turn(axis) for axis in box.axes)
+        box = replace(box, centre=transform(box.centre), axes=(first, second, third))
     return replace(
         target,
         point=transform(target.point),
         points=tuple(transform(point) for point in target.points),
+        closing_vector=target.closing_vector and transform.turn(target.closing_vector),
+        normal=target.normal and transform.turn(target.normal),
+        box=box,
     )
 
 

@@ -6,9 +6,9 @@
     python3 docs/examples/pregrasp.py --ros-args -p base_frame:=base_link -p standoff:=0.12
 
 For every ``segzero/result`` with a metric target it publishes a geometry_msgs/PoseStamped on
-``pregrasp``: on the line of sight to the target, so that nothing the camera can see stands
-between. The pose's z axis points at the object; its x axis is the direction in which the jaws of
-a parallel gripper close. It moves no robot.
+``pregrasp``. The pose's x axis is the direction in which the jaws of a parallel gripper close. Its
+z axis points at the object, as nearly along the line of sight as x allows, so that little can
+stand between. It moves no robot.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 TF_TIMEOUT = Duration(seconds=1)
+MOST_ALIKE = 0.1  # length of what is left of the line of sight across the closing
 TF_MEMORY = Duration(seconds=60)  # longer than the slowest answer takes
 
 
@@ -55,12 +56,15 @@ def pregrasp_pose(result: dict[str, Any], standoff: float) -> PoseStamped:
             f'{result["frame_id"]!r}: leave depth.target_frame empty and set base_frame here'
         )
     point = np.array(target['point_m'])
-    approach = point / np.linalg.norm(point)
-    # `closing` lies in the image plane; what counts is its part across the line of sight. It is
-    # null if the image's border cuts the object in every direction.
-    closing = np.array([*(target['closing'] or (1.0, 0.0)), 0.0])
-    closing -= (closing @ approach) * approach
+    sight = point / np.linalg.norm(point)
+    # It is null where the width cannot be known; then the jaws close along the image's rows.
+    closing = np.array(target['closing_vector'] or np.cross((0.0, 1.0, 0.0), sight))
     closing /= np.linalg.norm(closing)
+    # `width_m` holds along the closing only, so the approach gives way.
+    approach = sight - (sight @ closing) * closing
+    if np.linalg.norm(approach) < MOST_ALIKE:
+        raise ValueError('the jaws would close along the line of sight: move the camera')
+    approach /= np.linalg.norm(approach)
     pose = PoseStamped()
     pose.header.frame_id = target['frame_id']
     pose.header.stamp.sec = result['stamp']['sec']

@@ -1,97 +1,211 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How wide an object is for a gripper, and which way it lies in the image. Knows no ROS."""
+"""How far a gripper must open to close around an object, and along which direction.
+
+A *closing* is a direction in space along which two jaws move towards each other. The object's
+extent along it is known where both of its ends are in sight. Across the line of sight both always
+are: they lie on the outline. Along a direction that also leads away from the camera, the far end
+may be hidden behind what is seen. It counts as measured only where the object is as wide at the
+height of the end that is seen as anywhere else: the rim of a bowl, the lid of a can, the upper
+face of a box, but not a ball or a cone.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from segzero_core.grasping.camera_model import Distortion, Floats, rays
-from segzero_core.types import Intrinsics, Mask, Point
+from segzero_core.errors import TargetError
+from segzero_core.grasping.camera_model import Floats
+from segzero_core.grasping.visible_points import VisiblePoints
+from segzero_core.types import Mask, Point
 
-Pixel = tuple[int, int]  # row, column
+Bound = Literal['measured', 'lower']
 
-DIRECTIONS = 36  # in which the width is measured
-STEP = 0.25  # pixels from sample to sample on the way to the outline
+DIRECTIONS = 36  # in each of the two planes in which closings are tried
 VALLEY = 0.02  # widths larger by this share are as good as the least
 ROUND = 1.15  # length over width; below this, an object has no axis
+ACROSS = 0.1  # cosine to the line of sight; below this, a direction leads across it
+END = 0.04  # share of a width: points so near an end belong to it
+TOP = 0.12  # share of an object's height; an end so far below its top is on top
+CUT_SHARE = 0.2  # of an end's outermost points; where more are cut, so is the end
+LOST = 0.35  # share of an end's points; where more are hidden, the end is not known
+DOUBT, FLAT = 0.09, 0.1  # shares of a width: what depth may leave open; how high a flat thing is
+SLACK = 0.04  # share of a width by which the far end may fall short
+# Shares by which a closing must be narrower to be taken although it leads away from the camera,
+# or out of the plane that the object stands on.
+AWAY_COST, TILT_COST = 0.3, 2.0
 
 
-def narrowest(
-    pixel: Pixel,
-    region: Mask,
-    depth: npt.NDArray[np.float32],
-    intrinsics: Intrinsics,
-    distortion: Distortion | None = None,
-) -> tuple[float | None, Point | None]:
-    """Measure the object through ``pixel`` where it is narrowest.
+@dataclass(frozen=True)
+class GripperWidth:
+    """An object's extent along one closing.
+
+    Attributes:
+        metres: From end to end.
+        closing: (3,) unit vector, camera optical frame.
+        bound: ``measured``, or ``lower`` where the object may be wider than ``metres``.
+        ends: (2,) indices of the two outermost of the points.
+    """
+
+    metres: float
+    closing: Floats
+    bound: Bound
+    ends: tuple[int, int]
+
+
+def measure_width(seen: VisiblePoints, up: Floats | None) -> GripperWidth | TargetError:
+    """Choose the closing in which the object is narrowest and its width best known.
 
     Args:
-        pixel: On the object.
-        region: (H, W) bool, the object.
-        depth: (H, W) float32, metres, of the object's surface at or near each pixel.
-        intrinsics: Of the camera.
-        distortion: Of the lens.
+        seen: The object.
+        up: (3,) unit normal of the plane the object stands on; ``None`` if that is unknown.
 
     Returns:
-        Metres from end to end, and the unit vector in the image (x, y), x >= 0, from one to the
-        other; ``None`` for both if the image's border cuts the object in every direction.
-
-    Raises:
-        CalibrationError: It cannot be used.
+        Its width, or why it cannot be known: ``width_cut`` if the image's border cuts the object
+        in every direction, ``width_unmeasured`` if depth is missing at its ends.
     """
-    angles = np.pi * np.arange(DIRECTIONS) / DIRECTIONS - np.pi / 2
-    along = np.column_stack([np.cos(angles), np.sin(angles)])
-    ends, cut = _chord_ends(region, pixel, np.concatenate([along, -along]))
-    height, width = depth.shape
-    x, y = np.clip(np.rint(ends).astype(int), 0, (width - 1, height - 1)).T
-    z = depth[y, x].astype(np.float64)
-    lines = rays(ends, intrinsics, distortion)
-    first, second = np.column_stack([lines * z[:, None], z]).reshape(2, DIRECTIONS, 3)
-    metres = np.linalg.norm(first - second, axis=1)
-    metres[cut.reshape(2, DIRECTIONS).any(axis=0)] = np.inf
-    if not np.isfinite(metres).any():
-        return None, None
-    best = _middle_of_least(metres, slack=float(depth[pixel]) / intrinsics.fx)
-    return float(metres[best]), Point(float(along[best, 0]), float(along[best, 1]))
+    closings, away, tilt = _candidates(seen, up)
+    widths, known, cut = measure_extents(seen, closings, up)
+    if cut.all():
+        message = "the image's border cuts the object in every direction: move the camera"
+        return TargetError('width_cut', message)
+    whole = ~cut & ~_unmeasured_ends(seen, closings)
+    if not whole.any():
+        message = "no depth was measured near the object's ends"
+        return TargetError('width_unmeasured', message)
+    wanted = whole & known if (whole & known).any() else whole
+    # A flat thing that lies on its plane hides nothing behind itself.
+    flat = up is not None and np.ptp(seen.points @ up) < FLAT * widths.min()
+    costs = 1 + TILT_COST * tilt + (0 if flat else AWAY_COST * (away + (away > ACROSS)))
+    weighted = np.where(wanted, widths * costs, np.inf)
+    best = int(np.argmin(weighted))
+    family = slice(0, DIRECTIONS) if best < DIRECTIONS else slice(DIRECTIONS, None)
+    first = family.start
+    best = first + _middle_of_least(weighted[family], best - first, 0.5 * seen.pixel_size)
+    along = seen.points @ closings[best]
+    sure = known[best] and not seen.mostly_hidden
+    return GripperWidth(
+        metres=float(widths[best]),
+        closing=closings[best],
+        bound='measured' if sure else 'lower',
+        ends=(int(np.argmin(along)), int(np.argmax(along))),
+    )
 
 
-def _middle_of_least(values: Floats, slack: float) -> int:
+def measure_extents(
+    seen: VisiblePoints, directions: Floats, up: Floats | None
+) -> tuple[Floats, Mask, Mask]:
+    """Measure an object along several directions.
+
+    Args:
+        seen: The object.
+        directions: (D, 3) unit vectors.
+        up: As in ``measure_width``.
+
+    Returns:
+        (D,) metres from end to end; (D,) whether both ends are those of the object, as far as can
+        be seen; (D,) whether the image's border cuts one of them off.
+    """
+    sight, count = seen.sight, len(seen.cut)
+    leading = np.where(directions @ sight < 0, -1.0, 1.0)
+    along = seen.points @ (directions * leading[:, None]).T  # far ends are the larger values
+    low, high = along.min(axis=0), along.max(axis=0)
+    widths = high - low
+    tolerance = np.maximum(END * widths, seen.pixel_size)
+    far = along > high - tolerance
+    ends = np.stack([along[:count] < low + tolerance, far[:count]])
+    at_ends = np.maximum(ends.sum(axis=1), 1)
+    blocked = ((ends & seen.hidden[:, None]).sum(axis=1) > LOST * at_ends).any(axis=0)
+    cut = _are_cut(along[:count], seen)
+    away = np.abs(directions @ sight)
+    far_known, lies_flat = away < ACROSS, np.zeros(len(away), bool)
+    if up is not None and not far_known.all():
+        heights = seen.points @ up
+        end_height = np.where(far, heights[:, None], -np.inf).max(axis=0)
+        drop = TOP * float(np.ptp(heights)) + seen.noise + 0.5 * seen.pixel_size
+        band = heights[:, None] >= end_height - drop
+        near_at_height = np.where(band, along, np.inf).min(axis=0)
+        on_top = end_height > heights.max() - drop
+        # At the outline of a rounded surface, depth changes by this much within three pixels.
+        doubt = away * np.sqrt(3 * seen.pixel_size / np.maximum(widths, seen.pixel_size))
+        lies_flat = np.asarray(np.ptp(heights) < FLAT * widths)
+        sharp = (doubt < DOUBT) | lies_flat
+        far_known |= sharp & on_top & (near_at_height - low < SLACK * widths)
+    # A square was eroded; and the outermost pixels' middles lie inside by half their spacing.
+    flat = np.abs(directions[:, :2])
+    margin = flat.max(axis=1) + 2 * seen.inset * flat.sum(axis=1)
+    # A pixel covers more of a flat thing that leads away.
+    margin = np.where(lies_flat, margin / np.maximum(1 - away**2, 0.1), margin)
+    widths = widths + seen.pixel_size * margin
+    return widths, far_known & ~blocked, cut
+
+
+def _are_cut(along: Floats, seen: VisiblePoints) -> Mask:
+    """Return (D,) whether outline points on the image's border are the outermost of an end."""
+    if not seen.cut.any():
+        return np.zeros(along.shape[1], bool)
+    if seen.cut.all():
+        return np.ones(along.shape[1], bool)
+    parts, slack = (seen.cut[:, None], ~seen.cut[:, None]), 0.1 * seen.pixel_size
+    lost = np.zeros(along.shape[1], bool)
+    for distances in (along - along.min(axis=0), along.max(axis=0) - along):
+        cut, free = (np.where(part, distances, np.inf).min(axis=0) for part in parts)
+        # Of a long bar's edge, the one pixel at the border says nothing.
+        at_end = distances < 1.5 * seen.pixel_size
+        share = (at_end & parts[0]).sum(axis=0) / at_end.sum(axis=0)
+        lost |= (cut < free - slack) & (share > CUT_SHARE)
+    return lost
+
+
+def _unmeasured_ends(seen: VisiblePoints, directions: Floats) -> Mask:
+    """Return (D,) whether depth is missing near one of the two ends along each direction."""
+    along = seen.outline @ directions.T
+    first, last = np.argmin(along, axis=0), np.argmax(along, axis=0)
+    return np.asarray(seen.unmeasured[first] | seen.unmeasured[last])
+
+
+def _candidates(seen: VisiblePoints, up: Floats | None) -> tuple[Floats, Floats, Floats]:
+    """Return (D, 3) closings to try; (D,) cosines to the line of sight and to ``up``."""
+    sight = seen.sight
+    axis = -sight if up is None else up
+    across = np.cross(axis, sight)
+    size = float(np.linalg.norm(across))
+    if size < 0.05:  # the camera looks straight down
+        across = np.cross(sight, (0.0, 1.0, 0.0))
+        size = float(np.linalg.norm(across))
+    across /= size
+    angles = np.pi * np.arange(DIRECTIONS) / DIRECTIONS
+    planes = []
+    for normal in (axis, sight):
+        side = np.cross(normal, across)
+        side /= np.linalg.norm(side)
+        first = np.cross(side, normal)
+        # One of them is exactly across a long thin object, where a degree makes a difference.
+        turned = angles + _thin_way(seen.points @ np.column_stack([first, side]))
+        planes.append(np.cos(turned)[:, None] * first + np.sin(turned)[:, None] * side)
+    closings = np.concatenate(planes)
+    return closings, np.abs(closings @ sight), np.abs(closings @ axis)
+
+
+def _thin_way(points: Floats) -> float:
+    """Return the angle of the direction in which (N, 2) points spread least, radians."""
+    (xx, xy), (_, yy) = np.cov(points.T)
+    return float(np.arctan2(2 * xy, xx - yy) / 2 + np.pi / 2)
+
+
+def _middle_of_least(values: Floats, least: int, slack: float) -> int:
     """Return the index in the middle of the valley around a circle's smallest value.
 
     The very smallest depends on how the outline happens to fall on the pixels: ``slack``.
     """
-    least = int(np.argmin(values))
     valley = np.roll(values <= (1 + VALLEY) * values[least] + slack, -least)
     if valley.all():
         return least
     ahead, behind = int(np.argmin(valley)) - 1, int(np.argmin(valley[::-1]))
     return (least + (ahead - behind) // 2) % len(values)
-
-
-def _chord_ends(region: Mask, pixel: Pixel, directions: Floats) -> tuple[Floats, Mask]:
-    """Walk from ``pixel`` until the region ends.
-
-    Returns:
-        (N, 2) x and y where it ends, and (N,) whether that is where the image ends too.
-    """
-    # Specks that the segmenter missed are no place for a finger.
-    whole = cv2.morphologyEx(
-        np.pad(region, 2).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)
-    )
-    rows, columns = np.nonzero(region)
-    reach = float(np.hypot(np.ptp(rows) + 3, np.ptp(columns) + 3))
-    t = np.arange(STEP / 2, reach, STEP)  # never on the border of two pixels
-    path = np.array(pixel[::-1]) + directions[:, None] * t[:, None]
-    height, width = region.shape
-    x, y = np.rint(np.moveaxis(path, -1, 0)).astype(int)
-    out = whole[np.clip(y, -1, height) + 2, np.clip(x, -1, width) + 2] == 0
-    last = np.argmax(out, axis=1)
-    ends = np.array(pixel[::-1]) + directions * (t[last] - STEP / 2)[:, None]
-    at = np.arange(len(last)), last
-    cut = (x[at] < 0) | (x[at] >= width) | (y[at] < 0) | (y[at] >= height)
-    return ends, cut
 
 
 def principal_axis(region: Mask) -> Point | None:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segzero_core.grasping.gripper_width import Pixel
 from segzero_core.types import Intrinsics, Mask, Point
 
 Depth = npt.NDArray[np.float32]
+Pixel = tuple[int, int]  # row, column
 
 MAX_PIXELS = 60_000  # of an object; larger ones are looked at in blocks of 2 x 2, 3 x 3, ...
 
@@ -29,6 +29,8 @@ class RegionOfInterest:
         left: Column in the image of the first block's middle.
         top: Row in the image of the first block's middle.
         step: Pixels from block to block.
+        borders: Whether the left, top, right and bottom edge of ``mask`` is the image's border
+            and the object touches it.
     """
 
     mask: Mask
@@ -37,6 +39,18 @@ class RegionOfInterest:
     left: int
     top: int
     step: int
+    borders: tuple[bool, bool, bool, bool]
+
+    def on_border(self, blocks: npt.NDArray[np.int64]) -> Mask:
+        """Return (N,) whether each of (N, 2) blocks, x and y, lies where the image ends."""
+        (x, y), (height, width) = blocks.T, self.mask.shape
+        left, top, right, bottom = self.borders
+        return np.asarray(
+            (left & (x == 0))
+            | (top & (y == 0))
+            | (right & (x == width - 1))
+            | (bottom & (y == height - 1))
+        )
 
     def lens(self, intrinsics: Intrinsics) -> Intrinsics:
         """Return the camera's intrinsics in blocks."""
@@ -74,7 +88,8 @@ def look_at(
     if step > 1:
         mask, depth, valid = _shrink(mask, depth, valid, step, min_valid)
     left, top = columns.start - before[0] + _middle(step), rows.start - above[0] + _middle(step)
-    return RegionOfInterest(mask, depth, valid, left, top, step)
+    borders = (not before[0], not above[0], not before[1], not above[1])
+    return RegionOfInterest(mask, depth, valid, left, top, step, borders)
 
 
 def _window(mask: Mask, axis: int, margin: int) -> tuple[slice, tuple[int, int]]:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mask + depth + calibration -> where in space to reach, and how wide it is. Knows no ROS.
+"""Mask + depth + calibration -> where in space to reach, and how wide the object is.
+
+    mask, depth -> roi -> object_surface -> visible_points -> gripper_width -> hollow -> target
+           depth around the mask -> support_plane ------------^
 
 Everything is in the camera optical frame (REP 103: x right, y down, z forward), in metres. The
 depth image is registered to the colour image: same size, same pixel, same ray.
@@ -9,44 +12,64 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
 from segzero_core.errors import TargetError
-from segzero_core.grasping.camera_model import Distortion, check_lens, rays
-from segzero_core.grasping.gripper_width import Pixel, narrowest, principal_axis
-from segzero_core.grasping.roi import Depth, RegionOfInterest, look_at
+from segzero_core.grasping.camera_model import Distortion, Floats, check_lens, rays
+from segzero_core.grasping.gripper_width import (
+    Bound,
+    GripperWidth,
+    measure_width,
+    principal_axis,
+)
+from segzero_core.grasping.hollow import is_hollow, rim_pixel
+from segzero_core.grasping.local_plane import local_depth, local_normal
+from segzero_core.grasping.object_surface import ObjectSurface, find_surface
+from segzero_core.grasping.oriented_box import OrientedBox, enclose
+from segzero_core.grasping.roi import Depth, Pixel, look_at
+from segzero_core.grasping.support_plane import find_support
+from segzero_core.grasping.visible_points import sample_points
 from segzero_core.types import Intrinsics, Mask, Point
 
 Metres = tuple[float, float, float]
-
-MIN_PIXELS = 12  # with usable depth; fewer say nothing about a surface
-EDGE = 3.0  # pixels next to the outline, where sensors mix object and background
-WINDOW = 3  # a depth is fitted to up to 7 x 7 pixels; a single one is too noisy
-MAD_TO_SIGMA = 1.4826  # for a normal distribution
-MIN_SPREAD = 0.01  # metres; below this, depth steps are the sensor's, not another object's
-MIN_JUMP = 0.03  # share of the depth; a step this large between neighbours parts two surfaces
+Direction = tuple[float, float, float]
+Grasp = Literal['body', 'rim']
 
 
 @dataclass(frozen=True)
 class GraspTarget:
-    """Where to reach.
+    """Where to reach, and how wide the object is.
+
+    Positions are metres and directions unit vectors in the camera optical frame, unless
+    ``frame_id`` is set.
 
     Attributes:
-        point: The best point to grasp, metres, camera optical frame unless ``frame_id`` is set.
+        point: The best point to grasp, on the object's visible surface.
         points: The reasoner's points, each moved to the nearest pixel of the object that has a
-            trustworthy depth; metres, in the same frame.
+            trustworthy depth.
         pixel: Pixel of ``point``, on the mask.
         pixels: Pixels of ``points``, on the mask.
-        width: Metres across the visible object at ``point``, where it is narrowest; ``None`` if
-            the image's border cuts the object in every direction.
-        closing: Unit vector in the image (x, y), x >= 0, along which ``width`` was measured: the
-            way a gripper would close. ``None`` without ``width``.
+        width: Metres from end to end of the whole object along ``closing_vector``; ``None`` where
+            it cannot be known.
+        width_bound: ``measured``, or ``lower`` where a part may be out of sight: the object is at
+            least so wide. ``None`` without ``width``.
+        width_reason: Why there is no ``width``.
+        closing: Unit vector in the image (x, y), x >= 0, as which ``closing_vector`` shows.
+            ``None`` without ``width``.
+        closing_vector: Direction in space along which two jaws would close. ``None`` without
+            ``width``.
+        grasp: ``body``: the jaws close around the object, which takes an opening of ``width``.
+            ``rim``: the object is hollow and ``point`` lies on its rim or wall, so that the jaws
+            can also close across the wall there, along the same direction.
+        normal: Of the surface at ``point``, towards the camera.
+        box: The oriented box of the visible part.
         axis: Unit vector in the image (x, y), x >= 0, along which the object is longest;
             ``None`` if it is about as wide as long.
-        frame_id: Of ``point`` and ``points``, where it is not the camera's.
+        depth_share: Share of the mask that has a depth in range.
+        cut_at_border: Whether the mask reaches the image's border.
+        frame_id: Of positions and directions, where it is not the camera's.
     """
 
     point: Metres
@@ -54,8 +77,16 @@ class GraspTarget:
     pixel: Point
     pixels: tuple[Point, ...]
     width: float | None = None
+    width_bound: Bound | None = None
+    width_reason: TargetError | None = None
     closing: Point | None = None
+    closing_vector: Direction | None = None
+    grasp: Grasp = 'body'
+    normal: Direction | None = None
+    box: OrientedBox | None = None
     axis: Point | None = None
+    depth_share: float = 1.0
+    cut_at_border: bool = False
     frame_id: str | None = None
 
 
@@ -68,12 +99,12 @@ def find_target(
     min_valid: float = 0.2,
     distortion: Distortion | None = None,
 ) -> GraspTarget:
-    """Find the metric points of what ``mask`` shows.
+    """Find the metric points and the width of the object that ``mask`` shows.
 
-    The best one is the reasoner's point that lies deepest inside the object; when both lie near
-    its outline it is the centre of the largest circle that fits the object's surface. All are
-    pixels of the mask with a depth that belongs to the object, so that rings and hooks are not
-    missed.
+    The best point of a solid object is the reasoner's point that lies deepest inside it; when
+    both lie near its outline it is the centre of the largest circle that fits the object's
+    surface. A hollow object is grasped at its rim. All are pixels of the mask with a depth that
+    belongs to the object, so that rings and hooks are not missed.
 
     Args:
         mask: (H, W) bool.
@@ -92,45 +123,36 @@ def find_target(
     _check(mask, depth)
     view = look_at(mask, depth, depth_range, min_valid)
     lens = view.lens(intrinsics)
-    body = _find_body(view, min_valid)
-    pixels = [_nearest(body.surface, *view.to_blocks(point)) for point in points]
-    best = _best(pixels, body)
-    chosen = [best, *pixels]
-    lines = rays([pixel[::-1] for pixel in chosen], lens, distortion)
-    depths = [_local_depth(pixel, body) for pixel in chosen]
-    places = [(float(x * z), float(y * z), z) for (x, y), z in zip(lines, depths, strict=True)]
-    width, closing = narrowest(best, body.region, body.level, lens, distortion)
-    named = [view.to_image(pixel) for pixel in chosen]
+    surface = find_surface(view, lens, min_valid)
+    plane = find_support(mask, depth, intrinsics, depth_range, distortion)
+    seen = sample_points(surface, view, depth, lens, plane, distortion)
+    up = None if plane is None else plane.normal
+    width = measure_width(seen, up)
+    pixels = [_nearest(surface.surface, *view.to_blocks(point)) for point in points]
+    known = width if isinstance(width, GripperWidth) else None
+    hollow = known is not None and is_hollow(surface, known.metres)
+    best = _best(pixels, surface)
+    if known is not None and hollow:
+        best = rim_pixel(surface, seen, known)
+    places = _locate([best, *pixels], surface, lens, distortion)
+    named = [view.to_image(pixel) for pixel in (best, *pixels)]
     return GraspTarget(
         point=places[0],
         points=tuple(places[1:]),
         pixel=named[0],
         pixels=tuple(named[1:]),
-        width=width,
-        closing=closing,
-        axis=principal_axis(body.region),
+        width=None if known is None else known.metres,
+        width_bound=None if known is None else known.bound,
+        width_reason=None if isinstance(width, GripperWidth) else width,
+        closing=None if known is None else _in_image(known.closing, places[0], intrinsics),
+        closing_vector=None if known is None else _direction(known.closing),
+        grasp='rim' if hollow else 'body',
+        normal=_direction(local_normal(best, surface, lens, distortion)),
+        box=enclose(seen, None if known is None else known.closing, up),
+        axis=principal_axis(surface.region),
+        depth_share=float(np.count_nonzero(view.valid) / np.count_nonzero(view.mask)),
+        cut_at_border=bool(seen.cut.any()),
     )
-
-
-@dataclass(frozen=True)
-class _Body:
-    """What of the mask is the object.
-
-    Attributes:
-        region: (H, W) bool, the mask without what its depth gives away as something else.
-        surface: (H, W) bool, pixels of the region with a depth worth using.
-        pieces: (H, W) int32, which of the object's continuous surfaces a pixel belongs to.
-        clearance: (H, W) float32, pixels to the outline or to a step in depth.
-        depth: (H, W) float32, as measured.
-        level: (H, W) float32, depth of the surface nearby, smoothed.
-    """
-
-    region: Mask
-    surface: Mask
-    pieces: npt.NDArray[np.int32]
-    clearance: npt.NDArray[np.float32]
-    depth: Depth
-    level: Depth
 
 
 def _check(mask: Mask, depth: Depth) -> None:
@@ -144,122 +166,39 @@ def _check(mask: Mask, depth: Depth) -> None:
         raise TargetError('empty_mask', 'the mask has no pixel')
 
 
-def _find_body(view: RegionOfInterest, min_valid: float) -> _Body:
-    """Tell the object's surface from gaps, outliers and what a leaking mask adds."""
-    mask, depth = view.mask, view.depth
-    inside = _distance_inside(mask)
-    # Thin things keep their middle.
-    inner = inside > min(EDGE / view.step, float(inside.max()) / 2)
-    usable = inner & view.valid
-    _check_coverage(inner, usable, min_valid)
-    level = _smooth(depth, usable)
-    steps = inner & _steps(level, usable)
-    pieces, own = _own_pieces(inner & ~steps, usable, level)
-    off = np.abs(depth - level)
-    spread = MAD_TO_SIGMA * float(np.median(off[usable & own]))
-    surface = usable & own & (off <= 3 * max(spread, MIN_SPREAD / 10))
-    surface &= _share(surface, inner) >= min_valid
-    count = np.count_nonzero(surface)
-    if count < MIN_PIXELS:
-        raise TargetError(
-            'too_few_pixels',
-            f'only {count} pixels of the mask have a trustworthy depth, {MIN_PIXELS} are needed',
-        )
-    region = mask & ~(inner & ~steps & ~own)
-    return _Body(
-        region=region,
-        surface=surface,
-        pieces=pieces,
-        clearance=_distance_inside(region & ~steps),
-        depth=depth,
-        level=_extend(level, surface),
-    )
+def _locate(
+    pixels: Sequence[Pixel],
+    surface: ObjectSurface,
+    lens: Intrinsics,
+    distortion: Distortion | None,
+) -> list[Metres]:
+    """Return where in space the surface pixels are."""
+    lines = rays([pixel[::-1] for pixel in pixels], lens, distortion)
+    depths = [local_depth(pixel, surface) for pixel in pixels]
+    return [(float(x * z), float(y * z), z) for (x, y), z in zip(lines, depths, strict=True)]
 
 
-def _check_coverage(inner: Mask, usable: Mask, min_valid: float) -> None:
-    count, total = np.count_nonzero(usable), np.count_nonzero(inner)
-    if count == 0:
-        raise TargetError('no_valid_depth', 'no pixel of the mask has a depth in range')
-    if count < MIN_PIXELS:
-        raise TargetError(
-            'too_few_pixels',
-            f'only {count} pixels of the mask have a depth in range, {MIN_PIXELS} are needed',
-        )
-    if count < min_valid * total:
-        raise TargetError(
-            'sparse_depth',
-            f'only {count / total:.1%} of the mask has a depth in range, {min_valid:.1%} is '
-            'needed (depth.min_valid)',
-        )
+def _in_image(direction: Floats, point: Metres, lens: Intrinsics) -> Point:
+    """Return the unit vector in the image, x >= 0, as which a direction at a point shows."""
+    (dx, dy, dz), (x, y, z) = direction, point
+    u, v = lens.fx * (dx * z - x * dz), lens.fy * (dy * z - y * dz)
+    size = float(np.hypot(u, v)) or 1.0
+    sign = -1.0 if u < 0 else 1.0
+    return Point(sign * float(u) / size, sign * float(v) / size)
 
 
-def _own_pieces(smooth: Mask, usable: Mask, level: Depth) -> tuple[npt.NDArray[np.int32], Mask]:
-    """Split the mask into continuous surfaces; return them and which pixels are the object's.
-
-    A surface belongs to the object as a whole or not at all, so that a long thing seen from its
-    end keeps both ends: median and MAD judge the surfaces' own medians.
-    """
-    count, pieces = cv2.connectedComponents(smooth.astype(np.uint8), connectivity=4)
-    samples = level[usable & smooth]  # at least half of what is usable
-    middle = np.median(samples)
-    spread = MAD_TO_SIGMA * np.median(np.abs(samples - middle))
-    band = 3 * max(float(spread), MIN_SPREAD)
-    sizes = np.bincount(pieces[usable], minlength=count)
-    sizes[0] = 0  # what belongs to no surface
-    keep = np.zeros(count, bool)
-    for piece in np.flatnonzero(sizes):
-        here = usable & (pieces == piece)
-        keep[piece] = abs(np.median(level[here]) - middle) <= band
-    keep[int(np.argmax(sizes))] = True
-    keep[0] = False
-    return pieces, keep[pieces]
+def _direction(vector: Floats) -> Direction:
+    x, y, z = vector.tolist()
+    return x, y, z
 
 
-def _distance_inside(mask: Mask) -> npt.NDArray[np.float32]:
-    """Return each pixel's distance to the outline, in pixels; the image's border is outline."""
-    return cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
-
-
-def _extend(values: Depth, where: Mask) -> Depth:
-    """Give every pixel the value of the nearest one in ``where``."""
-    _, labels = cv2.distanceTransformWithLabels(
-        (~where).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    table = np.zeros(labels.max() + 1, np.float32)
-    table[labels[where]] = values[where]
-    return table[labels]
-
-
-def _smooth(depth: Depth, usable: Mask) -> Depth:
-    """Return the local median of the usable depth, gaps closed from their rims."""
-    return cv2.medianBlur(_extend(depth, usable), 5)
-
-
-def _steps(level: Depth, usable: Mask) -> Mask:
-    """Return where depth jumps: rims, behind which sensors invent pixels in mid-air."""
-    box = np.ones((3, 3), np.uint8)
-    jump = cv2.dilate(level, box) - cv2.erode(level, box)
-    # A surface seen at a grazing angle is all slope: there, a step is what is steeper still.
-    return jump > np.maximum(MIN_JUMP * level, 3 * np.median(jump[usable]))
-
-
-def _share(part: Mask, whole: Mask) -> npt.NDArray[np.float32]:
-    """Return how much of ``whole`` around each pixel is in ``part``, 0 to 1."""
-    size = (2 * WINDOW + 1, 2 * WINDOW + 1)
-    near, all_near = (
-        cv2.blur(mask.astype(np.float32), size, borderType=cv2.BORDER_CONSTANT)
-        for mask in (part, whole)
-    )
-    return near / np.maximum(all_near, 1e-6)
-
-
-def _best(pixels: Sequence[Pixel], body: _Body) -> Pixel:
+def _best(pixels: Sequence[Pixel], surface: ObjectSurface) -> Pixel:
     """Return the pixel to grasp: the deepest inside of ``pixels``, or of all the surface."""
-    flat = int(np.argmax(np.where(body.surface, body.clearance, -1.0)))
-    row, column = divmod(flat, body.surface.shape[1])
+    flat = int(np.argmax(np.where(surface.surface, surface.clearance, -1.0)))
+    row, column = divmod(flat, surface.surface.shape[1])
     if pixels:
-        deepest = max(pixels, key=lambda pixel: body.clearance[pixel])
-        if body.clearance[deepest] >= body.clearance[row, column] / 3:
+        deepest = max(pixels, key=lambda pixel: surface.clearance[pixel])
+        if surface.clearance[deepest] >= surface.clearance[row, column] / 3:
             return deepest
     return row, column
 
@@ -269,23 +208,3 @@ def _nearest(surface: Mask, x: float, y: float) -> Pixel:
     rows, columns = np.nonzero(surface)
     i = int(np.argmin((columns - x) ** 2 + (rows - y) ** 2))
     return int(rows[i]), int(columns[i])
-
-
-def _local_depth(pixel: Pixel, body: _Body) -> float:
-    """Return the depth at a surface pixel of the plane that fits the surface around it.
-
-    A median would do on surfaces that face the camera; on tilted ones it leans to the side that
-    has more pixels. Over the image, it is the inverse of a plane's depth that is linear.
-    """
-    row, column = pixel
-    window = (
-        slice(max(row - WINDOW, 0), row + WINDOW + 1),
-        slice(max(column - WINDOW, 0), column + WINDOW + 1),
-    )
-    used = body.surface[window] & (body.pieces[window] == body.pieces[pixel])
-    dy, dx = np.nonzero(used)
-    inverse = 1 / body.depth[window][used].astype(np.float64)
-    y, x = dy + window[0].start - row, dx + window[1].start - column
-    plane, *_ = np.linalg.lstsq(np.column_stack([np.ones(len(x)), x, y]), inverse, rcond=None)
-    # Between its neighbours' depths: noise in a row of pixels leaves the plane free to swing.
-    return float(1 / np.clip(plane[0], inverse.min(), inverse.max()))

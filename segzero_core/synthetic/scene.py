@@ -113,6 +113,19 @@ class Scene:
         local = placed.to_local(world)
         return float(min(part.solid.distance(local)[0] for part in placed.model.parts))
 
+    def extent(self, i: int, direction: npt.ArrayLike) -> float:
+        """Return how long ``objects[i]`` is along a direction, metres: exact, hidden parts too.
+
+        Args:
+            i: Index into ``objects``.
+            direction: (3,) in the camera optical frame, of any length but 0.
+        """
+        placed = self.objects[i].placed
+        world = self.camera.rotation @ np.asarray(direction, np.float64)
+        local = placed.turn(world / np.linalg.norm(world))
+        solids = [part.solid for part in placed.model.parts]
+        return max(s.reach(local) for s in solids) + max(s.reach(-local) for s in solids)
+
     def queries(self) -> list[Query]:
         """Return every sentence the scene has exactly one answer to, in a fixed order."""
         things = [self._thing(i) for i in range(len(self.objects))]

@@ -39,6 +39,10 @@ class Solid(Protocol):
         """Return the (N,) unsigned distances of (N, 3) points to the surface."""
         ...
 
+    def reach(self, direction: Floats) -> float:
+        """Return how far the solid reaches from the origin along a (3,) unit vector, metres."""
+        ...
+
 
 @dataclass(frozen=True)
 class Ball:
@@ -59,6 +63,10 @@ class Ball:
         """See ``Solid``."""
         radius = np.linalg.norm(points - np.asarray(self.centre), axis=1)
         return np.abs(radius - self.radius)
+
+    def reach(self, direction: Floats) -> float:
+        """See ``Solid``."""
+        return float(direction @ np.asarray(self.centre)) + self.radius
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,11 @@ class Cuboid:
         q = np.abs(local) - half
         outside = np.linalg.norm(np.maximum(q, 0), axis=1)
         return np.where(q.max(axis=1) > 0, outside, -q.max(axis=1))
+
+    def reach(self, direction: Floats) -> float:
+        """See ``Solid``."""
+        half = np.asarray(self.size) / 2
+        return float(np.abs(direction) @ half + direction[2] * half[2])
 
     def _centred(self, points: Floats) -> tuple[Floats, Floats]:
         half = np.asarray(self.size) / 2
@@ -132,6 +145,10 @@ class Tube:
         """See ``Solid``."""
         to_axis = np.linalg.norm(self._to_axis(points), axis=-1).min(axis=1)
         return np.abs(to_axis - self.radius)
+
+    def reach(self, direction: Floats) -> float:
+        """See ``Solid``."""
+        return float((self.path @ direction).max()) + self.radius
 
     def _to_axis(self, points: Floats) -> Floats:
         """(N, P - 1, 3) vectors from the nearest point of each piece of the path."""
@@ -222,6 +239,11 @@ class Revolved:
     def distance(self, points: Floats) -> Floats:
         """See ``Solid``."""
         return np.sqrt(self._to_profile(points)[0].min(axis=0))
+
+    def reach(self, direction: Floats) -> float:
+        """See ``Solid``."""
+        across = float(np.hypot(*direction[:2]))
+        return float((self.profile @ (across, direction[2])).max())
 
     def _to_profile(self, points: Floats) -> tuple[Floats, Floats]:
         """Squared distances to each segment and where along it (0 to 1) they are: (P - 1, N)."""

@@ -70,7 +70,14 @@ def test_every_document_has_the_same_keys():
 
 def test_an_answers_document():
     target = GraspTarget(
-        (0.1, 0.2, 0.3), ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), Point(1, 1), (), 0.06, Point(0.0, 1.0)
+        point=(0.1, 0.2, 0.3),
+        points=((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
+        pixel=Point(1, 1),
+        pixels=(),
+        width=0.06,
+        width_bound='measured',
+        closing=Point(0.0, 1.0),
+        closing_vector=(0.0, 0.8, 0.6),
     )
     document = answer_document(HEAD, answer(target))
     assert document['stamp'] == {'sec': 3, 'nanosec': 5}
@@ -81,9 +88,15 @@ def test_an_answers_document():
         'frame_id': 'optical',
         'point_m': [0.1, 0.2, 0.3],
         'points_m': [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]],
+        'grasp': 'body',
         'width_m': 0.06,
+        'width_bound': 'measured',
+        'width_reason': None,
         'closing': [0.0, 1.0],
+        'closing_vector': [0.0, 0.8, 0.6],
         'axis': None,
+        'normal': None,
+        'box': None,
         'reason': None,
     }
 

@@ -44,20 +44,22 @@ def check(pose, result, standoff):
     point = np.array(target['point_m'])
     position = np.array([pose.pose.position.x, pose.pose.position.y, pose.pose.position.z])
     assert np.linalg.norm(point - position) == pytest.approx(standoff)
-    assert np.linalg.norm(np.cross(point, position)) == pytest.approx(0, abs=1e-9)
     rotation = rotation_of(pose.pose.orientation)
-    np.testing.assert_allclose(rotation[:, 2], point / np.linalg.norm(point), atol=1e-9)
-    closing = np.array([*target['closing'], 0.0])
-    assert rotation[:, 0] @ closing > 0.5
-    assert np.linalg.det([rotation[:, 0], rotation[:, 2], closing]) == pytest.approx(0, abs=1e-9)
+    closing, sight = np.array(target['closing_vector']), point / np.linalg.norm(point)
+    np.testing.assert_allclose(rotation[:, 0], closing, atol=1e-9)
+    np.testing.assert_allclose(point - position, standoff * rotation[:, 2], atol=1e-9)
+    # The approach is the line of sight but for its part along the closing.
+    assert rotation[:, 2] @ sight == pytest.approx(np.sqrt(1 - (closing @ sight) ** 2))
     assert pose.header.frame_id == target['frame_id']
     assert pose.header.stamp.sec == result['stamp']['sec']
     assert pose.header.stamp.nanosec == result['stamp']['nanosec']
 
 
-@pytest.mark.parametrize('angle', [0.0, 0.3, np.pi / 2, -1.2, 1.57])
+@pytest.mark.parametrize(
+    'closing', [(1.0, 0.0, 0.0), (0.6, 0.8, 0.0), (0.0, 1.0, 0.0), (0.48, -0.64, 0.6)]
+)
 @pytest.mark.parametrize('point', [(0.0, 0.0, 0.5), (0.3, -0.2, 0.7), (-0.4, 0.4, 0.4)])
-def test_pose_stands_off_along_the_line_of_sight(example, point, angle):
+def test_pose_stands_off_across_the_closing(example, point, closing):
     result = {
         'status': 'ok',
         'frame_id': 'optical',
@@ -65,18 +67,18 @@ def test_pose_stands_off_along_the_line_of_sight(example, point, angle):
         'target': {
             'frame_id': 'optical',
             'point_m': list(point),
-            'closing': [np.cos(angle), np.sin(angle)],
+            'closing_vector': list(closing),
         },
     }
     check(example.pregrasp_pose(result, STANDOFF), result, STANDOFF)
 
 
 def test_an_object_of_unknown_width_is_closed_upon_along_the_rows(example):
-    target = {'frame_id': 'optical', 'point_m': [0.1, 0.2, 0.7], 'closing': None}
+    target = {'frame_id': 'optical', 'point_m': [0.0, 0.2, 0.7], 'closing_vector': None}
     stamp = {'sec': 3, 'nanosec': 4}
     result = {'status': 'ok', 'frame_id': 'optical', 'stamp': stamp, 'target': target}
     pose = example.pregrasp_pose(result, STANDOFF)
-    check(pose, {**result, 'target': {**target, 'closing': [1.0, 0.0]}}, STANDOFF)
+    check(pose, {**result, 'target': {**target, 'closing_vector': [1.0, 0.0, 0.0]}}, STANDOFF)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_the_pose_is_in_the_frame_of_the_base(example, ros, make_client, process
     broadcaster = tf2_ros.StaticTransformBroadcaster(client.node)
     broadcaster.sendTransform(mounted)
     target = {'frame_id': 'optical', 'point_m': [0.1, 0.2, 0.7], 'width_m': 0.05}
-    target['closing'] = [1.0, 0.0]
+    target['closing_vector'] = [1.0, 0.0, 0.0]
     result = {'query': 'it', 'status': 'ok', 'stamp': {'sec': 3, 'nanosec': 4}, 'target': target}
     in_camera, poses = example.pregrasp_pose(result, STANDOFF).pose.position, []
     client.node.create_subscription(PoseStamped, 'pregrasp', poses.append, 10)

@@ -11,6 +11,7 @@ from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
 from segzero_core.errors import CalibrationError
+from segzero_core.grasping.oriented_box import OrientedBox
 from segzero_core.grasping.target import GraspTarget
 from segzero_core.types import Point
 from segzero_ros.messages import target_header
@@ -19,7 +20,22 @@ from segzero_ros.transforms import Transform, from_quaternion, move_target, rect
 VECTOR = np.array([0.3, -0.5, 0.2])  # a rotation: its axis, as long as its angle
 ROTATION, _ = cv2.Rodrigues(VECTOR)
 SHIFT = np.array([0.1, 0.2, -0.3])
-TARGET = GraspTarget((0.1, 0.2, 0.5), ((0.3, 0.4, 0.6),), Point(1, 2), (Point(3, 4),), width=0.07)
+BOX = OrientedBox(
+    (0.1, 0.2, 0.55),
+    ((1.0, 0.0, 0.0), (0.0, 0.6, 0.8), (0.0, -0.8, 0.6)),
+    (0.07, 0.05, 0.04),
+    ('measured', 'lower', 'lower'),
+)
+TARGET = GraspTarget(
+    (0.1, 0.2, 0.5),
+    ((0.3, 0.4, 0.6),),
+    Point(1, 2),
+    (Point(3, 4),),
+    width=0.07,
+    closing_vector=(1.0, 0.0, 0.0),
+    normal=(0.0, -0.6, -0.8),
+    box=BOX,
+)
 
 
 def test_a_target_is_turned_and_moved_but_its_pixels_and_width_stay():
@@ -27,6 +43,11 @@ def test_a_target_is_turned_and_moved_but_its_pixels_and_width_stay():
     np.testing.assert_allclose(moved.point, ROTATION @ TARGET.point + SHIFT)
     np.testing.assert_allclose(moved.points, [ROTATION @ TARGET.points[0] + SHIFT])
     assert (moved.pixel, moved.pixels, moved.width) == (Point(1, 2), (Point(3, 4),), 0.07)
+    np.testing.assert_allclose(moved.closing_vector, ROTATION @ TARGET.closing_vector)
+    np.testing.assert_allclose(moved.normal, ROTATION @ TARGET.normal)
+    np.testing.assert_allclose(moved.box.centre, ROTATION @ BOX.centre + SHIFT)
+    np.testing.assert_allclose(moved.box.axes, np.array(BOX.axes) @ ROTATION.T)
+    assert (moved.box.extents, moved.box.bounds) == (BOX.extents, BOX.bounds)
 
 
 @pytest.mark.parametrize('length', [1.0, 3.0])  # some publishers do not normalise

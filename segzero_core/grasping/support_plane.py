@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plane that an object stands on or before, from the depth around its mask."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from segzero_core.grasping.camera_model import Distortion, Floats, rays
+from segzero_core.types import Intrinsics, Mask
+
+SAMPLES = 24  # rows and columns of the grid on which the surroundings are sampled
+REACH = 0.4  # of the box's longer side: how far around the object the surroundings reach
+LEAST_REACH = 12  # pixels
+HYPOTHESES = 32
+TOLERANCE = 0.02  # share of the depth within which a sample belongs to a plane
+FEWEST, SHARE = 30, 0.35  # samples that a plane must explain, and their share of all
+
+
+class Plane(NamedTuple):
+    """A plane in the camera optical frame.
+
+    Attributes:
+        normal: (3,) unit vector, towards the camera's side.
+        offset: Metres; ``normal @ point + offset`` is a point's height above the plane.
+    """
+
+    normal: Floats
+    offset: float
+
+    def heights(self, points: Floats) -> Floats:
+        """Return the (N,) heights of (N, 3) points above the plane, metres."""
+        return np.asarray(points @ self.normal + self.offset)
+
+
+def find_support(
+    mask: Mask,
+    depth: npt.NDArray[np.float32],
+    intrinsics: Intrinsics,
+    depth_range: tuple[float, float],
+    distortion: Distortion | None = None,
+) -> Plane | None:
+    """Fit a plane to the depth around an object: the table, the floor or the wall behind it.
+
+    Args:
+        mask: (H, W) bool, not empty.
+        depth: (H, W) float32, metres.
+        intrinsics: Of the camera.
+        depth_range: Nearest and farthest depth that are valid, metres.
+        distortion: Of the lens.
+
+    Returns:
+        The plane, or ``None`` where the surroundings are not plane or were not measured.
+    """
+    rows, columns = _around(mask, 0), _around(mask, 1)
+    v, u = (grid.ravel() for grid in np.meshgrid(rows, columns, indexing='ij'))
+    z = depth[v, u].astype(np.float64)
+    with np.errstate(invalid='ignore'):
+        used = ~mask[v, u] & (z >= depth_range[0]) & (z <= depth_range[1])
+    if np.count_nonzero(used) < FEWEST:
+        return None
+    lines = rays(np.column_stack([u, v])[used], intrinsics, distortion)
+    # Over viewing rays (x, y), a plane's inverse depth is linear: A x + B y + C.
+    return _consensus(np.column_stack([lines, np.ones(len(lines))]), 1 / z[used])
+
+
+def _around(mask: Mask, axis: int) -> npt.NDArray[np.int64]:
+    """Return the rows or columns at which the surroundings are sampled."""
+    used = np.flatnonzero(mask.any(axis=1 - axis))
+    longest = max(used[-1] - used[0], 1)
+    reach = max(LEAST_REACH, round(REACH * float(longest)))
+    low, high = max(used[0] - reach, 0), min(used[-1] + reach, mask.shape[axis] - 1)
+    return np.unique(np.linspace(low, high, SAMPLES).astype(np.int64))
+
+
+def _consensus(lines: Floats, inverse: Floats) -> Plane | None:
+    """Return the plane that most samples lie on (RANSAC, Fischler and Bolles 1981)."""
+    rng = np.random.Generator(np.random.PCG64(0))  # the same depth gives the same plane
+    triples = rng.integers(0, len(lines), (HYPOTHESES, 3))
+    corners = lines[triples]
+    sound = np.abs(np.linalg.det(corners)) > 1e-9
+    if not sound.any():
+        return None
+    models = np.linalg.solve(corners[sound], inverse[triples[sound]][..., None])[..., 0]
+    close = np.abs(models @ lines.T - inverse) < TOLERANCE * inverse
+    inside = close[int(np.argmax(close.sum(axis=1)))]
+    for _ in range(2):
+        if np.count_nonzero(inside) < max(FEWEST, SHARE * len(lines)):
+            return None
+        model, *_ = np.linalg.lstsq(lines[inside], inverse[inside], rcond=None)
+        inside = np.abs(lines @ model - inverse) < TOLERANCE * inverse
+    size = float(np.linalg.norm(model))
+    # model @ point is 1 on the plane and smaller between plane and camera.
+    return Plane(-model / size, 1 / size) if size > 0 else None
