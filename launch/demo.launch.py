@@ -58,7 +58,7 @@ def generate_launch_description() -> LaunchDescription:
                 executable=find_program('segzero_ask'),
                 name='segzero_ask',
                 namespace=LaunchConfiguration('namespace'),
-                arguments=[LaunchConfiguration('query')],
+                arguments=['--', LaunchConfiguration('query')],  # it may begin with a dash
                 output='screen',
             ),
         ]
