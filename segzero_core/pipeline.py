@@ -50,6 +50,12 @@ class SegZero:
     still closes its answer. One query at a time: calls must not overlap.
 
     Any call may fail at any step, and any later call is answered as by fresh engines.
+
+    Attributes:
+        reasoner: Writes the answers.
+        segmenter: Makes the masks.
+        writing_seconds: Time from the first to the last text of the newest reply; infinite before
+            the first reply.
     """
 
     def __init__(self, reasoner: Reasoner, segmenter: Segmenter) -> None:
@@ -68,7 +74,7 @@ class SegZero:
         self._second = ThreadPoolExecutor(max_workers=1, thread_name_prefix='segzero-segment')
         self._second.submit(count_cores).result()
         self._frame = FrameEmbedding(segmenter)
-        self._writing_s = math.inf  # seconds that the newest reply took to write
+        self.writing_seconds = math.inf
 
     def __call__(
         self,
@@ -97,14 +103,14 @@ class SegZero:
         overlap = EmbeddingOverlap(
             lambda: self._begin_embedding(image),
             self._same_cores(),
-            longer=self._frame.seconds > self._writing_s,
+            longer=self._frame.seconds > self.writing_seconds,
         )
         watcher = StreamWatcher(on_text, overlap, lambda text: self._decode_early(image, text))
         try:
             with overlap:
                 reply, reason_s = _timed(self.reasoner.reason, image, query, watcher, cancel)
             first = watcher.first or time.perf_counter()
-            self._writing_s = time.perf_counter() - first
+            self.writing_seconds = time.perf_counter() - first
             answer = self._read(image, reply)
             _, embed_s = overlap.begin().result()
             if cancel is not None and cancel.is_set():

@@ -239,9 +239,9 @@ def test_what_takes_longer_than_the_writing_is_begun_at_once(monkeypatch):
 
     def embed():
         begun.set()
-        while segzero._writing_s == math.inf:
+        while segzero.writing_seconds == math.inf:
             time.sleep(0.001)
-        time.sleep(segzero._writing_s + 0.01)
+        time.sleep(segzero.writing_seconds + 0.01)
 
     def before(written):
         if not written:
