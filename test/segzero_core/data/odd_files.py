@@ -147,6 +147,31 @@ def reasonseg() -> dict[str, Any]:
     }
 
 
+def parquet() -> bytes:
+    """Return a table that can be trained on and measured."""
+    import pyarrow
+    from pyarrow import parquet as files
+
+    mask = np.zeros((40, 60), bool)
+    mask[5:31, 5:31] = True
+    rows = [
+        {
+            'id': name,
+            'image_id': name,
+            'ann_id': name,
+            'problem': 'a mug',
+            'text': 'a mug',
+            'solution': '<box>(5,6),(30,31)</box><points>(9,9),(12,20)</points>',
+            'image': {'bytes': pictures()[0], 'path': None},
+            'mask': mask.tolist(),
+        }
+        for name in ('a', 'b')
+    ]
+    out = io.BytesIO()
+    files.write_table(pyarrow.Table.from_pylist(rows), out)
+    return out.getvalue()
+
+
 def damage_bytes(content: bytes, chance: random.Random) -> bytes:
     """Return ``content`` with one to four places changed, cut, doubled or moved."""
     data = bytearray(content)

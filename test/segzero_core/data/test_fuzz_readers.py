@@ -36,8 +36,22 @@ _SPEC.loader.exec_module(odd_files)
 pytest.importorskip('pycocotools', reason='needs pycocotools: requirements/train.txt')
 
 pytestmark = pytest.mark.filterwarnings('ignore')
-QUICK = {'pictures': 300, 'masks': 200, 'records': 100, 'grefcoco': 80, 'reasonseg': 60}
-FULL = {'pictures': 4000, 'masks': 2500, 'records': 1600, 'grefcoco': 1200, 'reasonseg': 900}
+QUICK = {
+    'pictures': 300,
+    'masks': 200,
+    'records': 100,
+    'grefcoco': 80,
+    'reasonseg': 60,
+    'parquet': 5,
+}
+FULL = {
+    'pictures': 4000,
+    'masks': 2500,
+    'records': 1600,
+    'grefcoco': 1200,
+    'reasonseg': 900,
+    'parquet': 60,
+}
 LONGEST = 900  # characters of a message, the file's path aside
 
 
@@ -181,6 +195,24 @@ class Fuzzer:
             self.end('reasonseg', 'refused', str(error))
             return
         self.check(samples, 'reasonseg', whole=False)
+
+    def try_parquet(self) -> None:
+        folder = self.folder / 'tables'
+        folder.mkdir(exist_ok=True)
+        table = odd_files.parquet()
+        (folder / 'a.parquet').write_bytes(odd_files.damage_bytes(table, self.chance))
+        if self.ends.total() < 2:  # the first one is whole
+            (folder / 'a.parquet').write_bytes(table)
+        try:
+            records, skipped = read_dataset(str(folder))
+            self.check(read_samples(str(folder)), 'parquet', whole=False)
+        except DataError as error:
+            self.end('parquet', 'refused', str(error))
+            return
+        for _ in records:
+            self.end('parquet', 'read')
+        for row in skipped:
+            self.end('parquet', 'skipped', row.reason)
 
     def check(self, samples: Samples, kind: str, whole: bool) -> None:
         """Check each row; ``whole`` is whether the file says in run lengths that all is meant."""
