@@ -24,6 +24,7 @@ from segzero_core.synthetic import make_scene
 from segzero_core.types import Intrinsics
 
 JAWS = (64, 224, 255)  # RGB
+WALL = 0.02  # metres, opening that is drawn for a grasp at a rim
 
 
 def draw_jaws(picture: Image, target: GraspTarget, intrinsics: Intrinsics) -> None:
@@ -33,11 +34,13 @@ def draw_jaws(picture: Image, target: GraspTarget, intrinsics: Intrinsics) -> No
     unit = max(1, round(picture.shape[1] / 400))
     along = np.array(target.closing)
     across = np.array([-along[1], along[0]])
-    half = 0.5 * target.width * intrinsics.fx / target.point[2] + 2 * unit
+    # A hollow object is taken by its wall; any other is taken as a whole.
+    opening = WALL if target.grasp == 'rim' else target.width
+    half = 0.5 * opening * intrinsics.fx / target.point[2] + 2 * unit
     centre = np.array(target.pixel)
     for side in (-1, 1):
         jaw = centre + side * half * along
-        ends = [jaw - 12 * unit * across, jaw + 12 * unit * across, jaw + side * 14 * unit * along]
+        ends = [jaw - 9 * unit * across, jaw + 9 * unit * across, jaw + side * 11 * unit * along]
         first, second, tail = (tuple(int(value) for value in end.round()) for end in ends)
         middle = tuple(int(value) for value in jaw.round())
         for colour, thickness in (((0, 0, 0), 3 * unit + 2), (JAWS, 3 * unit)):
@@ -74,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     print(found.reasoning)
     print('point in metres, camera optical frame:', [round(value, 3) for value in target.point])
-    print('width of the object there in metres:', target.width)
+    print(f'grasp: {target.grasp}, width in metres: {target.width} ({target.width_bound})')
     picture = draw_overlay(image, found, options.query)
     draw_jaws(picture, target, intrinsics)
     cv2.imwrite(str(options.output), picture[:, :, ::-1])
