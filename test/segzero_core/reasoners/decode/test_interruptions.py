@@ -22,9 +22,10 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 
 QUERIES = ['find the bottle', 'pick up the ring', 'the red thing on the left, please']
 SCENES = [make_scene(seed).image for seed in (1_000_001, 1_000_002)]
+OUT_OF_MEMORY = RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')
 ERRORS = [
     MemoryError('no room'),
-    RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB'),
+    OUT_OF_MEMORY,
     KeyboardInterrupt(),
     ZeroDivisionError('a bug'),
 ]
@@ -153,6 +154,8 @@ def test_at_every_step(engine, fresh, step, after, error, monkeypatch):
         raise error
 
     works = [several] if owner is TreeBatch else [second_sentence, another_frame, several]
+    if error is not OUT_OF_MEMORY or after:  # no code asks which error it is
+        works = works[-1:]
     for work in works:
         engine.reason(SCENES[0], QUERIES[0])
         with monkeypatch.context() as patch:
