@@ -40,8 +40,10 @@ def served(model: str = 'x/Seg-Zero-7B', *options: str) -> Iterator[list[str]]:
         url = f'http://127.0.0.1:{process.stdout.readline().strip()}/v1'
         options = (f'url={url}', 'timeout=100.5', 'retries=0', *options)
         flags = [part for option in options for part in ('--reasoner-option', option)]
-        yield ['--reasoner', 'openai', *flags, '--segmenter', 'grabcut', '--batch-size', '4']
-        process.kill()
+        try:
+            yield ['--reasoner', 'openai', *flags, '--segmenter', 'grabcut', '--batch-size', '4']
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope='module')
