@@ -29,7 +29,7 @@ WALL = 0.02  # metres, opening that is drawn for a grasp at a rim
 
 def draw_jaws(picture: Image, target: GraspTarget, intrinsics: Intrinsics) -> None:
     """Draw a gripper's jaws on ``picture`` (H, W, 3), where they would close on the target."""
-    if target.width is None or target.closing is None or target.box is None:
+    if target.width is None or target.closing is None:
         return
     unit = max(1, round(picture.shape[1] / 400))
     along = np.array(target.closing)
