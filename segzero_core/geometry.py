@@ -14,17 +14,17 @@ from segzero_core.types import Box, Mask, Point, Size
 
 
 class Circle(NamedTuple):
-    """A circle in pixels; ``radius`` 0 means that there was no room for one."""
+    """A circle in pixels; ``radius`` 0 means that no circle fitted."""
 
     center: Point
     radius: float
 
 
 def rescale_point(point: Point, from_size: Size, to_size: Size) -> Point:
-    """Carry a point over from an image of one size to the same image at another size.
+    """Scale a point from one size of an image to another size of the same image.
 
-    Linear, ``v * to / from``, which is what training data is made with; nothing is rounded.
-    The result lies inside the target image: x in [0, width - 1], y in [0, height - 1].
+    The scaling is linear without rounding, ``v * to / from``, as in the training data. The result
+    is clipped to the target image: x in [0, width - 1], y in [0, height - 1].
     """
     x = point.x * to_size.width / from_size.width
     y = point.y * to_size.height / from_size.height
@@ -35,7 +35,7 @@ def rescale_point(point: Point, from_size: Size, to_size: Size) -> Point:
 
 
 def rescale_box(box: Box, from_size: Size, to_size: Size) -> Box:
-    """Carry both corners of a box over like ``rescale_point``."""
+    """Scale both corners of a box like ``rescale_point``."""
     low = rescale_point(Point(box.x1, box.y1), from_size, to_size)
     high = rescale_point(Point(box.x2, box.y2), from_size, to_size)
     return Box(*low, *high)
@@ -69,10 +69,11 @@ def mask_to_box(mask: Mask) -> Box:
 def largest_inscribed_circles(mask: Mask) -> tuple[Circle, Circle]:
     """Return the largest circle inside a mask and the largest one that does not overlap it.
 
-    The two points of Seg-Zero (section 3.1) are the centres. Circles reach as far as the centre
-    of the next pixel outside; what lies beyond the image border is outside. Of equals the one
-    with the smallest y, then x, is taken. Where there is no room for a second circle its radius
-    is 0 and its centre another pixel of the mask, or the same one if there is no other.
+    The centres are the two points of Seg-Zero (section 3.1). A circle extends to the centre of
+    the nearest pixel outside the mask; pixels beyond the image border count as outside. Of several
+    largest circles the one with the smallest y, then x, is returned. If no second circle fits, its
+    radius is 0 and its centre is another pixel of the mask, or the same pixel if there is only
+    one.
 
     Args:
         mask: (H, W) bool.
@@ -84,7 +85,8 @@ def largest_inscribed_circles(mask: Mask) -> tuple[Circle, Circle]:
     inside = mask[y1 : y2 + 1, x1 : x2 + 1]
     padded = np.pad(inside.astype(np.uint8), 1)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    # Its last digit depends on where in memory the mask lies; squares of distances are whole.
+    # The last digit of the distance depends on the memory alignment of the mask. Squared
+    # distances are integers, so rounding removes that dependence.
     reach: npt.NDArray[np.float64] = np.sqrt(np.rint(np.square(distance, dtype=np.float64)))
     row, column = np.unravel_index(int(reach.argmax()), reach.shape)
     first = Circle(Point(float(x1 + column), float(y1 + row)), float(reach[row, column]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work of the segmenter that a second thread does while the reasoner writes."""
+"""Segmenter work that runs in a second thread while the reasoner writes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from segzero_core.types import MaskPrompt
 
 @dataclass(frozen=True)
 class EarlyMask:
-    """A mask that was begun before the reply ended.
+    """A mask whose decoding started before the reply ended.
 
     Attributes:
-        prompt: The prompt it was made for.
+        prompt: The segmenter prompt of the mask.
         result: The mask and the seconds it took.
     """
 
@@ -30,10 +30,10 @@ class EarlyMask:
 class EmbeddingOverlap:
     """Decides when the embedding starts; a context manager around the reasoner's work.
 
-    The reasoner needs all cores to read an image and a question, and hardly more than one to
-    write. Where both models run on the same cores, the embedding starts with the first written
-    token and shares the cores until it is done. Where the embedding takes longer than the writing,
-    they are shared from the start.
+    Prefill (reading image and question) uses all CPU cores, and decoding uses little more than
+    one. If both models run on the same cores, the embedding starts with the first decoded token
+    and shares the cores until the embedding is complete. If the embedding is likely to take longer
+    than decoding, the cores are shared from the start.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class EmbeddingOverlap:
         return self._work
 
     def on_decode_step(self) -> None:
-        """Start or continue sharing the cores; called by the reasoner's thread as it writes."""
+        """Start or continue to share the cores; called by the reasoner's thread."""
         work = self.begin()
         if self._same_cores:
             self._cores.share(not work.done())
@@ -94,9 +94,10 @@ class StreamWatcher:
         """Watch a reply.
 
         Args:
-            on_text: Gets every piece.
-            overlap: Is told of every piece.
-            ready: Gets the text so far whenever an object ends; starts the mask if it can.
+            on_text: Called with every piece of text.
+            overlap: Notified of every piece of text.
+            ready: Called with the text so far whenever a JSON object closes. Starts decoding the
+                mask if the text contains the complete answer.
         """
         self._on_text, self._overlap, self._ready = on_text, overlap, ready
         self._text = ''
@@ -110,7 +111,7 @@ class StreamWatcher:
         self._text += piece
         if self._on_text is not None:
             self._on_text(piece)
-        # A reply that comes as one piece leaves no time to be used.
+        # If the reply arrives as one piece, there is no time left for an early mask.
         if self._early is None and '}' in piece and not self._text.endswith('</answer>'):
             self._early = self._ready(self._text)
 

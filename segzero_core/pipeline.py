@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image + sentence -> Segmentation: all of segzero in one class."""
+"""Image + sentence -> Segmentation: one class joins a reasoner and a segmenter."""
 
 from __future__ import annotations
 
@@ -44,12 +44,13 @@ _WARM_UPS = 2
 class SegZero:
     """Reasoner and segmenter joined (Seg-Zero, arXiv 2503.06520, section 3.2).
 
-    The segmenter's embedding needs only the image, so a second thread makes it while the reasoner
-    thinks (``EmbeddingOverlap`` says when it starts), and it is kept for the next sentence about
-    the same frame. The mask is made as soon as the answer's object is written, while the reasoner
-    still closes its answer. One query at a time: calls must not overlap.
+    The segmenter's embedding depends only on the image. A second thread therefore computes the
+    embedding while the reasoner thinks (``EmbeddingOverlap`` decides when that starts). The
+    embedding is kept for the next sentence about the same frame. The mask is decoded as soon as
+    the object in the answer is complete, before the reasoner has closed the answer.
 
-    Any call may fail at any step, and any later call is answered as by fresh engines.
+    Calls must not overlap: one query at a time. A call that fails leaves no state behind, so the
+    next call gives the same result as with newly loaded engines.
 
     Attributes:
         reasoner: Writes the answers.
@@ -62,7 +63,8 @@ class SegZero:
         """Join two engines; ``close`` frees both.
 
         Raises:
-            EngineOptionError: The reasoner is asked for words, which name no place in the image.
+            EngineOptionError: The reasoner's prompt family asks for words. Words name no place in
+                the image.
         """
         if reasoner.task.family.asks == 'words':
             raise EngineOptionError(
@@ -132,16 +134,16 @@ class SegZero:
     def answer_all(self, image: Image, queries: Sequence[str]) -> list[Segmentation | AnswerError]:
         """Find what each of several sentences asks for in one image.
 
-        One embedding, one batch of replies where the reasoner can write several at a time, and
-        one decoding of all masks.
+        The image is embedded once and all masks are decoded together. A reasoner that supports
+        batches writes all replies in one batch.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             queries: Plain sentences.
 
         Returns:
-            For each query what a call would have returned, or the ``AnswerError`` it would have
-            raised. ``timings`` are those of all of them together.
+            One entry per query: the result of a single call, or the ``AnswerError`` that the call
+            would have raised. ``timings`` cover all queries together.
 
         Raises:
             QueryError: One of the sentences is empty or too long.
@@ -175,17 +177,17 @@ class SegZero:
         ]
 
     def warm_up(self, size: Size = _VGA) -> float:
-        """Run the models, so that the first sentence is answered as fast as the tenth.
+        """Run the models in advance, so that the first sentence is not slower than later ones.
 
-        The first run of a model allocates its memory and chooses its kernels, and the second one
-        is recorded (see ``runtime.torchscript``). Engines that need it have an attribute
-        ``needs_warm_up``; the others are not run.
+        The first run of a model allocates memory and selects kernels. The second run is recorded
+        (see ``runtime.torchscript``). Only engines whose attribute ``needs_warm_up`` is true are
+        run.
 
         Args:
-            size: Size of the images to come, if known.
+            size: Expected image size in pixels.
 
         Returns:
-            The seconds it took.
+            Duration of the warm-up in seconds.
         """
         start = time.perf_counter()
         for number in range(_WARM_UPS):
@@ -257,13 +259,13 @@ class SegZero:
             return error
 
     def _same_cores(self) -> bool:
-        """Return whether both models are computed on the CPU, and each by most of its cores."""
+        """Return whether both models run on the CPU and each uses more than half of the cores."""
         devices = [getattr(each, 'device', None) for each in (self.reasoner, self.segmenter)]
         on_cpu = all(getattr(device, 'type', '') == 'cpu' for device in devices)
         return on_cpu and take_more_than_half()
 
     def _begin_embedding(self, image: Image) -> Future[tuple[None, float]]:
-        """Embed ``image`` in the second thread, or here where that takes no time worth it."""
+        """Embed ``image`` in the second thread, or here if the segmenter embeds at once."""
         if not getattr(self.segmenter, 'embeds_at_once', False):
             return self._second.submit(_timed, self._frame.embed, image)
         embedding: Future[tuple[None, float]] = Future()
@@ -271,7 +273,7 @@ class SegZero:
         return embedding
 
     def _decode_early(self, image: Image, text: str) -> EarlyMask | None:
-        """Start the mask if ``text``, the beginning of a reply, holds the whole answer."""
+        """Start decoding the mask if ``text``, a partial reply, contains the complete answer."""
         opened = None if self.reasoner.task.think else False
         if '<answer>' not in text or not thinking_is_over(text, opened):
             return None
@@ -279,12 +281,12 @@ class SegZero:
         if not isinstance(answer, Answer):
             return None
         prompt = self.reasoner.task.mask_prompt(answer, image_size(image))
-        # In the same thread as the embedding, and therefore after it.
+        # The embedding uses the same single thread, so the decoding runs after the embedding.
         return EarlyMask(prompt, self._second.submit(_timed, self._frame.decode, [prompt]))
 
 
 def check_found(found: Segmentation) -> Segmentation:
-    """Return ``found`` if there is anything in its mask.
+    """Return ``found`` if its mask has at least one pixel.
 
     Raises:
         AnswerError: The mask is empty: the segmenter finds no object at the place that the

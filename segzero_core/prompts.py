@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Question -> conversation, one named family per kind of checkpoint.
 
-A family holds what belongs together and must not be mixed: the wording, the image size and the
-space the coordinates are written in.
+A family keeps the settings that must match: the wording, the image size and the coordinate space
+of the answers.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from segzero_core.registry import look_up
 from segzero_core.types import Size
 
 MAX_QUERY_CHARACTERS = 1000
-_MOST_PIXELS = 16384 * 28 * 28  # of an image that Qwen2.5-VL is shown
+_MOST_PIXELS = 16384 * 28 * 28  # the largest image that Qwen2.5-VL's processor does not reduce
 
-# All that chat templates and this project give a meaning to begins like this: <|im_end|>,
-# <image>, </think>, <s>. The wide and the small one are `<` to a tokenizer that normalises (NFKC).
+# The markup of chat templates and of this project begins with `<`: <|im_end|>, <image>, </think>,
+# <s>. A tokenizer that normalises text (NFKC) reads the full-width and the small sign as `<` too.
 _MARKUP = re.compile(r'[<\uff1c\ufe64](?=\S)')
-_JOINERS = '\u200c\u200d'  # scripts and emoji need them; other format characters are invisible
+_JOINERS = '\u200c\u200d'  # needed by some scripts and by emoji, unlike other format characters
 
 
 def check_query(text: str) -> str:
     """Return ``text`` ready for any prompt.
 
-    White space and control characters become single spaces. A ``<`` is followed by a space
-    (``<|im_end|>`` becomes ``< |im_end|>``), so that no sentence can contain a special token and
-    with it end its own turn, add an image or fake an answer. Format characters go (all but the
-    joiners): the model would read words in them that no person sees, or in another order.
+    White space and control characters become single spaces. Each ``<`` gets a space after it
+    (``<|im_end|>`` becomes ``< |im_end|>``). A sentence therefore cannot contain a special token,
+    which could end the turn, add an image or fake an answer. Format characters are removed, except
+    for the joiners, because they can hide words from the user or change the order of words.
 
     Raises:
-        QueryError: There is not one letter, digit or symbol in it, or it is longer than
+        QueryError: The text has no letter, digit or symbol, or is longer than
             ``MAX_QUERY_CHARACTERS``.
     """
     if len(text.strip()) > MAX_QUERY_CHARACTERS:
@@ -52,7 +52,7 @@ def check_query(text: str) -> str:
 
 
 def _kept(character: str) -> str:
-    """Return what is kept of a character: itself, a space, or nothing."""
+    """Return the replacement of a character: the character itself, a space, or ``''``."""
     category = unicodedata.category(character)
     if category in ('Cc', 'Cs'):
         return ' '
@@ -60,17 +60,20 @@ def _kept(character: str) -> str:
 
 
 def _lower_case(question: str) -> str:
-    """Clean a question the way the released Seg-Zero training and evaluation do."""
+    """Clean a question like Seg-Zero's released training and evaluation code."""
     return question.lower().strip('.')
 
 
 def _as_written(question: str) -> str:
-    """Keep the case (it tells names and labels apart); the template has its own full stops."""
+    """Remove final full stops, because the template has its own.
+
+    The case is kept because it can distinguish names and labels.
+    """
     return question.rstrip('. ') or question
 
 
 def _stepped(image: Size, step: int) -> Size:
-    """Round both sides to multiples of ``step``, within Qwen2.5-VL's limit of pixels."""
+    """Round both sides to multiples of ``step``, within Qwen2.5-VL's maximum number of pixels."""
     factor = min(1.0, math.sqrt(_MOST_PIXELS / (image.width * image.height)))
     rounding = round if factor == 1 else math.floor
     return Size(*(max(step, rounding(side * factor / step) * step) for side in image))
@@ -78,24 +81,27 @@ def _stepped(image: Size, step: int) -> Size:
 
 @dataclass(frozen=True)
 class PromptFamily:
-    """How one kind of checkpoint is asked, and how its answers are to be read.
+    """The prompt, image size and coordinate space of one kind of checkpoint.
 
     Attributes:
-        name: The name users write.
-        template: The user turn, ``{question}`` standing for the sentence.
-        image_size: Side of the square the image is stretched to, in pixels; ``None`` leaves
-            the image as it is.
-        space: Answers are in pixels of the image the model saw, or in thousandths of its sides.
+        name: Name of the family in options and files.
+        template: The user turn; ``{question}`` is replaced by the sentence.
+        image_size: Side in pixels of the square that the image is resized to; ``None`` keeps the
+            size of the image.
+        space: Unit of the answers: pixels of the image that the model saw, or thousandths of the
+            width and height.
         system: The system turn; ``''`` for none.
-        clean: Applied to the sentence before it is put into the template.
-        step: Where the image is left as it is, its sides are rounded to multiples of this, which
-            is what the image processor of a checkpoint that answers in pixels would do next.
+        clean: Function that prepares the sentence for the template.
+        step: If ``image_size`` is ``None``, both sides are rounded to multiples of ``step``
+            pixels; 0 = no rounding. The image processor of a checkpoint that answers in pixels
+            would round in the same way.
         patch: Side in pixels of the square that becomes one image token. The image processor
-            rounds other sizes to multiples of it, and answers in pixels would no longer fit.
+            rounds other sizes to multiples of ``patch``, and answers in pixels would be scaled
+            wrongly.
         min_side: Side in pixels of the smallest square that the image processor does not enlarge.
-        asks: Which answers its words ask for. ``task``: those of the checkpoint's ``Task``,
-            between tags. ``box``: a box alone, as plain JSON without tags. ``words``: a word or
-            a phrase, which only the evaluation of questions can read.
+        asks: Form of the answers. ``task``: as the checkpoint's ``Task`` says, between tags.
+            ``box``: only a box, as JSON without tags. ``words``: a word or a phrase, which only
+            the evaluation of question answering can read.
     """
 
     name: str
@@ -115,20 +121,20 @@ class PromptFamily:
         return self.asks == 'task'
 
     def input_size(self, image: Size) -> Size:
-        """Return the size the model sees an image of size ``image`` at."""
+        """Return the size to which an image of size ``image`` is resized for the model."""
         if self.image_size is not None:
             return Size(self.image_size, self.image_size)
         return _stepped(image, self.step) if self.step else image
 
     def answer_size(self, image: Size) -> Size:
-        """Return the size of the space answers about an image of size ``image`` are in."""
+        """Return the coordinate range (width, height) of answers about an image of this size."""
         return Size(1000, 1000) if self.space == 'thousandths' else self.input_size(image)
 
     def smaller(self) -> PromptFamily:
         """Return this family with images of about half the usual size: a quarter of the tokens.
 
-        The size is one that the image processor keeps: a multiple of ``patch``, and not less than
-        ``min_side``. Where there is no smaller one, the size stays as it is.
+        The new size is a multiple of ``patch`` and at least ``min_side``, so that the image
+        processor does not resize the image again. If no smaller size fits, the size stays.
         """
         side = self.image_size or 840
         half = max(side // 2, self.min_side) // self.patch * self.patch
@@ -225,8 +231,8 @@ FAMILIES = {
             image_size=896,
             space='thousandths',
         ),
-        # How Qwen's base models are asked for a box themselves, at the image's own resolution: the
-        # baseline. Qwen2.5-VL answers in pixels, Qwen2-VL and Qwen3-VL in thousandths.
+        # The baseline: Qwen's own request for a box, at the original resolution of the image.
+        # Qwen2.5-VL answers in pixels, Qwen2-VL and Qwen3-VL in thousandths.
         PromptFamily('grounding', _GROUNDING, image_size=None, step=28, asks='box'),
         PromptFamily(
             'grounding_thousandths',
@@ -243,7 +249,7 @@ FAMILIES = {
             clean=str.strip,
             asks='words',
         ),
-        # The embedded model knows nothing but this one request: the sentence says it all.
+        # The embedded model was trained for this one request and needs no instructions.
         PromptFamily(
             'tiny', '{question}', image_size=128, clean=_lower_case, patch=16, min_side=16
         ),
@@ -258,6 +264,6 @@ def get_family(name: str) -> PromptFamily:
     """Return the family called ``name``.
 
     Raises:
-        UnknownNameError: There is none; the message lists all.
+        UnknownNameError: There is no such family; the message lists all families.
     """
     return FAMILIES[look_up('prompt family', name, FAMILIES)]

@@ -14,12 +14,13 @@ from segzero_core.renamed import new_name
 
 
 class EngineEntry(NamedTuple):
-    """Where an engine lives and which file under ``requirements/`` lists what it needs.
+    """The class of an engine and the file under ``requirements/`` that lists its libraries.
 
     Attributes:
         path: ``module:Class``.
-        requirements: The file's name without its suffix.
-        has_device: It runs a model in this process and takes the option ``device``.
+        requirements: Name of the requirements file without its suffix.
+        has_device: Whether the engine runs a model in this process and takes the option
+            ``device``.
     """
 
     path: str
@@ -31,7 +32,8 @@ def look_up(kind: str, name: str, known: Iterable[str]) -> str:
     """Return ``name`` if it is one of ``known``.
 
     Raises:
-        UnknownNameError: It is not; the message suggests the nearest and lists all.
+        UnknownNameError: ``name`` is not known; the message suggests the nearest name and lists
+            all.
     """
     names = sorted(known)
     if name in names:
@@ -44,7 +46,7 @@ def look_up(kind: str, name: str, known: Iterable[str]) -> str:
 def device_option(
     registry: Mapping[str, EngineEntry], name: str, device: str | None
 ) -> dict[str, Any]:
-    """Return where models are to run as an option of engine ``name``, if it runs one."""
+    """Return the option ``device`` for engine ``name``, or no option if it runs no model here."""
     return {'device': device} if name in registry and registry[name].has_device else {}
 
 
@@ -53,20 +55,20 @@ def create_engine(
 ) -> Any:
     """Import the class registered as ``name`` and construct it.
 
-    Options that are ``None`` or ``''`` count as not given, so that a launch file or a parameter
-    file can leave a choice to the engine.
+    An option that is ``None`` or ``''`` counts as not given. A launch file or a parameter file can
+    thus leave a choice to the engine.
 
     Args:
         kind: ``'reasoner'`` or ``'segmenter'``; used in messages.
-        registry: EngineEntry name to engine.
-        name: The engine wanted.
+        registry: Engines by name.
+        name: Name of the engine.
         options: Keyword arguments of the class.
 
     Raises:
         UnknownNameError: No such engine.
-        EngineOptionError: The engine does not take one of the options; for an old name the
-            message says the new one.
-        ModelLoadError: A library the engine needs is not installed, or its model cannot be loaded.
+        EngineOptionError: The engine does not take one of the options. For an old name the
+            message gives the new name.
+        ModelLoadError: A required library is not installed, or the model cannot be loaded.
     """
     entry = registry[look_up(kind, name, registry)]
     module_name, class_name = entry.path.split(':')

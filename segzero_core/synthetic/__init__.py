@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tabletop scenes with exact masks, depth, surfaces and sentences.
 
-They serve the demo, the tests and small trainings: everything about them is known exactly, and a
-seed makes the same scene everywhere.
+The scenes serve the demo, the tests and small trainings. All ground truth is exact, and the same
+seed gives the same scene on every machine.
 """
 
 from segzero_core.synthetic.layout import COLOURS

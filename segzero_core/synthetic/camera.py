@@ -2,7 +2,8 @@
 """The pinhole camera that looks down on the table.
 
 World frame: the table is z = 0, z up, metres. Camera optical frame (REP 103): x right, y down,
-z forward. Depth is measured along z, so a pixel's ray (x/z, y/z, 1) times its depth is its point.
+z forward. Depth is measured along z: the ray (x/z, y/z, 1) of a pixel times its depth is the point
+that the pixel shows.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ class Camera:
     """Pose and intrinsics.
 
     Attributes:
-        size: Of the image, pixels.
-        intrinsics: Pinhole, no distortion.
-        rotation: (3, 3) world from camera.
-        position: (3,) of the optical centre in the world, metres.
+        size: Size of the image, pixels.
+        intrinsics: Pinhole intrinsics without distortion.
+        rotation: (3, 3) rotation from the camera frame to the world frame.
+        position: (3,) optical centre in the world frame, metres.
     """
 
     size: Size
@@ -55,7 +56,7 @@ class Camera:
         return np.column_stack([fx * x / z + cx, fy * y / z + cy])
 
     def on_table(self, u: float, v: float) -> Floats:
-        """Return the (3,) table point that pixel (u, v) shows."""
+        """Return the (3,) world point on the table that pixel (u, v) shows."""
         fx, fy, cx, cy = self.intrinsics
         ray = self.rotation @ np.array([(u - cx) / fx, (v - cy) / fy, 1.0])
         return self.position - ray * (self.position[2] / ray[2])
@@ -67,12 +68,12 @@ def look_at_table(
     """Return a camera looking at the world origin.
 
     Args:
-        size: Of the image, pixels.
+        size: Size of the image, pixels.
         focal: Focal length as a multiple of the image's width.
-        distance: From the origin, metres.
+        distance: Distance from the origin, metres.
         pitch: Angle below the horizon, radians.
         heading: Direction of view in the table's plane, radians from the world's y axis.
-        roll: About the line of sight, radians.
+        roll: Rotation about the line of sight, radians.
     """
     ahead = np.array([np.sin(heading), np.cos(heading), 0.0])
     forward = np.cos(pitch) * ahead - np.array([0.0, 0.0, np.sin(pitch)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses what stands where on the table, and under which light."""
+"""Chooses the objects of a scene, their positions and the light."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     'yellow': (242, 204, 44),
 }
 
-_MAX_DISTANCE = 1.35  # of the distance the camera looks at
-_MAX_OVERLAP, _MAX_CROWDED = 0.35, 0.6  # of the smaller of two objects' windows
+_MAX_DISTANCE = 1.35  # as a share of the distance to the point that the camera looks at
+_MAX_OVERLAP, _MAX_CROWDED = 0.35, 0.6  # as a share of the smaller of two objects' windows
 _GAP = 0.004  # metres between two objects on the table
-_ATTEMPTS = 60  # to find a place for an object
+_ATTEMPTS = 60  # attempts to find a place for an object
 
 
 class Kind(NamedTuple):
-    """What an object is: one of ``SHAPES``, of ``COLOURS`` and of ``SIZES``."""
+    """The kind of an object: one of ``SHAPES``, of ``COLOURS`` and of ``SIZES``."""
 
     shape: str
     colour: str
@@ -50,8 +50,8 @@ class Standing(NamedTuple):
     placed: Placed
 
 
-# Only Generator.random decides what a scene looks like: numpy may change how its other methods
-# use the bit stream, this one is as stable as PCG64 itself.
+# Scenes use only Generator.random, which is as stable as PCG64 itself. numpy may change how its
+# other methods use the bit stream.
 def between(rng: np.random.Generator, low: float, high: float) -> float:
     """Draw a number from [low, high)."""
     return low + (high - low) * float(rng.random())
@@ -68,7 +68,7 @@ def choose(rng: np.random.Generator, among: Sequence[str]) -> str:
 
 
 def random_camera(rng: np.random.Generator, size: Size) -> Camera:
-    """Look at the table from any side, as from a robot's head or arm."""
+    """Draw a camera that looks at the table from any side, as from a robot's head or arm."""
     return look_at_table(
         size,
         focal=between(rng, 0.88, 1.0) * min(1.0, size.height / size.width * 4 / 3),
@@ -80,7 +80,7 @@ def random_camera(rng: np.random.Generator, size: Size) -> Camera:
 
 
 def random_lighting(rng: np.random.Generator, camera: Camera) -> Lighting:
-    """Hang a lamp somewhere above the table, seen from the camera."""
+    """Draw the light of a scene, with a lamp above the table and in the world frame."""
     flat = np.array([1.0, 1.0, 0.0])
     right, ahead = camera.rotation[:, 0] * flat, camera.rotation[:, 2] * flat
     lamp = between(rng, -0.75, 0.75) * right + between(rng, -0.5, 0.7) * ahead
@@ -97,9 +97,10 @@ def random_lighting(rng: np.random.Generator, camera: Camera) -> Lighting:
 def random_kinds(
     rng: np.random.Generator, count: int, shapes: Sequence[str], colours: Sequence[str]
 ) -> list[Kind]:
-    """Choose objects that share shapes and colours, so that sentences must tell them apart.
+    """Choose objects that share shapes and colours, so that sentences must distinguish them.
 
-    Two of the same shape and colour differ as small and large. May return fewer than ``count``.
+    If two objects have the same shape and colour, one is small and the other large. The result may
+    have fewer than ``count`` objects.
     """
     shapes = [choose(rng, shapes) for _ in range(integer(rng, 3, 5))]
     colours = [choose(rng, colours) for _ in range(integer(rng, 3, 5))]
@@ -117,10 +118,11 @@ def random_kinds(
 def arrange(
     rng: np.random.Generator, camera: Camera, kinds: Sequence[Kind], crowding: float
 ) -> list[Standing]:
-    """Stand objects on the table, inside the picture and apart.
+    """Place objects on the table, inside the image and without contact.
 
-    What finds no place is left out. With probability ``crowding`` an object goes right in front
-    of or behind an earlier one, so that the nearer hides part of the farther.
+    An object for which no place is found is left out. With probability ``crowding`` an object is
+    placed directly in front of or behind an earlier one, so that the nearer object hides part of
+    the farther one.
     """
     width, height = camera.size
     standing: list[Standing] = []
@@ -166,7 +168,7 @@ def _touch(a: Placed, b: Placed) -> bool:
 
 
 def _far(camera: Camera, new: Placed) -> bool:
-    """Whether it stands so far away that it would be a speck."""
+    """Return whether a place is so far away that an object would be too small."""
     looking = math.hypot(*camera.position)
     return math.dist(new.position, camera.position) > _MAX_DISTANCE * looking
 
@@ -183,7 +185,7 @@ def _inside(camera: Camera, box: Window) -> bool:
 
 
 def _overlap(a: Window, b: Window) -> float:
-    """Share of the smaller window that both have in common."""
+    """Return the intersection of two windows as a share of the smaller window."""
     shared, area_a, area_b = 1, 1, 1
     for one, two in zip(a, b, strict=True):
         shared *= max(0, min(one.stop, two.stop) - max(one.start, two.start))

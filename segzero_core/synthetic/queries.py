@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sentences that have exactly one right answer in a scene.
 
-Every sentence is a noun phrase tested against all objects, with margins wherever the truth is a
-matter of degree: a sentence is kept only if one object clearly fits and no other nearly does.
-Nothing is asked for of which others hide more than 30 %: nobody could be sure what it is.
+Every sentence is a noun phrase that is tested against all objects. Comparisons of quantities use
+margins: a sentence is kept only if one object clearly fits and no other object almost fits. No
+sentence asks for an object of which more than 30 % is hidden, because such an object may not be
+recognisable.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ Kind = Literal['attribute', 'relation', 'superlative', 'exclusion', 'function']
 KINDS: tuple[Kind, ...] = ('attribute', 'relation', 'superlative', 'exclusion', 'function')
 
 _WORDS = {'ball': ('ball',), 'can': ('can', 'tin'), 'mug': ('mug', 'cup'), 'ring': ('ring',)}
-_ASKED_FOR, _NAMED = 0.7, 0.6  # share of a thing that must show to be asked for, or compared with
+_ASKED_FOR, _NAMED = 0.7, 0.6  # least visible share of the target, and of a reference object
 _FLAT = ('ball', 'bowl', 'ring')  # nobody calls one of these tall
 _THINGS = ('thing', 'object')
 
-# What each purpose could be served by, in the widest sense: a sentence is used only when exactly
-# one object qualifies, and that object is of the first shape.
+# All shapes that could serve each purpose, in the widest sense. A sentence is used only if exactly
+# one object qualifies and has the first shape.
 _FUNCTIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (('mug', 'bottle', 'can', 'bowl'), ('something to drink from', 'what could I drink from')),
     (('mug', 'bowl', 'can'), ('something to pour hot coffee into', 'where does my tea go')),
@@ -40,7 +41,7 @@ _FUNCTIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 
 
 class Query(NamedTuple):
-    """A sentence, what kind of thinking it needs, and the one object it means.
+    """A sentence, the kind of reasoning it needs, and the one object that fits.
 
     Attributes:
         text: The sentence.
@@ -55,19 +56,20 @@ class Query(NamedTuple):
 
 @dataclass(frozen=True)
 class QueryObject:
-    """What sentences can say about one object.
+    """The properties of one object that sentences can refer to.
 
     Attributes:
-        shape: Its shape.
-        colour: Its colour.
+        shape: One of ``SHAPES``.
+        colour: One of ``COLOURS``.
         size: ``small``, ``medium`` or ``large``.
-        visible: Share of its silhouette that nothing hides.
-        centre: (x, y) of its visible pixels, as shares of the image's width.
-        extent: (width, height) of its visible pixels, as shares of the image's width.
-        area: Visible pixels, as a share of the image's width squared.
-        ground: (right, ahead) of its foot on the table, seen from the camera, metres.
-        height: Metres.
-        volume: Of its bounding cylinder, cubic metres.
+        visible: Visible share of the object's silhouette, 0 to 1.
+        centre: (x, y) centre of the visible pixels, as shares of the image's width.
+        extent: (width, height) of the visible pixels, as shares of the image's width.
+        area: Area of the visible pixels, as a share of the image's width squared.
+        ground: (right, ahead) position of the object's foot on the table, as seen from the
+            camera, metres.
+        height: Height of the object, metres.
+        volume: Volume of the bounding cylinder, cubic metres.
     """
 
     shape: str
@@ -86,7 +88,7 @@ Test = Callable[[QueryObject], bool]
 
 
 def queries(things: Sequence[QueryObject], choose: np.random.Generator) -> list[Query]:
-    """Return every sentence that has exactly one answer, wordings chosen at random.
+    """Return every sentence that has exactly one answer, with random wordings.
 
     Args:
         things: The objects, in the order of ``Scene.objects``.
@@ -115,7 +117,7 @@ def _only(things: Sequence[QueryObject], test: Test) -> int | None:
 
 
 def _names(thing: QueryObject) -> list[tuple[str | None, str | None, str | None]]:
-    """Ways to name a thing as (size, colour, shape), shortest first."""
+    """Return names of a thing as (size, colour, shape), shortest first."""
     size = thing.size if thing.size != 'medium' else None
     return [
         (None, None, thing.shape),
@@ -126,7 +128,10 @@ def _names(thing: QueryObject) -> list[tuple[str | None, str | None, str | None]
 
 
 def _fits(name: tuple[str | None, str | None, str | None]) -> Test:
-    """A thing fits ``small`` unless it is large: medium ones make the word ambiguous."""
+    """Return a test of whether a thing fits a name.
+
+    A medium thing counts as small and as large, because either word would be ambiguous.
+    """
     size, colour, shape = name
     opposite = {'small': 'large', 'large': 'small'}.get(size or '')
     return lambda thing: (
@@ -160,9 +165,9 @@ def _attributes(
 def _telling(
     things: Sequence[QueryObject], i: int, name: tuple[str | None, str | None, str | None]
 ) -> bool:
-    """Whether the size in a name tells a thing apart from its like, and truly so.
+    """Return whether the size in a name distinguishes a thing from similar ones and is true.
 
-    A flat large box may hold less than a tall small one.
+    A flat large box, for example, may have a smaller volume than a tall small one.
     """
     alike = [t for t in things if _fits((None, *name[1:]))(t) and t is not things[i]]
     sign = 1 if name[0] == 'large' else -1
@@ -172,7 +177,7 @@ def _telling(
 
 
 def _anchor(things: Sequence[QueryObject], i: int, choose: np.random.Generator) -> str | None:
-    """Say ``things[i]`` so that only it can be meant, by colour and shape; None if impossible."""
+    """Return a unique name of ``things[i]`` by colour and shape, or None if there is none."""
     thing = things[i]
     name = (None, thing.colour, thing.shape)
     if _only(things, _fits(name)) == i and thing.visible >= _NAMED:
@@ -181,7 +186,7 @@ def _anchor(things: Sequence[QueryObject], i: int, choose: np.random.Generator) 
 
 
 def _beyond(axis: int, sign: int, anchor: QueryObject) -> tuple[Test, Test]:
-    """Tests for clearly and for possibly being left, right, nearer or farther than ``anchor``."""
+    """Return tests for being clearly, and possibly, left, right, in front or behind ``anchor``."""
 
     def gap(thing: QueryObject) -> float:
         if axis == 0:
@@ -192,7 +197,7 @@ def _beyond(axis: int, sign: int, anchor: QueryObject) -> tuple[Test, Test]:
         if axis == 0:
             apart = gap(thing) - (thing.extent[0] + anchor.extent[0]) / 2
             return apart > -0.02 and gap(thing) > 0.06
-        # "Behind" and "in front of" need some alignment sideways as well.
+        # "Behind" and "in front of" also need some sideways alignment.
         aside = abs(thing.centre[0] - anchor.centre[0])
         return gap(thing) > 0.06 and aside < 0.3
 
@@ -231,7 +236,7 @@ def _relations(
 
 
 def _nearest(things: Sequence[QueryObject], a: int) -> int | None:
-    """The one thing that is nearest on the table and in the picture, by a clear margin."""
+    """Return the thing that is nearest on the table and in the image by a clear margin."""
 
     def ratio(place: Callable[[QueryObject], tuple[float, float]]) -> tuple[int, float]:
         gaps = [np.hypot(*np.subtract(place(t), place(things[a]))) for t in things]

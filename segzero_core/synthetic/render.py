@@ -18,13 +18,13 @@ from segzero_core.types import Image
 
 @dataclass(frozen=True)
 class Placed:
-    """A model somewhere on the table.
+    """A model at a position on the table.
 
     Attributes:
-        model: Its geometry.
+        model: Geometry of the object.
         albedo: (3,) linear-light colour.
-        position: (3,) of its foot in the world, metres.
-        yaw: About the vertical, radians.
+        position: (3,) foot of the object in the world frame, metres.
+        yaw: Rotation about the vertical axis, radians.
     """
 
     model: Model
@@ -62,7 +62,7 @@ class Lighting:
 
 
 class RenderLayer(NamedTuple):
-    """One object alone, in the window of the image that holds it."""
+    """The rendering of a single object, in the image window that contains it."""
 
     rows: slice
     columns: slice
@@ -71,7 +71,7 @@ class RenderLayer(NamedTuple):
 
 
 _PENUMBRA = 0.006  # metres: width of a shadow's soft edge
-_CONTACT = 0.014  # metres: how far from an object the sky is hidden by it
+_CONTACT = 0.014  # metres: range in which an object hides the sky from the table
 _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (0, 1)], np.float64)
 
 _Field = TypeVar('_Field', npt.NDArray[np.float32], npt.NDArray[np.float64])
@@ -157,7 +157,7 @@ def table_layer(
         camera: The camera.
         table: Name of the table top.
         pattern: Offset (x, y) in metres and turn in radians of the texture.
-        objects: What throws shadows.
+        objects: The objects that cast shadows.
         lighting: The lighting.
         where: (H, W) bool.
     """
@@ -212,14 +212,14 @@ def _table_light(
 
 
 def _shadow_span(placed: Placed, lighting: Lighting) -> tuple[Floats, Floats]:
-    """Corners (x, y) of the table area that an object's shadows can reach."""
+    """Return the corners (x, y) of the table area that an object's shadows can reach."""
     foot, reach = placed.position[:2], placed.model.radius + _CONTACT * 4
     tip = foot - lighting.lamp[:2] / lighting.lamp[2] * placed.model.height
     return np.minimum(foot, tip) - reach, np.maximum(foot, tip) + reach
 
 
 def _shadow(placed: Placed, lighting: Lighting, points: Floats) -> tuple[Floats, Floats]:
-    """Shares of lamp light and of sky light that an object lets through to table points."""
+    """Return the shares of lamp light and sky light that reach table points past an object."""
     local = placed.to_local(points)
     towards = np.broadcast_to(placed.turn(lighting.lamp), local.shape)
     lit = np.ones(len(local))

@@ -37,25 +37,25 @@ from segzero_core.synthetic.shapes import SHAPES
 from segzero_core.synthetic.tabletops import TABLES
 from segzero_core.types import Image, Intrinsics, Mask, Size
 
-VERSION = 2  # raised when the same seed gives another scene or other sentences than before
+VERSION = 2  # increased when a seed gives another scene or other sentences than before
 
 _CROWDING = 0.4  # about 17 % of the objects are partly hidden, 6 % by more than a tenth
-_MIN_VISIBLE = 0.55  # objects hidden more than this are taken off the table
-_MOST = 255  # objects: instance ids are bytes
+_MIN_VISIBLE = 0.55  # objects with a smaller visible share are removed
+_MOST = 255  # objects, because instance ids are bytes
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """What stands on the table.
+    """An object on the table.
 
     Attributes:
         shape: One of ``SHAPES``.
         colour: One of ``COLOURS``.
         size: One of ``SIZES``.
-        position: (3,) of its foot in the world frame (table z = 0), metres.
-        height: Metres.
-        visible: Share of the object's silhouette that nothing hides.
-        placed: Its geometry.
+        position: (3,) foot of the object in the world frame (table z = 0), metres.
+        height: Height of the object, metres.
+        visible: Visible share of the object's silhouette, 0 to 1.
+        placed: Geometry and pose of the object.
     """
 
     shape: str
@@ -72,11 +72,11 @@ class Scene:
     """A rendered tabletop.
 
     Attributes:
-        seed: What it was made from.
+        seed: Seed of the scene.
         image: (H, W, 3) uint8 RGB.
         depth: (H, W) float32, metres along the optical axis, exact everywhere.
         instances: (H, W) uint8; 0 is the table, ``i + 1`` is ``objects[i]``.
-        objects: What stands on the table.
+        objects: The objects on the table.
         camera: Pose and intrinsics.
         table: Name of the table top.
     """
@@ -101,8 +101,9 @@ class Scene:
     def surface_distance(self, i: int, point: npt.ArrayLike) -> float:
         """Return the distance in metres from a point to the surface of ``objects[i]``.
 
-        Exact for points outside the object. Inside one that has several solids (a mug and its
-        handle) it never exceeds the distance to the outer surface.
+        The distance is exact for points outside the object. For a point inside an object of
+        several solids (a mug and its handle), the result never exceeds the distance to the outer
+        surface.
 
         Args:
             i: Index into ``objects``.
@@ -114,11 +115,14 @@ class Scene:
         return float(min(part.solid.distance(local)[0] for part in placed.model.parts))
 
     def extent(self, i: int, direction: npt.ArrayLike) -> float:
-        """Return how long ``objects[i]`` is along a direction, metres: exact, hidden parts too.
+        """Return the exact extent of ``objects[i]`` along a direction, hidden parts included.
 
         Args:
             i: Index into ``objects``.
-            direction: (3,) in the camera optical frame, of any length but 0.
+            direction: (3,) vector in the camera optical frame; any length except 0.
+
+        Returns:
+            The extent in metres.
         """
         placed = self.objects[i].placed
         world = self.camera.rotation @ np.asarray(direction, np.float64)
@@ -127,9 +131,9 @@ class Scene:
         return max(s.reach(local) for s in solids) + max(s.reach(-local) for s in solids)
 
     def queries(self) -> list[Query]:
-        """Return every sentence the scene has exactly one answer to, in a fixed order."""
+        """Return all sentences that have exactly one answer in the scene, in a fixed order."""
         things = [self._thing(i) for i in range(len(self.objects))]
-        # A stream of its own: the wordings do not depend on how the picture was drawn.
+        # A separate random stream keeps the wordings independent of the rendering.
         return queries(things, np.random.Generator(np.random.PCG64([self.seed, 1])))
 
     def _thing(self, i: int) -> QueryObject:
@@ -168,17 +172,17 @@ def make_scene(
 
     Args:
         seed: Any non-negative integer.
-        size: Of the image; 4:3 or square look best.
-        count: Fewest and most objects to set out. What finds no place or is mostly hidden is
-            left out.
+        size: Size of the image in pixels; use about 4:3 or a square.
+        count: Minimum and maximum number of objects to place. An object that finds no place or
+            is mostly hidden is left out.
         shapes: Subset of ``SHAPES`` to choose from.
         colours: Subset of ``COLOURS`` to choose from.
         tables: Subset of ``TABLES`` to choose from.
-        crowding: Probability that an object stands right before or behind another, 0 to 1.
+        crowding: Probability that an object stands directly in front of or behind another, 0 to 1.
 
     Raises:
         UnknownNameError: There is no such shape, colour or table.
-        SceneError: An argument out of range, or no colour that shows on any of the tables.
+        SceneError: An argument is out of range, or no colour is visible on any of the tables.
     """
     _check(seed, size, count, shapes, colours, tables)
     if not 0 <= crowding <= 1:
@@ -215,14 +219,14 @@ def make_scene(
 def noisy_depth(
     scene: Scene, rng: np.random.Generator, noise: float = 0.01, invalid: float = 0.05
 ) -> npt.NDArray[np.float32]:
-    """Return the depth a real sensor might give.
+    """Return the scene's depth with the errors of a real sensor.
 
     Args:
         scene: The scene.
-        rng: Where the noise comes from.
+        rng: Source of the noise.
         noise: Standard deviation as a share of the depth (0.01 is 7 mm at 0.7 m).
-        invalid: Share of the pixels without a measurement (0): half in patches, half at depth
-            edges, where stereo and structured light fail.
+        invalid: Share of the pixels without a measurement (value 0). Half of them are in patches
+            and half at depth edges, where stereo and structured light fail.
     """
     depth = scene.depth
     shape = depth.shape
@@ -281,7 +285,7 @@ def _object(standing: Standing, visible: float) -> SceneObject:
 def _without_hidden(
     camera: Camera, standing: list[Standing], layers: list[RenderLayer]
 ) -> tuple[list[Standing], list[RenderLayer], list[float]]:
-    """Take away the most hidden object until all are visible enough; also how visible they are."""
+    """Remove the most hidden object until all are visible enough; also return visible shares."""
     while True:
         _, ids, _ = compose(camera, layers)
         seen = np.bincount(ids.ravel(), minlength=len(layers) + 1)[1:]

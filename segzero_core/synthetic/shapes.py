@@ -34,9 +34,9 @@ class Model:
 
     Attributes:
         parts: The solids; their union is the object.
-        radius: Of the upright cylinder around z that holds all of it.
-        height: Of that cylinder.
-        footprint: Radius of what touches the table, for its contact shadow.
+        radius: Radius of the bounding cylinder around z, metres.
+        height: Height of the bounding cylinder, metres.
+        footprint: Radius of the area that touches the table, for the contact shadow, metres.
         gloss: Strength of the specular highlight.
     """
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Solids with exact ray intersections and exact distances: what tabletop objects are made of.
+"""The solids of tabletop objects, with exact ray intersections and exact distances.
 
 All lengths are metres, in the object's own frame: z up, the table at z = 0. Rays come from above
-or from the table and start outside the solid; a ray parameter is in units of its direction.
+or from the table and start outside the solid. A ray parameter is a multiple of the direction
+vector.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-_CHUNK = 40_000  # ray-segment pairs worked on at once: their temporaries stay in the cache
+_CHUNK = 40_000  # ray-segment pairs per batch, so that temporary arrays fit into the CPU cache
 _TINY = 1e-12
 
 
@@ -40,7 +41,7 @@ class Solid(Protocol):
         ...
 
     def reach(self, direction: Floats) -> float:
-        """Return how far the solid reaches from the origin along a (3,) unit vector, metres."""
+        """Return the extent from the origin along a (3,) unit vector, metres."""
         ...
 
 
@@ -81,7 +82,7 @@ class Cuboid:
         safe = np.where(np.abs(direction) < _TINY, _TINY, direction)
         near = ((-np.copysign(half, safe) - local) / safe).max(axis=1)
         far = ((np.copysign(half, safe) - local) / safe).min(axis=1)
-        # From a table point under the box, where shadows are cast from, only ``far`` lies ahead.
+        # A shadow ray from a table point under the box has only ``far`` ahead of its start.
         return np.where((near <= far) & (far > 0), np.where(near > 0, near, far), np.inf)
 
     def surface(self, points: Floats) -> tuple[Floats, Floats]:
@@ -159,7 +160,7 @@ class Tube:
 
 
 class Revolved:
-    """A polyline turned about the z axis: cans, bottles, hollow mugs, rings.
+    """A solid of revolution, a polyline rotated about z: cans, bottles, hollow mugs, rings.
 
     Each segment of the profile is a cone frustum, cylinder or flat annulus with a closed-form
     intersection. The nearest surface point lies in the point's own meridional half-plane, so
@@ -172,8 +173,8 @@ class Revolved:
         """Keep the profile.
 
         Args:
-            profile: (P, 2) corners (radius, z), so ordered that outside is on the right hand
-                when walking along it (a can: bottom centre, bottom rim, top rim, top centre).
+            profile: (P, 2) corners (radius, z), ordered so that the outside is to the right of
+                the path (a can: bottom centre, bottom rim, top rim, top centre).
             light: (P,) ambient light at each corner, for cavities; all ones by default.
             crease: Corners sharper than this many degrees are shaded as edges.
         """

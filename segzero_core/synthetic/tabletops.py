@@ -29,7 +29,7 @@ TABLES: dict[str, frozenset[str]] = {
 def texture(table: str, level: int = 0) -> Texture:
     """Return the (512 / 2**level,)*2 + (3,) linear-light albedo of a table, tiling seamlessly.
 
-    Higher levels are averaged down, for cameras that see the table coarsely.
+    Higher levels are averaged to a lower resolution, as mipmaps are, for distant cameras.
     """
     if level:
         fine = texture(table, level - 1)
