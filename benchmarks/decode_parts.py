@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each part of the decoder buys: the engine without it, beside the whole engine.
+"""The gain of each part of the decoder: the engine without that part, compared with all parts.
 
     python benchmarks/decode_parts.py [--model tiny] [--tokens 64] [--rounds 10] [--side 0]
     python benchmarks/shapes.py 3b FOLDER --layers 2 --vision-layers 1
     python benchmarks/decode_parts.py --model FOLDER --side 252 --tokens 16 --rounds 2
 
-All ways take turns in one process, on one thread of a CPU. Each is asked two sentences about a
-frame that it has not seen (``first`` and ``second``), and eight at once about another one. The
-last lines have the time of a decoding step of several tokens over that of one: drafts pay where a
-model agrees with more tokens than that.
+All variants take turns in one process, on one CPU thread. Each variant answers two sentences about
+a new frame (``first`` and ``second``), and a batch of eight about another new frame. The last
+lines show the time of a decoding step of several tokens, relative to a step of one token. Drafts
+are worthwhile if the model accepts more tokens per step than this ratio.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def load(options: argparse.Namespace) -> dict[str, tuple[Any, Callable[[Any], Any]]]:
-    """Return for each way an engine, and a context that turns one part of it off."""
+    """Return an engine for each variant, and a context that turns one part of the engine off."""
     from segzero_core.reasoners.decode.linear import PackedLinear
     from segzero_core.reasoners.transformers import TransformersReasoner
 
@@ -102,7 +102,7 @@ def without_recording(engine: Any) -> Iterator[None]:
 
 
 def without_prefixes(engine: Any) -> Any:
-    """Let ``engine`` compute every prompt of its own from the beginning."""
+    """Let ``engine`` compute every prompt completely, without the prefix cache."""
     reason = engine.reason
 
     def forget(*asked: Any) -> Any:
@@ -139,7 +139,7 @@ def timed(function: Callable[..., Any], *args: Any) -> float:
 
 
 def steps(cache: Any) -> str:
-    """Return the CPU time of steps of several tokens over that of a step of one."""
+    """Return the CPU time of steps of several tokens, relative to a step of one token."""
     times: dict[int, list[float]] = {count: [] for count in (1, 2, 4, 8, 16)}
     length = len(cache.state.tokens)
     for number in range(20):

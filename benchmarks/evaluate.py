@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cost of evaluation, compared with Seg-Zero's released evaluation.
 
-``python benchmarks/evaluate.py metrics``: pixel counts of 1080p masks, from run lengths and as the
-released code does it (numpy's ``logical_and`` and ``logical_or``), on the same masks, in turn.
+``python benchmarks/evaluate.py metrics``: pixel counts of 1080p masks, from run lengths and with
+the released method (numpy's ``logical_and`` and ``logical_or``). Both use the same masks in turn.
 
 ``python benchmarks/evaluate.py memory --samples 5000``: peak memory of ``training/evaluate.py``
-with ``rules`` and ``grabcut`` on images of 1920 x 1080, for all of them and for a tenth.
+with ``rules`` and ``grabcut`` on images of 1920 x 1080, for all samples and for a tenth of them.
 
 ``python benchmarks/evaluate.py throughput``: samples per second of ``training/evaluate.py`` and of
-the released way (one process, everything read first, static batches without a stop at the end of
-the answer, an image embedding per sentence, three float masks at full resolution each), on the
-same tiny models and images, in turn.
+the released method, on the same tiny models and images, in turn. The released method uses one
+process, reads all data first, generates static batches without a stop at the end of the answer,
+embeds the image for each sentence, and copies three float masks at full resolution.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WIDTH, HEIGHT = 1920, 1080
 
 
 def main() -> None:
-    """Run the benchmark that was asked for."""
+    """Run the requested benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
     commands.add_parser('metrics')
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def measure_metrics(pairs: int = 40, rounds: int = 15) -> None:
-    """Print the time for one pair of masks, from run lengths and the released way."""
+    """Print the time for one pair of masks, from run lengths and with the released method."""
     from segzero_core.data.rle import encode_mask
     from segzero_core.metrics.masks import overlap, overlap_rle
 
@@ -171,7 +171,7 @@ def write_scenes(folder: Path, count: int, sentences: int = 0) -> Path:
 
 
 def multiply(source: Path, folder: Path, count: int) -> None:
-    """Make ``count`` samples of a few: each image is a file of its own."""
+    """Repeat a few samples until there are ``count``; each image is a separate file."""
     folder.mkdir()
     rows = [json.loads(line) for line in (source / 'records.jsonl').read_text().splitlines()]
     for file in source.glob('*.png'):
@@ -185,7 +185,7 @@ def multiply(source: Path, folder: Path, count: int) -> None:
 
 
 def measure_throughput(folder: Path, images: int, sentences: int, rounds: int) -> None:
-    """Print samples per second of both ways; check that both count the same pixels."""
+    """Print samples per second of both methods; check that both count the same pixels."""
     from evaluate_ways import teach
 
     from segzero_core.runtime.tiny_checkpoints import build_tiny_segmenter
@@ -219,8 +219,8 @@ def measure_throughput(folder: Path, images: int, sentences: int, rounds: int) -
 
 
 def one_round(way: str, processes: int, paths: list[str]) -> dict[str, Any]:
-    """Run one way in so many processes at a time; return its time, CPU time, peak and counts."""
-    # As torchrun does: processes with a thread per core each would wait for each other.
+    """Run one method in several processes; return time, CPU time, peak memory and pixel counts."""
+    # As torchrun does, because processes with one thread per core would slow each other down.
     threads = {'OMP_NUM_THREADS': '1'} if processes > 1 else {}
     running = [
         subprocess.Popen(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An evaluation of tiny models, by our code and as released: see ``evaluate.py throughput``.
+"""An evaluation of tiny models with our and with the released code; used by ``evaluate.py``.
 
-``python benchmarks/evaluate_ways.py ours|released DATA MODEL SEGMENTER`` measures one of them.
+``python benchmarks/evaluate_ways.py ours|released DATA MODEL SEGMENTER`` measures one of the two.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ANSWER = (
 
 
 def main() -> None:
-    """Measure one way; print its figures as one line of JSON."""
+    """Measure one method; print the figures as one line of JSON."""
     way, *folders = sys.argv[1:]
     result = {'ours': ours, 'released': released}[way](*map(Path, folders))
     print(json.dumps({**result, 'peak': peak_megabytes()}))
@@ -109,7 +109,8 @@ def ours(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
 def released(data: Path, model: Path, segmenter: Path) -> dict[str, Any]:
     """Evaluate as Seg-Zero's code at 77f9ea5 does; return time, CPU time and pixel counts.
 
-    Its masks come as nested lists, which alone take longer than all the rest: here as files.
+    The original reads true masks from nested lists, which takes longer than everything else. This
+    benchmark reads the masks from files instead.
     """
     import torch
     from PIL import Image

@@ -14,7 +14,7 @@ from harness import InstantReasoner, InstantSegmenter
 from segzero_core.errors import CancelledError
 from segzero_core.reasoners import Reply
 
-# What may happen with a sentence: how often, and the statuses it may end in on a good frame.
+# Events per sentence: their frequency, and the allowed final statuses on a valid frame.
 KINDS = {
     'answer': (40, {'ok'}),
     'raise': (8, {'error'}),
@@ -32,7 +32,7 @@ KINDS = {
 
 
 class FaultyReasoner(InstantReasoner):
-    """Does what the first words of the sentence say."""
+    """A reasoner that follows the first words of the sentence."""
 
     def reason(
         self,
@@ -64,7 +64,7 @@ class FaultyReasoner(InstantReasoner):
 
 
 class FaultySegmenter(InstantSegmenter):
-    """Raises when the reasoner was told so."""
+    """A segmenter that raises an error if the sentence asked for one."""
 
     broken = False
 
@@ -76,7 +76,7 @@ class FaultySegmenter(InstantSegmenter):
 
 
 def make_plan(seed: int, frames: int, queries: int) -> list[tuple[int, str]]:
-    """Return at which frame which kind of sentence is asked; every kind comes."""
+    """Return the kind of sentence to ask at each chosen frame; every kind occurs."""
     rng = random.Random(seed)
     kinds = list(KINDS) + rng.choices(
         list(KINDS), [often for often, _ in KINDS.values()], k=max(queries - len(KINDS), 0)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node under too many images and too many sentences.
+"""Overload of the node with images and sentences.
 
     python benchmarks/flood.py [--seconds 10] [--queries 1000] [--rate 100] [--json FILE]
 
-A camera of its own process publishes VGA frames while sentences come far faster than they can be
-answered by a model that takes 50 ms. Meanwhile it measures how long the node takes to return a
-parameter, and its resident memory. It must answer within 200 ms, its memory must stay within 5 %,
-every sentence must end in one result, and the last one must be answered. The exit code says
-whether all of that held.
+A camera in a separate process publishes VGA frames. Sentences arrive much faster than a model that
+takes 50 ms can answer. Meanwhile the benchmark measures the response time of a parameter request
+and the resident memory of the node. Goals: each parameter request is answered within 200 ms,
+memory grows by at most 5 %, every sentence ends in exactly one result, and the last sentence is
+answered. The exit code is 0 if all goals are reached.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ WARM_UP = 50  # sentences, before memory counts
 
 
 class Crowd(Peer):
-    """Everybody who asks the node something."""
+    """The client that sends sentences and parameter requests to the node."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Crowd(Peer):
         self._queries.publish(String(data=sentence))
 
     def parameter_seconds(self) -> float:
-        """Return how long the node takes to return a parameter."""
+        """Return the response time of a parameter request, seconds."""
         ended = threading.Event()
         start = time.perf_counter()
         reply = self._parameters.call_async(GetParameters.Request(names=['depth.max']))
@@ -81,12 +81,12 @@ class Crowd(Peer):
 
 
 def sentence(number: int) -> str:
-    """Return a sentence unlike all others, for a model that takes its time."""
+    """Return a unique sentence for the slow model."""
     return f'take {MODEL_S} s for mug {number}'
 
 
 def flood(crowd: Crowd, pid: int, seconds: float, queries: int) -> dict[str, Any]:
-    """Ask ``queries`` sentences within ``seconds``, and watch the node."""
+    """Send ``queries`` sentences within ``seconds`` and monitor the node."""
     for i in range(WARM_UP):
         crowd.say(sentence(-1 - i))
     wait_for(lambda: len(crowd.results) >= WARM_UP, 'results before the flood')
@@ -119,7 +119,7 @@ def flood(crowd: Crowd, pid: int, seconds: float, queries: int) -> dict[str, Any
 
 
 def failures(figures: dict[str, Any]) -> list[str]:
-    """Return what did not hold."""
+    """Return the goals that were missed."""
     start, most = figures['memory_mb']
     checks = {
         'every sentence ends in one result': figures['answered_once'] == figures['queries'],
@@ -131,7 +131,7 @@ def failures(figures: dict[str, Any]) -> list[str]:
 
 
 def serve(kind: str, arguments: list[str]) -> int:
-    """Be the node, or its camera."""
+    """Run as the node or as its camera."""
     if kind == 'node':
         return serve_node(arguments, 'harness:InstantReasoner', 'harness:InstantSegmenter')
     stop = stop_event()

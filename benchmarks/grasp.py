@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a grasp point lies from an object's true surface, and how well its width is known.
+"""Errors of grasp targets: distance to the object's true surface, and measured width.
 
     python benchmarks/grasp.py [--scenes 500] [--seed-start 2000000] [--check]
 
-Each scene is seen by a camera 0.5 to 1.5 m away, 25 to 80 degrees above the table and up to 20
-degrees askew, through depth with 1 % noise and 5 % invalid pixels. Objects that the image's border
-cuts, or of which others hide more than 45 %, are left out. Every other one is asked for three
-times: as it is, with a random half of its depth gone (the target must keep to what was measured)
-and with all of it gone (there must be no target).
+The camera is 0.5 to 1.5 m away, 25 to 80 degrees above the table and rolled by up to 20 degrees.
+The depth has 1 % noise and 5 % invalid pixels. Objects that are cut by the image's border, or
+more than 45 % hidden, are left out. Every other object is measured three times: with its depth,
+with a random half of its depth removed (the target must be on a measured pixel), and with all of
+its depth removed (there must be no target).
 
-Widths, with the exact depth and with the noisy one, are compared with the exact solids' extent
-along ``closing_vector``. A width that is unknown or only a lower bound counts as refused.
+Widths from the exact depth and from the noisy depth are compared with the extent of the exact
+solids along ``closing_vector``. A width that is unknown or only a lower bound counts as refused.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from segzero_core.synthetic.camera import Camera, look_at_table
 from segzero_core.synthetic.render import Lighting, cast, compose
 from segzero_core.types import Intrinsics, image_size
 
-VISIBLE = 0.55  # share of an object that others must leave in sight
+VISIBLE = 0.55  # smallest visible share of an object
 NEAREST = 0.15  # metres from the camera
-MEASURED = 0.5  # share of an object's pixels with depth, from which there must be a target
-# What must be reached: median and 99th percentile in millimetres, share of targets found.
+MEASURED = 0.5  # share of an object's pixels with depth above which a target is required
+# Goals: median and 99th percentile in millimetres, share of targets found.
 MEDIAN, HIGH, ANSWERED = 5.0, 25.0, 0.99
-CLEAR = 0.9  # visible share from which a width must be known
-# Share of a width within which, and of widths that, must be right; most that may be refused.
+CLEAR = 0.9  # visible share above which a width is required
+# Tolerance of a width, share of widths that must be within it, largest share of refused widths.
 NEAR, NEAR_SHARE, BOUNDED_SHARE, REFUSED = 0.1, 0.95, 0.995, 0.05
 UNLIT = Lighting(np.array([0.0, 0.0, 1.0]), 1.0, 0.0, np.ones(3), 0.0)
 
 
 class Width(NamedTuple):
-    """A width over the true one, and whether it is said to be measured; no ratio if unknown."""
+    """Ratio of a width to the true one (None if unknown), and whether the width is measured."""
 
     ratio: float | None
     sure: bool
@@ -57,21 +57,21 @@ class Width(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one object.
+    """The measurements of one object.
 
     Attributes:
-        shape: Of the object.
-        distance: Metres from the camera to the middle of the table.
-        valid: Share of its pixels with depth.
-        on_object: Whether the target's pixel is one of the object's; None without a target.
-        millimetres: From the target to the object's exact surface; None without a target.
-        smeared: The same with flying pixels at every edge.
-        visible: Share of the object that nothing hides.
-        width: Its width from the noisy depth; None without a target.
-        exact_width: Its width from the exact depth; None without a target.
-        half_kept: With half of the depth gone: the target has depth, or there is none.
-        blank_refused: With all of the depth gone: there is no target.
-        seconds: ``find_target`` took.
+        shape: Shape of the object.
+        distance: Distance from the camera to the middle of the table, metres.
+        valid: Share of the object's pixels with depth.
+        on_object: Whether the target's pixel belongs to the object; None without a target.
+        millimetres: Distance from the target to the object's exact surface; None without a target.
+        smeared: The same distance with flying pixels at every depth edge.
+        visible: Visible share of the object.
+        width: Width from the noisy depth; None without a target.
+        exact_width: Width from the exact depth; None without a target.
+        half_kept: With half of the depth removed: the target has depth, or there is no target.
+        blank_refused: With all of the depth removed: there is no target.
+        seconds: Duration of ``find_target``.
     """
 
     shape: str
@@ -89,11 +89,11 @@ class Outcome:
 
 
 def move_camera(scene: Scene, rng: np.random.Generator) -> tuple[Scene, float]:
-    """Look at a scene's objects from elsewhere.
+    """Render a scene's depth and instances from another camera.
 
     Returns:
-        The scene with another camera, depth and instances, and the objects that are in sight
-        (its image is still the old one); the camera's distance, metres.
+        The scene with another camera, depth and instances, and only the visible objects (the
+        image is unchanged); and the camera's distance, metres.
     """
     size, distance = image_size(scene.image), rng.uniform(0.5, 1.5)
     camera = look_at_table(
@@ -123,7 +123,7 @@ def move_camera(scene: Scene, rng: np.random.Generator) -> tuple[Scene, float]:
 
 
 def in_image(camera: Camera, item: SceneObject) -> bool:
-    """Whether the whole object lies inside the picture."""
+    """Return whether the whole object is inside the image."""
     model = item.placed.model
     corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (0, 1)])
     corners = corners * [model.radius, model.radius, model.height] + item.placed.position
@@ -136,7 +136,7 @@ def in_image(camera: Camera, item: SceneObject) -> bool:
 def ask(
     scene: Scene, i: int, depth: Depth, smeared: Depth, distance: float, rng: np.random.Generator
 ) -> Outcome:
-    """Ask for one object and measure the answers against the truth."""
+    """Find the targets of one object and compare them with the truth."""
     item, mask = scene.objects[i], scene.mask(i)
     start = time.perf_counter()
     target = find(scene, mask, depth)
@@ -167,7 +167,7 @@ def ask(
 
 
 def measured_width(scene: Scene, i: int, target: GraspTarget) -> Width:
-    """Compare a target's width with the exact extent along its closing."""
+    """Compare a target's width with the exact extent along ``closing_vector``."""
     if target.width is None or target.closing_vector is None:
         return Width(None, sure=False)
     ratio = target.width / scene.extent(i, target.closing_vector)
@@ -175,7 +175,7 @@ def measured_width(scene: Scene, i: int, target: GraspTarget) -> Width:
 
 
 def print_widths(name: str, outcomes: list[Outcome], widths: list[Width | None]) -> bool:
-    """Print how well widths are known, by shape; return whether the goals are reached."""
+    """Print the accuracy of widths by shape; return whether the goals are reached."""
     print(
         f'width, {name:18} {"objects":>8} {"refused":>8} {"in 10 %":>8} {"0.85-1.25":>10} '
         f'{"least":>6} {"median":>7} {"most":>6}'
@@ -236,7 +236,7 @@ def print_row(name: str, answers: list[float | None]) -> None:
 
 
 def seconds_of_large_object() -> tuple[float, float]:
-    """Return the time of a target in blocks and pixel by pixel, medians of five in turns."""
+    """Return the median times of a target with blocks and with all pixels, five runs in turn."""
     rows, columns = np.mgrid[:720, :1280]
     beside = ((columns - 640) / 620) ** 2 + ((rows - 360) / 350) ** 2
     rng = np.random.default_rng(0)
@@ -255,7 +255,7 @@ def seconds_of_large_object() -> tuple[float, float]:
 
 
 def report(outcomes: list[Outcome]) -> bool:
-    """Print everything; return whether all that must be reached is reached."""
+    """Print all results; return whether all goals are reached."""
     print_table(outcomes)
     measured = [o for o in outcomes if o.valid >= MEASURED]
     found = sum(o.millimetres is not None for o in measured) / len(measured)
@@ -265,7 +265,7 @@ def report(outcomes: list[Outcome]) -> bool:
     off = sum(o.on_object is False for o in outcomes)
     strayed = sum(not o.half_kept for o in outcomes)
     invented = sum(not o.blank_refused for o in outcomes)
-    print(f'targets beside the object: {off}')
+    print(f'targets outside the object: {off}')
     print(f'targets where depth is missing: {strayed} with half of it, {invented} without any')
     known = print_widths('exact depth', outcomes, [o.exact_width for o in outcomes])
     known &= print_widths('noisy depth', outcomes, [o.width for o in outcomes])
@@ -282,14 +282,14 @@ def report(outcomes: list[Outcome]) -> bool:
 
 
 def main() -> int:
-    """Run; exit code 1 with ``--check`` when something that must be reached is not."""
+    """Run the benchmark; with ``--check`` the exit code is 1 if a goal is missed."""
     options = parse_arguments(__doc__.splitlines()[0], scenes=500, seed_start=2_000_000)
     outcomes = []
     for seed in seeds(options):
         rng = np.random.Generator(np.random.PCG64(seed))
         scene, distance = move_camera(make_scene(seed), rng)
         depth = noisy_depth(scene, rng, noise=0.01, invalid=0.05)
-        # Sensors that average over a patch measure points in mid-air at every edge.
+        # A sensor that averages over a patch measures points in mid-air at depth edges.
         flying = dataclasses.replace(scene, depth=cv2.blur(scene.depth, (5, 5)))
         smeared = noisy_depth(flying, rng, noise=0.01, invalid=0.01)
         outcomes += [

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared by the benchmarks of the node: processes on a ROS domain of their own, and a client.
+"""Helpers of the node benchmarks: processes on a separate ROS domain, and a client.
 
-The node runs with engines that answer at once, so that what is measured is the node.
+The node runs with engines that answer immediately, so the benchmarks measure only the node.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from segzero_ros.images import array_to_image
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (480, 640)
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-# A subscriber that counts messages must not lose some while it sleeps.
+# A subscriber that counts messages must not lose messages while it sleeps.
 MANY = QoSProfile(depth=5000, reliability=ReliabilityPolicy.RELIABLE)
 LONG_S = 60.0
 
 
 class InstantReasoner:
-    """Answers at once, or after the seconds that the sentence names: ``take 0.5 s``."""
+    """Answers immediately, or after a delay that the sentence gives: ``take 0.5 s``."""
 
     def __init__(self) -> None:
         self.task = Task(family=get_family('json'))
@@ -56,7 +56,7 @@ class InstantReasoner:
         on_text: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> Reply:
-        """Answer with the time it was asked; always the same box and points."""
+        """Answer with the time of the call, and always with the same box and points."""
         asked = time.time()
         if query.startswith('take '):
             time.sleep(float(query.split()[1]))
@@ -69,7 +69,7 @@ class InstantReasoner:
 
 
 class InstantSegmenter:
-    """Returns a mask that is ready, from the second time on."""
+    """Returns a constant mask, which is cached per image size."""
 
     embeds_at_once = True
 
@@ -93,7 +93,7 @@ class InstantSegmenter:
 
 
 class Peer(Node):
-    """A node of the benchmark's own, that spins in a thread."""
+    """A client node of the benchmark, which spins in a thread."""
 
     def __init__(self, name: str = 'benchmark') -> None:
         super().__init__(name)
@@ -121,7 +121,7 @@ class Peer(Node):
 
 
 def wait_for(ready: Callable[[], Any], what: str, pause: float = 0.005) -> Any:
-    """Return what ``ready`` returns once that is true; end the benchmark if it never is."""
+    """Wait until ``ready`` returns a true value and return it; end the benchmark on timeout."""
     deadline = time.monotonic() + LONG_S
     while not (value := ready()):
         if time.monotonic() > deadline:
@@ -138,7 +138,7 @@ def random_picture(shape: tuple[int, int] = SHAPE) -> Image:
 
 @contextlib.contextmanager
 def steadily(rate: float, work: Callable[[], None]) -> Iterator[None]:
-    """Do some work ``rate`` times per second, in a thread."""
+    """Call a function ``rate`` times per second in a thread."""
     ended = threading.Event()
 
     def loop() -> None:
@@ -159,7 +159,7 @@ def steadily(rate: float, work: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_domain() -> Iterator[None]:
-    """Let this process and those it starts talk to each other only, and not lose images."""
+    """Isolate this process and its children in DDS, with buffers large enough for images."""
     profile = str(ROOT / 'config' / 'fastdds.xml')
     old_ros = os.environ.get('ROS_DISTRO') in ('humble', 'jazzy')
     name = 'FASTRTPS_DEFAULT_PROFILES_FILE' if old_ros else 'FASTDDS_DEFAULT_PROFILES_FILE'
@@ -181,14 +181,14 @@ def process(
     namespace: str = '',
     log: TextIO | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``script --serve kind``; it is ended with SIGINT.
+    """Run ``script --serve kind`` in a process, and end the process with SIGINT.
 
     Args:
-        script: The benchmark.
-        kind: What it shall be.
-        parameters: Of the node, ``name:=value``.
-        namespace: Of the node.
-        log: Gets what the process writes.
+        script: Path of the benchmark.
+        kind: Role of the process.
+        parameters: Parameters of the node, ``name:=value``.
+        namespace: Namespace of the node.
+        log: Receives the output of the process.
     """
     words = [word for parameter in parameters for word in ('-p', parameter)]
     remap = ['-r', f'__ns:=/{namespace}'] if namespace else []
@@ -201,12 +201,12 @@ def process(
     try:
         yield running
     finally:
-        running.send_signal(signal.SIGINT)  # nothing, if it has ended
+        running.send_signal(signal.SIGINT)  # has no effect if the process has ended
         running.wait(timeout=20)
 
 
 def serve_node(arguments: list[str], reasoner: str, segmenter: str, autostart: bool = True) -> int:
-    """Be the segzero node, with two engines of a benchmark: ``module:Class``."""
+    """Run as the segzero node, with two engines of a benchmark: ``module:Class``."""
     from segzero_ros.node import main
 
     REASONERS['benchmark'] = EngineEntry(reasoner, 'core')
@@ -230,7 +230,7 @@ def resident_megabytes(pid: int) -> float:
 
 
 def shared_megabytes(pid: int) -> float:
-    """Return how much of that is memory shared with other processes, as that of Fast DDS."""
+    """Return the part of the resident memory that is shared with other processes (Fast DDS)."""
     (line,) = (
         line
         for line in Path(f'/proc/{pid}/status').read_text().splitlines()

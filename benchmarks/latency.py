@@ -4,13 +4,15 @@
     python benchmarks/latency.py [--rounds 10] [--json latency.json] [--plot latency.png]
     python benchmarks/latency.py --reasoner tiny --segmenter tiny_sam2 --tokens 0
 
-The original's method (dvlab-research/Seg-Zero at 77f9ea5): transformers' image processor, model
-and ``generate`` to its end, as they come; then SAM 2's encoder; then its decoder with three masks
-enlarged to the image and copied as floats. Both ways get the same weights, images and sentences,
-in turn, in one process, and write the same replies. With ``--tokens 0`` those are the model's own,
-about synthetic scenes. Otherwise they are forced on both, so that random weights of any shape will
-do: thoughts of random words, which nothing can guess, and answers with random numbers. Without
-``--reasoner`` and ``--segmenter`` tiny models are made on the spot.
+The original's method (dvlab-research/Seg-Zero at 77f9ea5) runs three steps in sequence:
+transformers' unmodified image processor, model and ``generate``; SAM 2's encoder; and SAM 2's
+decoder, whose three masks are upsampled to the image's size and copied as floats.
+
+Both methods use the same weights, images and sentences, in turn, in one process, and write the
+same replies. With ``--tokens 0`` the replies are the model's own, about synthetic scenes.
+Otherwise both methods are forced to write given replies, so random weights of any shape can be
+used. These replies have thoughts of random words, which n-gram drafts cannot predict, and answers
+with random numbers. Without ``--reasoner`` and ``--segmenter`` tiny random models are created.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ Case = tuple[Any, str, str]  # an image and two sentences about it
 
 
 def main() -> None:
-    """Measure, print a table, write the files that were asked for."""
+    """Measure, print a table, and write the requested files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--reasoner', help='folder or hub id; a tiny random one if absent')
     parser.add_argument('--segmenter', help='folder or hub id; a tiny random one if absent')
@@ -59,7 +61,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Return p50 and p95 in seconds per way and stage, and how many masks are the same."""
+    """Return p50 and p95 in seconds per method and stage, and the number of equal masks."""
     import torch
 
     from segzero_core import SegZero
@@ -117,7 +119,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def counted(cache: Any) -> list[int]:
-    """Return a list in which ``cache``'s passes over text are counted from now on."""
+    """Return a list that records every later forward pass of ``cache`` over text."""
     count, extend = [0], cache.extend
 
     def count_on(*args: Any) -> Any:
@@ -139,9 +141,10 @@ def scenes() -> Iterator[Case]:
 
 
 def noise(reasoner: Any, tokens: int, replies: dict[str, list[int]]) -> Iterator[Case]:
-    """Make ``reasoner`` reply what stands in ``replies``, and yield frames of noise.
+    """Force the content of ``replies`` on ``reasoner``, and yield frames of noise.
 
-    Each sentence's reply is put there: so many tokens, no two alike.
+    The reply to each sentence is added to ``replies``. It has the requested number of tokens, and
+    no two replies are equal.
     """
     tokenizer = reasoner.processor.tokenizer
     side = reasoner.task.answer_size((640, 480)).width
@@ -181,12 +184,12 @@ def noise(reasoner: Any, tokens: int, replies: dict[str, list[int]]) -> Iterator
 
 
 class Original:
-    """Answers as the original's code does."""
+    """A reimplementation of the original's method."""
 
     def __init__(
         self, model: str, reasoner: Any, segmenter: Any, replies: dict[str, list[int]]
     ) -> None:
-        """Load ``model`` once more; force ``replies`` on it if there are any."""
+        """Load ``model`` a second time; force ``replies`` on the copy if there are any."""
         import torch
 
         from segzero_core.reasoners.transformers import best_attention
@@ -306,7 +309,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def draw(figures: dict[str, Any], file: Path) -> None:
-    """Draw the stages of each way as bars."""
+    """Draw the stages of each method as bars."""
     import matplotlib
 
     matplotlib.use('Agg')

@@ -3,10 +3,10 @@
 
     python benchmarks/memory.py [--width 5820 --height 5950] [--json memory.json] [--plot ...]
 
-Each way in a process of its own, with the same tiny models (or those given) and an image of the
-size given; by default the largest height and width of ReasonSeg's validation images, where the
-original holds three float masks of the image's size. Beyond what is in use once the models are
-loaded: MiB of the process, and of CUDA where there is a GPU.
+Each method runs in a separate process, with the same models (by default tiny ones) and an image of
+the given size. The default size has the largest height and width of ReasonSeg's validation images,
+where the original holds three float masks of the image's size. The figures are MiB of the process,
+and of CUDA if there is a GPU, in addition to the memory in use after the models are loaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WAYS = ('original', 'ours')
 
 
 def main() -> None:
-    """Measure, print a table, write the files that were asked for."""
+    """Measure, print a table, and write the requested files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--reasoner', help='folder or hub id; a tiny random one if absent')
     parser.add_argument('--segmenter', help='folder or hub id; a tiny random one if absent')
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """Return MiB when the models are loaded and warm, and beyond that during an answer."""
+    """Return MiB after loading and warm-up, and the additional MiB during an answer."""
     import torch
     from latency import Original, noise
 

@@ -6,9 +6,10 @@
     done
     python benchmarks/miniature.py [RUN ...] [--sentences 200]
 
-Each model answers in its likeliest words about new scenes of the kind it was trained on (`test`),
-and about colours, shapes and relations it never met; `tiny_sam2` makes masks of what it was asked
-for. `--rewards` prints each reward of the start and the runs instead, likeliest and sampled.
+Each model answers with greedy decoding about new scenes of the kind it was trained on (`test`),
+and about unseen colours, shapes and relations. `tiny_sam2` makes the masks. With `--rewards` the
+benchmark instead prints each reward of the start model and of the runs, for greedy and for
+sampled answers.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SPLITS = ('test', 'unseen_colours', 'unseen_shapes', 'unseen_relations')
 def answers(
     config: TrainConfig, split: str, count: int, temperature: float = 0.0
 ) -> list[ScoredAnswer]:
-    """Let the model ``config.model`` answer as ``config`` asks."""
+    """Load the model ``config.model`` with the task of ``config``."""
     trainee = load_trainee(config)
     torch.manual_seed(0)
     return answer_records(
@@ -59,12 +60,12 @@ def answers(
 
 @functools.cache
 def scenes(split: str, count: int) -> Sequence[Record]:
-    """Return what is asked; each scene is made once for all runs."""
+    """Return the scenes and sentences; each scene is rendered once for all runs."""
     return read_dataset(f'synthetic:{split}?size=256x192&count={count}').records
 
 
 def mask_iou(masks: Masks, answered: ScoredAnswer) -> float:
-    """Return the IoU of the mask an answer leads to; 0 where it cannot be read."""
+    """Return the IoU of the mask from an answer; 0 if the answer cannot be read."""
     record = answered.record
     assert record.load_mask is not None
     try:
@@ -80,7 +81,7 @@ def mean(found: list[ScoredAnswer], name: str) -> float:
 
 
 def report_table(runs: list[TrainConfig], count: int, segmenter: Segmenter) -> None:
-    """Print gIoU, and where there is a box how often it is right, of each run and split."""
+    """Print gIoU and, for answers with a box, the share of right boxes, by run and split."""
     print('| run | ' + ' | '.join(SPLITS) + ' |')
     print('|---' * (len(SPLITS) + 1) + '|')
     for config in runs:
@@ -96,7 +97,7 @@ def report_table(runs: list[TrainConfig], count: int, segmenter: Segmenter) -> N
 
 
 def report_rewards(runs: list[TrainConfig], count: int) -> None:
-    """Print each reward, of the likeliest answers and of sampled ones."""
+    """Print each reward of greedy answers and of sampled ones."""
     for config in runs:
         for temperature in (0.0, 1.0):
             found = answers(config, 'test', count, temperature)

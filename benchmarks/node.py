@@ -6,17 +6,17 @@
 Three figures:
 
 overhead
-    Time from a sentence to its mask, reasoning, pixels and result, with engines that answer at
-    once, and CPU time per camera frame. Compared with a bare rclpy node that publishes the same
-    messages, in the same run: both are processes of their own and are asked in turn, each about
-    a frame that it has not seen before. At VGA, and at 1080p, where what is more than the bare
-    node's is given per megapixel.
+    Time from a sentence to all outputs (mask, reasoning, pixels and result) with engines that
+    answer immediately, and CPU time per camera frame. The comparison is a bare rclpy node that
+    publishes the same messages. Both run as separate processes and are asked in turn, each time
+    about a new frame. Sizes are VGA and 1080p; at 1080p the difference to the bare node is given
+    per megapixel.
 frame age
-    How old the frame is when inference starts, with a 30 Hz camera and a model that takes 1 s:
-    since the node received it, and since the camera stamped it (what DDS takes is in that).
+    Age of the frame when inference starts, with a 30 Hz camera and a model that takes 1 s:
+    measured from the arrival in the node, and from the camera's stamp (which includes DDS).
 memory
-    Resident memory of the node over many frames and a query every few of them. The slope is that
-    of a line through the second half: what a leak would go on with.
+    Resident memory of the node over many frames with regular queries. The slope is that of a line
+    through the second half, which shows a leak.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ from std_msgs.msg import String
 from segzero_ros.images import array_to_image
 
 HD = (1080, 1920)
-REST_S = 0.05  # between a frame and the sentence about it: a large one takes its time
+REST_S = 0.05  # between a frame and its sentence, because a large frame takes time to arrive
 OUTPUTS = {'mask': Image, 'reasoning': String, 'target_pixels': PolygonStamped, 'result': String}
 
 
 class BareNode(Node):
-    """The least that can take the same messages and publish the same."""
+    """The smallest node that receives and publishes the same messages."""
 
     def __init__(self) -> None:
         super().__init__('segzero')
@@ -88,7 +88,7 @@ class BareNode(Node):
 
 
 class Client(Peer):
-    """The camera, and the person who asks both nodes."""
+    """The camera, and the client that asks both nodes."""
 
     def __init__(self, names: list[str]) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Client(Peer):
         return keep
 
     def wait_for_nodes(self) -> None:
-        """Wait until every node hears and is heard."""
+        """Wait until the topics of every node are connected in both directions."""
         publishers = [*self._cameras.values(), *self._queries.values()]
         wait_for(
             lambda: (
@@ -127,7 +127,7 @@ class Client(Peer):
         )
 
     def show(self, name: str) -> None:
-        """Publish a frame with the time of now; no two are alike."""
+        """Publish a frame with the current time; no two frames are equal."""
         self.picture.header.stamp = self.get_clock().now().to_msg()
         for i, byte in enumerate(self.published.to_bytes(4, 'little')):
             self.picture.data[i] = byte
@@ -135,7 +135,7 @@ class Client(Peer):
         self.published += 1
 
     def ask(self, name: str, sentence: str) -> tuple[float, dict[str, Any]]:
-        """Return the seconds until everything about a sentence has come, and the result."""
+        """Return the seconds until all outputs for a sentence have arrived, and the result."""
         self._got[name].clear()
         self._complete.clear()
         start = time.perf_counter()
@@ -147,7 +147,7 @@ class Client(Peer):
 
 
 def serve(kind: str, arguments: list[str]) -> int:
-    """Be one of the two nodes."""
+    """Run as one of the two nodes."""
     if kind == 'node':
         return serve_node(arguments, 'harness:InstantReasoner', 'harness:InstantSegmenter')
     rclpy.init(args=arguments)
@@ -158,26 +158,26 @@ def serve(kind: str, arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def camera(client: Client, name: str, rate: float) -> Iterator[None]:
-    """Show frames at a steady rate."""
+    """Publish frames at a constant rate."""
     with steadily(rate, lambda: client.show(name)):
         yield
 
 
 def measure_latency(client: Client, names: list[str], queries: int) -> dict[str, Any]:
-    """Ask both nodes in turn, each after a frame of its own."""
+    """Ask both nodes in turn, each about a new frame."""
     latency: dict[str, list[float]] = {name: [] for name in names}
     for i in range(queries + 10):
         for name in names:
             client.show(name)
             time.sleep(REST_S)
             seconds, _ = client.ask(name, f'query {i}')
-            if i >= 10:  # the first ones load what is loaded lazily
+            if i >= 10:  # the first queries include lazy imports
                 latency[name].append(seconds)
     return {f'{n}_ms': 1000 * statistics.median(values) for n, values in latency.items()}
 
 
 def measure_overhead(client: Client, pids: dict[str, int], queries: int) -> dict[str, Any]:
-    """Ask both nodes about frames of two sizes; then let each watch for a while."""
+    """Ask both nodes about frames of two sizes; then let each one receive frames for a while."""
     for name in pids:
         with camera(client, name, 30.0):  # DDS may lose the very first frames
             time.sleep(1.0)
@@ -214,7 +214,7 @@ def measure_frame_age(client: Client, queries: int) -> dict[str, Any]:
 
 
 def measure_memory(client: Client, pid: int, frames: int) -> dict[str, Any]:
-    """Show frames as at 60 Hz, ask every tenth, and watch the resident memory."""
+    """Publish frames at 60 Hz, ask about every tenth, and record the resident memory."""
     samples = []
     for i in range(frames):
         client.show('node')
@@ -252,7 +252,7 @@ def measure(queries: int, frames: int) -> dict[str, Any]:
 
 
 def print_table(figures: dict[str, Any]) -> None:
-    """Print what was measured."""
+    """Print the results."""
     overhead, age, memory = figures['overhead'], figures['frame_age'], figures['memory']
     print(f'{"":<34}{"bare":>9}{"node":>9}{"ratio":>8}')
     for label, bare, node in (

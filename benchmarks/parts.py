@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of an answer, one by one, compared with transformers' own way.
+"""The single parts of an answer, compared with transformers' implementation.
 
     python benchmarks/parts.py [--side 840] [--rounds 40] [--compiled] [--json parts.json]
 
-On one thread of a CPU, all ways in turn in one process: the image processor of the reasoner, the
-embedding of its patches, and the image encoder of SAM 2, with ``--compiled`` also compiled, which
-takes minutes. Random tiny models: only ratios mean something. Then the products of one layer of
-Qwen2.5-VL-3B with so many tokens: one, guesses, several sentences, an image.
+All implementations run in turn in one process, on one CPU thread. The parts are the reasoner's
+image processor, the patch embedding, and SAM 2's image encoder (with ``--compiled`` also compiled,
+which takes minutes). The models are tiny and random, so only ratios are meaningful. The last part
+is the matrix products of one layer of Qwen2.5-VL-3B for typical numbers of tokens: one token, a
+draft, several sentences, an image.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 def main() -> None:
-    """Measure, print a table, write the files that were asked for."""
+    """Measure, print a table, and write the requested files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--side', type=int, default=840, help="of the reasoner's image, pixels")
     parser.add_argument('--rounds', type=int, default=40)

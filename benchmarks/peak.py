@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def peak_megabytes(process: int | str = 'self') -> float:
-    """Return the peak of a process's resident memory in MiB, 0 where it has ended (proc(5)).
+    """Return the peak resident memory of a process in MiB; 0 if the process has ended (proc(5)).
 
-    Not its ``ru_maxrss``: that also counts the memory of the process it was started from.
+    ``ru_maxrss`` is not used, because it includes the memory of the parent process at the fork.
     """
     found = re.search(r'VmHWM:\s*(\d+) kB', Path(f'/proc/{process}/status').read_text())
     return int(found.group(1)) / 2**10 if found else 0.0

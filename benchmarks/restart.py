@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds until the node ends, and until it answers again, from every state.
+"""Time until the node ends, and until it answers after a restart, from every lifecycle state.
 
     python benchmarks/restart.py [--json FILE]
 
-Its model takes 2 s to load and, where the node is ``answering``, does not stop when cancelled.
+The model takes 2 s to load. In the state ``answering`` it ignores a cancellation.
 
 end
-    Seconds from SIGINT, and from SIGTERM, to the end of the process; must be under 2.
+    Seconds from SIGINT, and from SIGTERM, to the end of the process; the limit is 2 s.
 back
-    Seconds from the start of another node, after the one before was killed (SIGKILL), to its
-    first answer; beside them those of a node before which none was killed.
+    Seconds from the start of a new node to its first answer, after the previous node was killed
+    (SIGKILL). For comparison: the same time for a node without a killed predecessor.
 
-The exit code says whether all processes ended with exit code 0, within 2 s, and all came back.
+The exit code is 0 if all processes ended with exit code 0 within 2 s, and all new nodes answered.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ STATES = {  # and the transitions that lead to them, each with the state that it
 
 
 class SlowReasoner(InstantReasoner):
-    """Takes a while to load."""
+    """A reasoner that takes some time to load."""
 
     def __init__(self) -> None:
         time.sleep(LOAD_S)
@@ -64,7 +64,7 @@ class SlowReasoner(InstantReasoner):
 
 
 class Robot(Peer):
-    """Shows frames, asks, and takes the node through its states."""
+    """Publishes frames, asks, and changes the lifecycle state of the node."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Robot(Peer):
         self._cameras.publish(self._picture)
 
     def get_answer(self) -> None:
-        """Ask until there is an answer; DDS takes a killed node for alive for a while."""
+        """Ask until there is an answer, because DDS regards a killed node as alive for a while."""
         first = next(self._numbers)
         deadline = time.monotonic() + 60
         while not (self._answered and int(self._answered.split()[-1]) >= first):
@@ -109,12 +109,12 @@ class Robot(Peer):
         if state == 'answering':
             self.get_answer()
             self._queries.publish(String(data='take 60 s'))
-            time.sleep(0.5)  # for the model to begin
+            time.sleep(0.5)  # until the model has started
         for client in (states, changes):
             self.destroy_client(client)
 
     def _state(self, client: Any) -> str:
-        """Return the node's state, '' if its response got lost: it may not know us yet."""
+        """Return the node's state; '' if the response was lost before discovery ended."""
         reply = client.call_async(GetState.Request())
         deadline = time.monotonic() + 1.0
         while not reply.done() and time.monotonic() < deadline:
@@ -124,13 +124,13 @@ class Robot(Peer):
 
 @contextlib.contextmanager
 def node(autostart: bool) -> Iterator[Any]:
-    """Run a node; whoever runs it ends it."""
+    """Start a node; the caller ends the process."""
     with process(__file__, 'node', f'autostart:={str(autostart).lower()}') as running:
         yield running
 
 
 def seconds_to_answer(robot: Robot) -> float:
-    """Start a node and return how long it takes to its first answer."""
+    """Start a node and return the seconds until its first answer."""
     start = time.monotonic()
     with node(autostart=True):
         robot.get_answer()
@@ -138,7 +138,7 @@ def seconds_to_answer(robot: Robot) -> float:
 
 
 def seconds_to_end(robot: Robot, state: str, number: signal.Signals) -> float:
-    """Return how long a signal takes to end a node; infinite if it does not end well."""
+    """Return the seconds from a signal to the end of a node; infinite for a bad exit code."""
     with node(autostart=False) as running:
         robot.bring_to(state)
         start = time.monotonic()

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random weights in the shapes of published reasoners, which take the same time.
+"""Random weights in the shapes of published reasoners, with the same computing time.
 
 python benchmarks/shapes.py 3b FOLDER [--layers 36]
 
-Writes a checkpoint of Qwen2.5-VL's 3B or 7B, in bfloat16 as they are published, with a tiny
-tokenizer: for benchmarks where no model hub can be reached. 7.5 and 16.6 GB.
+Writes a checkpoint in the shape of Qwen2.5-VL 3B (7.5 GB) or 7B (16.6 GB), in bfloat16 like the
+published weights, with a tiny tokenizer. Use it for benchmarks on machines without access to a
+model hub.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# Of their config.json, as published.
+# From the published config.json files.
 SHAPES: dict[str, dict[str, Any]] = {
     '3b': {
         'hidden_size': 2048,

@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A soak: many frames, many sentences and planned faults, from a seed.
+"""A soak test: many frames, many sentences and planned faults, drawn from a seed.
 
     python benchmarks/soak.py [--frames 20000] [--queries 500] [--seed 0] [--json FILE]
 
-The plan says which frames are broken and what happens with each sentence: it is answered, its
-model raises or babbles, it is cancelled, replaced or part of a burst, the node is deactivated or
-cleaned up under it. The plan and what came of it are printed. What must hold:
+The plan contains the broken frames and the event for each sentence: the sentence is answered, the
+model raises an error or writes an unreadable reply, the sentence is cancelled, replaced or part of
+a burst, or the node is deactivated or cleaned up meanwhile. The plan and its results are printed.
+Requirements:
 
-* the node lives, ends with exit code 0, and logs no traceback but the planned ones;
-* every sentence ends in exactly one result, of a status that the plan allows;
+* the node survives, ends with exit code 0, and logs only the planned tracebacks;
+* every sentence ends in exactly one result, with a status that the plan allows;
 * a frame is refused if and only if it was broken;
-* every mask has the header of a frame that was shown, and belongs to a result that is ``ok``;
-* no answer is about a frame older than 2 s when it was asked;
-* resident memory stays within 5 % after the first fifth (judged from 5000 frames on). What the
-  process shares with others is told, but does not count: those are the pages of the camera's Fast
-  DDS segment (64 MB, config/fastdds.xml) that frames have ever lain in, more of them the further
-  the node has ever been behind.
+* every mask has the header of a published frame, and belongs to a result with the status ``ok``;
+* no answer is about a frame that was older than 2 s when the sentence was asked;
+* resident memory grows by at most 5 % after the first fifth (checked with 5000 frames or more).
+  Memory shared with other processes is reported but does not count. It consists of the pages of
+  the camera's Fast DDS segment (64 MB, config/fastdds.xml) that have held frames; their number
+  grows with the largest backlog of the node.
 
-The exit code says whether all of that held.
+The exit code is 0 if all requirements are met.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ RATE = 100.0  # frames per second
 BROKEN_FRAMES = 0.02
 STALE_S = 2.0
 MOST_GROWTH = 0.05
-ENOUGH_FRAMES = 5000  # to judge memory
+ENOUGH_FRAMES = 5000  # minimum number of frames for the memory check
 PLANNED = 'RuntimeError: as planned'
 
-FRAMELESS = {'cancelled', 'replaced'}  # decided, perhaps, before there was a frame to look at
+FRAMELESS = {'cancelled', 'replaced'}  # possible before a frame was chosen
 
 
 class Camera:
@@ -104,7 +105,7 @@ class Camera:
 
 
 class Robot(Peer):
-    """Asks, cancels, and takes the node through its states."""
+    """Asks, cancels, and changes the lifecycle state of the node."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +139,7 @@ class Robot(Peer):
         return sentence
 
     def say_and_see_it_run(self, kind: str) -> str:
-        """Publish a sentence whose model takes long; return when it runs."""
+        """Publish a sentence with a slow answer; return after the model has started."""
         sentence = self.say(kind)
         number = sentence.rpartition(' ')[2]
         wait_for(
@@ -148,7 +149,7 @@ class Robot(Peer):
         return sentence
 
     def get_through(self) -> None:
-        """Wait until the node hears and is heard; sentences until then do not count."""
+        """Wait until topics are connected both ways; sentences before that do not count."""
         wait_for(self._queries.get_subscription_count, 'the node')
         wait_for(self._heard.get_publisher_count, 'the results of the node')
         for number in itertools.count():
@@ -161,7 +162,7 @@ class Robot(Peer):
                 time.sleep(0.01)
 
     def change(self, *labels: str) -> None:
-        """Take the node through transitions."""
+        """Run lifecycle transitions of the node."""
         for label in labels:
             request = ChangeState.Request()
             request.transition.label = label
@@ -173,7 +174,7 @@ class Robot(Peer):
                 wait_for(lambda: not self._heard.get_publisher_count(), 'its silence')
 
     def act(self, kind: str) -> None:
-        """Do what a plan's kind says, and wait for the results."""
+        """Carry out one event of the plan, and wait for the results."""
         if kind == 'burst':
             sentences = [self.say(kind) for _ in range(5)]
         elif kind in ('answer', 'raise', 'segmenter raises', 'babble', 'nothing', 'no words'):
@@ -199,7 +200,7 @@ class Robot(Peer):
 
 
 def soak(plan: list[tuple[int, str]], frames: int, seed: int, log: TextIO) -> dict[str, Any]:
-    """Carry out the plan; return what came of it."""
+    """Carry out the plan; return the results."""
     with process(__file__, 'node', log=log) as node:
         robot = Robot()
         camera = Camera(robot, node.pid, seed)
@@ -233,7 +234,7 @@ def soak(plan: list[tuple[int, str]], frames: int, seed: int, log: TextIO) -> di
 
 
 def judge_results(robot: Robot, camera: Camera) -> Iterator[str]:
-    """Say which sentence ended otherwise than planned."""
+    """Yield a message for each sentence whose result does not fit the plan."""
     for sentence, (kind, when) in robot.asked.items():
         results = robot.results[sentence]
         if len(results) != 1:
@@ -255,7 +256,7 @@ def judge_results(robot: Robot, camera: Camera) -> Iterator[str]:
 
 
 def judge_masks(masks: list[Image], oks: list[dict[str, Any]], camera: Camera) -> Iterator[str]:
-    """Say which mask has no result, or no frame."""
+    """Yield a message if a mask has no result or no frame."""
     stamps = collections.Counter((m.header.stamp.sec, m.header.stamp.nanosec) for m in masks)
     expected = collections.Counter((r['stamp']['sec'], r['stamp']['nanosec']) for r in oks)
     if stamps != expected:
@@ -265,21 +266,21 @@ def judge_masks(masks: list[Image], oks: list[dict[str, Any]], camera: Camera) -
 
 
 def memory_of(samples: list[float]) -> list[float]:
-    """Return the typical memory of the second tenth that was warm, and of the last tenth."""
+    """Return the typical memory of the second tenth of the run, and of the last tenth."""
     tenth = max(len(samples) // 10, 1)
     parts = samples[2 * tenth : 3 * tenth] or samples, samples[-tenth:]
     return [statistics.median(part) for part in parts]
 
 
 def judge_memory(samples: list[float], frames: int) -> Iterator[str]:
-    """Say whether memory grew."""
+    """Yield a message if memory grew."""
     warm, last = memory_of(samples)
     if frames >= ENOUGH_FRAMES and last > (1 + MOST_GROWTH) * warm:
         yield f'its own memory grew from {warm:.1f} to {last:.1f} MB'
 
 
 def judge_log(log: TextIO) -> Iterator[str]:
-    """Say which traceback was not planned."""
+    """Yield a message for each traceback that was not planned."""
     log.seek(0)
     inside = False
     for line in log:
@@ -292,7 +293,7 @@ def judge_log(log: TextIO) -> Iterator[str]:
 
 
 def outcomes(robot: Robot) -> dict[str, dict[str, int]]:
-    """Return how often each kind of sentence ended how."""
+    """Return the number of results by kind of sentence and status."""
     table: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
     for sentence, (kind, _) in robot.asked.items():
         for result in robot.results[sentence]:
@@ -304,7 +305,7 @@ def outcomes(robot: Robot) -> dict[str, dict[str, int]]:
 
 
 def print_report(plan: list[tuple[int, str]], found: dict[str, Any]) -> None:
-    """Print the plan and what came of it."""
+    """Print the plan and its results."""
     planned = collections.Counter(kind for _, kind in plan)
     print(f'{"plan":<22}{"times":>6}  what its sentences ended in')
     for kind, statuses in found['outcomes'].items():

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often `rules` + `grabcut` find the right thing on synthetic tabletops, and how precisely.
+"""Accuracy of `rules` + `grabcut` on synthetic tabletops: right objects, masks and targets.
 
     python benchmarks/synthetic_accuracy.py [--scenes 300] [--check]
 
-Seeds below 10000 are for tuning, those from 1000000 for measuring. One sentence of each kind is
-asked per scene (where the scene has one), through the same pipeline the node uses; the metric
-target comes from the answer's mask and a sensor-like depth image.
+Seeds below 10000 are for tuning, and seeds from 1000000 for measuring. One sentence of each kind
+is asked per scene (if the scene has one), through the same pipeline that the node uses. The metric
+target is computed from the answer's mask and a depth image with sensor noise.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from segzero_core.reasoners import load_reasoner
 from segzero_core.segmenters import load_segmenter
 from segzero_core.synthetic import KINDS, Query, Scene, make_scene, noisy_depth
 
-# What must be reached: share of right masks, share of targets on the object, median millimetres.
+# Goals: share of right masks, share of targets on the object, median error in millimetres.
 ATTRIBUTE, ALL, ON_OBJECT, MILLIMETRES = 0.95, 0.80, 0.98, 10.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one sentence.
+    """The measurements of one sentence.
 
     Attributes:
-        kind: Of the sentence.
-        iou: Of the mask, 0 when nothing was found.
+        kind: Kind of the sentence.
+        iou: IoU of the mask; 0 if nothing was found.
         on_object: Whether the target's pixel lies on the object; None without a target.
         millimetres: From the target to the object's surface; None without a target.
         seconds: The pipeline took.
@@ -51,7 +51,7 @@ class Outcome:
 
 
 def ask(segzero: SegZero, scene: Scene, query: Query, rng: np.random.Generator) -> Outcome:
-    """Ask one sentence and measure the answer against the truth."""
+    """Ask one sentence and compare the answer with the truth."""
     try:
         found = segzero(scene.image, query.text)
     except AnswerError:
@@ -78,7 +78,7 @@ def sample(scene: Scene, rng: np.random.Generator) -> list[Query]:
 
 
 def report(outcomes: list[Outcome]) -> bool:
-    """Print the table; return whether everything that must be reached is reached."""
+    """Print the table; return whether all goals are reached."""
     print(f'{"kind":12} {"asked":>6} {"IoU>0.5":>8} {"mean IoU":>9} {"mean IoU where right":>21}')
     rates = {}
     for kind in (*KINDS, 'all'):
@@ -106,7 +106,7 @@ def report(outcomes: list[Outcome]) -> bool:
 
 
 def main() -> int:
-    """Run; exit code 1 with ``--check`` when something that must be reached is not."""
+    """Run the benchmark; with ``--check`` the exit code is 1 if a goal is missed."""
     options = parse_arguments(__doc__.splitlines()[0], scenes=300, seed_start=1_000_000)
     outcomes, visible = [], []
     with SegZero(load_reasoner('rules'), load_segmenter('grabcut')) as segzero:

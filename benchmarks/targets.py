@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks on synthetic scenes share: which scenes, and targets against the truth."""
+"""Helpers of the benchmarks on synthetic scenes: choice of scenes, and errors of targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segzero_core.types import Mask, Point
 
 
 def parse_arguments(description: str, scenes: int, seed_start: int) -> argparse.Namespace:
-    """Read the command line: which scenes, and whether to insist on the goals."""
+    """Read the command line: the scenes, and whether the goals are checked."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('--scenes', type=int, default=scenes)
     parser.add_argument('--seed-start', type=int, default=seed_start)
@@ -30,7 +30,7 @@ def seeds(options: argparse.Namespace) -> range:
 def find(
     scene: Scene, mask: Mask, depth: Depth, points: Sequence[Point] = ()
 ) -> GraspTarget | None:
-    """Return the target, or none where the depth gives none."""
+    """Return the target, or None if the depth gives no target."""
     try:
         return find_target(mask, depth, scene.intrinsics, points)
     except TargetError:
@@ -38,12 +38,12 @@ def find(
 
 
 def on_object(scene: Scene, i: int, target: GraspTarget | None) -> bool | None:
-    """Return whether a target's pixel is one of ``scene.objects[i]``; None without a target."""
+    """Return whether a target's pixel belongs to ``scene.objects[i]``; None without a target."""
     if target is None:
         return None
     return bool(scene.mask(i)[int(target.pixel.y), int(target.pixel.x)])
 
 
 def off_surface(scene: Scene, i: int, target: GraspTarget | None) -> float | None:
-    """Return the millimetres from a target to the surface of ``scene.objects[i]``."""
+    """Return the distance from a target to the surface of ``scene.objects[i]``, millimetres."""
     return None if target is None else 1000 * scene.surface_distance(i, target.point)

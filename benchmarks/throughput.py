@@ -5,14 +5,15 @@
     .venv-vllm/bin/python benchmarks/throughput.py --engine vllm --eager  # after make test-vllm
     python benchmarks/throughput.py --engine openai --url http://127.0.0.1:8000/v1
 
-The sentences are about synthetic scenes, each about one of its own or, with ``--same-frame``, all
-about one that the model has not seen before. The model writes what it thinks, up to a limit.
-Without ``--reasoner`` it is a tiny random one made on the spot, which never ends by itself. One
-sentence at a time is ``reason``; "pieces" says in how many its reply came: with vLLM one per step.
+The sentences are about synthetic scenes: each about a different scene or, with ``--same-frame``,
+all about one new scene. The model writes its reply up to a limit of tokens. Without ``--reasoner``
+the benchmark creates a tiny random model, which never ends a reply by itself. A single sentence
+uses ``reason``. The column "pieces" is the number of pieces in which that reply arrived; vLLM
+sends one per step.
 
-``--drafts 0 8`` compares numbers of guessed tokens, in turns in one process, each with a reasoner
-of its own. Without ``--eager`` vLLM compiles the model first: on a CPU for minutes, each time
-that the model, the folder or the number of drafts is a new one.
+``--drafts 0 8`` compares numbers of draft tokens, in turn in one process, each with a separate
+reasoner. Without ``--eager`` vLLM compiles the model first. On a CPU this takes minutes whenever
+the model, the folder or the number of drafts changes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ os.environ.setdefault('VLLM_CPU_KVCACHE_SPACE', '2')  # GiB, of vLLM on a CPU
 
 
 def main() -> None:
-    """Measure, print a table, write the files that were asked for."""
+    """Measure, print a table, and write the requested files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--engine', default='transformers')
     parser.add_argument('--reasoner', help='folder or hub id; a tiny random one if absent')
@@ -98,7 +99,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def questions(
     count: int, same_frame: bool, seeds: Iterator[int]
 ) -> tuple[Sequence[Any], Sequence[str]]:
-    """Return frames that no model has seen, and a sentence about each."""
+    """Return new frames, and a sentence about each."""
     from segzero_core.synthetic import make_scene
 
     scenes = [make_scene(next(seeds)) for _ in range(1 if same_frame else count)]
@@ -127,7 +128,7 @@ def rows(times: dict[Any, list[float]], pieces: dict[Any, list[int]]) -> list[di
 
 
 def load(options: argparse.Namespace, drafts: int | None, folder: Path) -> Any:
-    """Return the reasoner, with replies of the length asked for."""
+    """Return the reasoner, with replies of the requested length."""
     from segzero_core import load_reasoner
 
     given = {

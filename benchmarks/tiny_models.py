@@ -3,9 +3,9 @@
 
     python benchmarks/tiny_models.py [--scenes 100] [--objects 2 5] [--model tiny]
 
-Scenes of 640 x 480, from seed 1000000 on; one sentence of each kind is asked per scene (where the
-scene has one). The reasoner writes the likeliest answer. The segmenter, `--segmenter` of the
-engine sam2, is measured on the reasoner's answers and on exact boxes and points.
+The scenes have 640 x 480 pixels and seeds from 1000000. One sentence of each kind is asked per
+scene (if the scene has one). The reasoner uses greedy decoding. The segmenter (`--segmenter`, a
+model of the engine sam2) is measured on the reasoner's answers and on exact boxes and points.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from segzero_core.segmenters.base import Segmenter
 from segzero_core.synthetic import KINDS, Query, Scene, make_scene
 from segzero_core.types import Mask
 
-FIRST_SEED = 1_000_000  # the tiny models learn from seeds below
+FIRST_SEED = 1_000_000  # the tiny models were trained on lower seeds
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one sentence; the overlaps are 0 where no answer could be read.
+    """The measurements of one sentence; each IoU is 0 if the answer could not be read.
 
     Attributes:
-        kind: Of the sentence.
+        kind: Kind of the sentence.
         parsed: Whether the answer could be read.
-        box: IoU of its box.
-        mask: IoU of its mask.
+        box: IoU of the answer's box.
+        mask: IoU of the answer's mask.
         exact: IoU of the mask made from the true box and points.
     """
 
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def ask(segzero: SegZero, segmenter: Segmenter, scene: Scene, query: Query) -> Outcome:
-    """Ask one sentence and measure the answer against the truth."""
+    """Ask one sentence and compare the answer with the truth."""
     truth = scene.mask(query.target)
     points = tuple(circle.center for circle in largest_inscribed_circles(truth))
     found = segmenter.segment(segmenter.embed(scene.image), mask_to_box(truth), points)

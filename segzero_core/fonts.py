@@ -91,7 +91,7 @@ class FontFinder:
         """Return a font for one letter with its marks; None, and a log line, if none has it.
 
         Args:
-            cluster: What a reader sees as one letter; see ``text_layout.clusters``.
+            cluster: The characters that a reader sees as one letter; see ``text_layout.clusters``.
         """
         with self._lock:
             if cluster not in self._found:

@@ -64,7 +64,7 @@ class ResultHead:
         query: The sentence.
         id: Chosen by the asker; ``None`` if there is none.
         repeat: Number of times the sentence was answered before, in continuous mode.
-        warnings: What a user should know although there is no error.
+        warnings: Doubts about a result that is not an error.
     """
 
     header: Header

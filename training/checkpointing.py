@@ -52,7 +52,7 @@ def explained_saving(what: str, run: Path) -> Iterator[None]:
     """Turn a failed write into an error that names the last good checkpoint.
 
     Args:
-        what: What is saved, for the message.
+        what: Name of the saved object, for the message.
         run: Folder of the run.
 
     Raises:

@@ -38,7 +38,7 @@ class TrainConfig:
 
         family: Prompt family; '' = the checkpoint's own.
         image_size: Side of the square image the model sees, pixels; 0 = the family's.
-        answer: What the model is asked for: ``box_points``, ``box`` or ``points``.
+        answer: Parts of the answer: ``box_points``, ``box`` or ``points``.
         think: Whether the model thinks before it answers.
         imitate: Form of the answers in supervised fine-tuning. ``wanted``: as ``answer`` and
             ``think`` say. ``every``: all forms in turn (with and without thinking; box, points
@@ -156,7 +156,7 @@ class TrainConfig:
 
     @property
     def task(self) -> Task:
-        """What the model is asked for, in the words of the default family."""
+        """The task of the model: the parts of an answer, with or without thinking."""
         return Task(self.answer, self.think)
 
     @property

@@ -35,7 +35,7 @@ class ReasonerDataset:
 
     Attributes:
         records: The training data.
-        task: What the model is asked: prompt, image size, space of the coordinates, answer.
+        task: Task of the model: prompt, image size, coordinate space and form of the answer.
         every_form: Let the replies go through all forms of an answer in turn.
     """
 

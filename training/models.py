@@ -34,7 +34,7 @@ class Trainee(NamedTuple):
     Attributes:
         model: The transformers model, on the CPU.
         processor: Its tokenizer and image processor.
-        task: What the model is asked: prompt, image size, space of the coordinates, answer.
+        task: Task of the model: prompt, image size, coordinate space and form of the answer.
         adapters: ``peft.LoraConfig``, or ``None`` for full fine-tuning.
     """
 

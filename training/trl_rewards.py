@@ -26,7 +26,7 @@ def reward_functions(
 
     Args:
         config: The run's configuration.
-        task: What the model is asked.
+        task: Task of the model: prompt, coordinate space and form of the answer.
         segmenter: The frozen segmenter of the reward ``mask_iou``.
 
     Raises:

@@ -51,7 +51,7 @@ def answer_records(
             back to its former mode.
         processor: The model's processor; it pads on the left.
         records: The images and sentences.
-        task: What the model is asked: prompt, image size, space of the coordinates, answer.
+        task: Task of the model: prompt, image size, coordinate space and form of the answer.
         recipe: The rewards to compute.
         max_tokens: Maximum length of an answer, tokens.
         batch: Records per call of ``generate``.

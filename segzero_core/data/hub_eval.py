@@ -38,7 +38,7 @@ def masked_samples(source: str, level: Level = 'instance', split: str = SPLIT) -
 
     Args:
         source: See ``tables.load_table``.
-        level: What the dataset holds (its name ends in ``_all`` for expressions).
+        level: Level of the rows of the dataset (its name ends in ``_all`` for expressions).
         split: The split to read unless ``source`` names one.
 
     Raises:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The camera: calibration messages to a lens, and pixels to viewing rays. Imports no ROS."""
+"""The camera model: from calibration messages to a lens, and from pixels to viewing rays.
+
+The module imports no ROS.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ from segzero_core.types import Intrinsics, Size
 Floats = npt.NDArray[np.float64]
 
 POLYNOMIAL_MODELS = ('plumb_bob', 'rational_polynomial')  # OpenCV's radial-tangential family
-FISHEYE_MODELS = ('equidistant', 'fisheye')  # the same one; ROS calls it equidistant
+FISHEYE_MODELS = ('equidistant', 'fisheye')  # two names of one model; equidistant is ROS's name
 POLYNOMIAL_LENGTHS = (4, 5, 8, 12, 14)  # numbers of coefficients that OpenCV accepts
-MAX_ERROR = 0.1  # pixels between a pixel and the image of its ray
-# The defaults stop too early for wide lenses.
+MAX_ERROR = 0.1  # largest reprojection error of a viewing ray, pixels
+# OpenCV's default termination criteria stop too early for wide lenses.
 CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-10)
 
 
@@ -41,17 +44,17 @@ class Distortion(NamedTuple):
 
 
 class CameraInfo(Protocol):
-    """The fields of ``sensor_msgs/CameraInfo`` that count; 0 or '' where a driver left them empty.
+    """The fields of ``sensor_msgs/CameraInfo`` that are used; 0 or '' = the driver left it empty.
 
     Attributes:
         width: Columns of the sensor, unbinned pixels.
         height: Rows of the sensor.
-        distortion_model: Name of the model of ``d``.
+        distortion_model: Name of the distortion model that ``d`` belongs to.
         d: Coefficients of the lens distortion.
         k: (3, 3) intrinsics of the raw image, row by row.
         p: (3, 4) projection of the rectified image, row by row.
-        binning_x: Sensor columns to one column of the image.
-        binning_y: Sensor rows to one row.
+        binning_x: Sensor columns per image column.
+        binning_y: Sensor rows per image row.
         roi: Region of the sensor that the image shows, with ``x_offset``, ``y_offset``, ``width``
             and ``height`` in unbinned pixels; all 0 = the whole sensor.
     """
@@ -70,16 +73,15 @@ class CameraInfo(Protocol):
 def read_lens(
     info: CameraInfo, size: Size, rectified: bool
 ) -> tuple[Intrinsics, Distortion | None]:
-    """Return the lens an image was taken through, in the image's own pixels (REP 104).
+    """Return the lens of an image, in pixels of that image (REP 104).
 
-    A rectified image has the pinhole P, a raw one K and the distortion D. Where a driver left one
-    of them empty and there is no distortion, P and K are the same camera. Both are moved to the
-    ROI and divided by the binning as image_geometry does it. A size of 0 is unknown, and fits any
-    image.
+    A rectified image has the pinhole P; a raw image has K and the distortion D. If the driver left
+    P or K empty and there is no distortion, the other one is used. Both are shifted by the ROI
+    and divided by the binning, as in image_geometry. A size of 0 is unknown and fits any image.
 
     Args:
-        info: Calibration of the camera; a message of ROS, or any object with its fields.
-        size: Of the image.
+        info: Calibration of the camera: a ROS message, or any object with the same fields.
+        size: Size of the image, pixels.
         rectified: Whether the image is rectified.
 
     Raises:
@@ -90,7 +92,7 @@ def read_lens(
     pinholes = {'K': (k[0], k[4], k[2], k[5]), 'P': (p[0], p[5], p[2], p[6])}
     bends = not rectified and any(info.d)
     names = ('P', 'K') if rectified else ('K',) if bends else ('K', 'P')
-    # cx = cy = 0 would be the corner of the image: nobody filled it in.
+    # cx = cy = 0 would be the corner of the image, so the driver did not fill in the matrix.
     usable = [name for name in names if pinholes[name][0] and any(pinholes[name][2:])]
     if not usable:
         raise CalibrationError(
@@ -130,7 +132,7 @@ def check_lens(intrinsics: Intrinsics, distortion: Distortion | None) -> None:
     """Check that ``rays`` can use a calibration.
 
     Raises:
-        CalibrationError: It cannot; the message names the values at fault.
+        CalibrationError: The calibration is unusable; the message names the wrong values.
     """
     if not np.isfinite(intrinsics).all() or intrinsics.fx <= 0 or intrinsics.fy <= 0:
         raise CalibrationError(
@@ -155,16 +157,16 @@ def rays(
 ) -> Floats:
     """Return the viewing rays of pixels, (N, 2): x and y at one metre along the optical axis.
 
-    A ray times the depth of its pixel is the point that the pixel shows, in the camera optical
-    frame (REP 103).
+    Multiply a ray by the depth of its pixel to get the point that the pixel shows, in the camera
+    optical frame (REP 103).
 
     Args:
-        pixels: (N, 2), x and y, of the image as it was taken.
+        pixels: (N, 2) pixels, x and y, of the image as received.
         intrinsics: K of a distorted image, P of a rectified one.
-        distortion: Of the lens; ``None`` for a pinhole.
+        distortion: Distortion of the lens; ``None`` for a pinhole.
 
     Raises:
-        CalibrationError: It cannot be used, or it maps no ray onto one of the pixels.
+        CalibrationError: The calibration is unusable, or it maps no ray to one of the pixels.
     """
     check_lens(intrinsics, distortion)
     fx, fy, cx, cy = intrinsics

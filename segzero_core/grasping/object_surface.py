@@ -23,11 +23,11 @@ MIN_JUMP = 0.03  # share of the depth; a step this large between neighbours part
 
 @dataclass(frozen=True)
 class ObjectSurface:
-    """What of the mask is the object.
+    """The part of the mask that is the object.
 
     Attributes:
-        region: (H, W) bool, the mask without what its depth gives away as something else.
-        surface: (H, W) bool, pixels of the region with a depth worth using.
+        region: (H, W) bool, the mask without pixels whose depth shows another object.
+        surface: (H, W) bool, pixels of the region with a usable depth.
         pieces: (H, W) int32, which of the object's continuous surfaces a pixel belongs to.
         clearance: (H, W) float32, pixels to the outline or to a step in depth.
         depth: (H, W) float32, as measured.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of an image that shows an object, no larger than it needs to be. Knows no ROS."""
+"""The region of interest: the smallest part of an image that shows an object. Imports no ROS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segzero_core.types import Intrinsics, Mask, Point
 Depth = npt.NDArray[np.float32]
 Pixel = tuple[int, int]  # row, column
 
-MAX_PIXELS = 60_000  # of an object; larger ones are looked at in blocks of 2 x 2, 3 x 3, ...
+MAX_PIXELS = 60_000  # of an object; larger objects are reduced in blocks of 2 x 2, 3 x 3, ...
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class RegionOfInterest:
     Attributes:
         mask: (H, W) bool, whether the pixel in the block's middle is in the object's mask.
         depth: (H, W) float32, metres, the median of the block's valid depths; 0 if there are none.
-        valid: (H, W) bool, blocks of the mask that have depth.
+        valid: (H, W) bool, whether a block of the mask has depth.
         left: Column in the image of the first block's middle.
         top: Row in the image of the first block's middle.
-        step: Pixels from block to block.
-        borders: Whether the left, top, right and bottom edge of ``mask`` is the image's border
-            and the object touches it.
+        step: Side of a block, pixels.
+        borders: For the left, top, right and bottom edge of ``mask``: whether the edge is the
+            image's border and the object touches it.
     """
 
     mask: Mask
@@ -42,7 +42,7 @@ class RegionOfInterest:
     borders: tuple[bool, bool, bool, bool]
 
     def on_border(self, blocks: npt.NDArray[np.int64]) -> Mask:
-        """Return (N,) whether each of (N, 2) blocks, x and y, lies where the image ends."""
+        """Return (N,) bool: whether each of (N, 2) blocks, x and y, is at the image's border."""
         (x, y), (height, width) = blocks.T, self.mask.shape
         left, top, right, bottom = self.borders
         return np.asarray(
@@ -59,7 +59,7 @@ class RegionOfInterest:
         return Intrinsics(fx / step, fy / step, *self.to_blocks(Point(cx, cy)))
 
     def to_blocks(self, point: Point) -> tuple[float, float]:
-        """Return where a point of the image is: x and y in blocks."""
+        """Return the position of an image point: x and y in blocks."""
         return (point.x - self.left) / self.step, (point.y - self.top) / self.step
 
     def to_image(self, block: Pixel) -> Point:
@@ -71,12 +71,12 @@ class RegionOfInterest:
 def look_at(
     mask: Mask, depth: Depth, depth_range: tuple[float, float], min_valid: float
 ) -> RegionOfInterest:
-    """Return the view of what a mask shows. The image's border is its border, too.
+    """Return the region around a mask. At the image's border the region ends, too.
 
     Args:
         mask: (H, W) bool, not empty.
         depth: (H, W) float32, metres.
-        depth_range: Nearest and farthest depth that are valid.
+        depth_range: Nearest and farthest valid depth, metres.
         min_valid: Share of a block's part of the mask that must have valid depth.
     """
     step = math.ceil(math.sqrt(np.count_nonzero(mask) / MAX_PIXELS))
@@ -93,25 +93,26 @@ def look_at(
 
 
 def _window(mask: Mask, axis: int, margin: int) -> tuple[slice, tuple[int, int]]:
-    """Return which rows or columns hold the mask, and how many empty ones to put around them.
+    """Return the rows or columns of the mask, and the number of empty ones to add around them.
 
-    None where the mask touches the image's border: nobody knows that the object ends there.
+    If the mask touches the image's border, no empty rows or columns are added on that side,
+    because the object may continue outside the image.
     """
     used = np.flatnonzero(mask.any(axis=1 - axis))
     first, last = int(used[0]), int(used[-1])
-    after = 2 * margin if last < mask.shape[axis] - 1 else 0  # one of two fills up a block
+    after = 2 * margin if last < mask.shape[axis] - 1 else 0  # half of it may complete a block
     return slice(first, last + 1), (margin if first > 0 else 0, after)
 
 
 def _middle(step: int) -> int:
-    """Return which row or column of a block stands for it."""
+    """Return the index of the row or column that represents a block."""
     return (step - 1) // 2
 
 
 def _shrink(
     mask: Mask, depth: Depth, valid: Mask, step: int, min_valid: float
 ) -> tuple[Mask, Depth, Mask]:
-    """Make one pixel of each block; see ``RegionOfInterest``."""
+    """Reduce each block to one pixel; see ``RegionOfInterest``."""
 
     def blocks(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         height, width = pixels.shape[0] // step, pixels.shape[1] // step
@@ -120,7 +121,7 @@ def _shrink(
 
     counts, sizes = blocks(valid).sum(axis=-1), blocks(mask).sum(axis=-1)
     used = (counts > 0) & (counts >= min_valid * sizes)
-    # Sorted, the zeros of what is not valid come first.
+    # Invalid depths are zeros, so they come first after sorting.
     ordered = np.sort(blocks(depth)[used], axis=-1)
     median = step * step - 1 - counts[used] // 2
     shrunk = np.zeros(counts.shape, np.float32)

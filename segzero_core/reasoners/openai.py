@@ -52,7 +52,7 @@ class OpenAIReasoner:
     generating. Several threads may ask at the same time.
 
     Attributes:
-        task: What the model is asked and how it answers.
+        task: Content and form of the prompts and answers.
         model: The server's name of the model.
         synthetic_only: Whether the checkpoint knows synthetic scenes only.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Qwen-VL's processor for still images, which works with torchvision and without."""
+"""Qwen-VL's processor for still images, which works with and without torchvision."""
 
 from __future__ import annotations
 
@@ -83,10 +83,11 @@ def _cut(image: np.ndarray, side: int, merged: int) -> np.ndarray:
 class QwenProcessor(transformers.Qwen2_5_VLProcessor):
     """Chat template, tokenizer and image processor of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
 
-    Replaces the published processors of all three where there are no videos: those need a video
-    processor, and that needs torchvision. A call, ``apply_chat_template`` and ``batch_decode``
-    return the same as theirs, so a trainer can use it, too. Images always go through the PIL
-    backend, so that a model sees the same numbers on every machine.
+    This class replaces the published processors of all three models for still images. The
+    published processors need a video processor, which needs torchvision. A call,
+    ``apply_chat_template`` and ``batch_decode`` return the same results, so a trainer can use the
+    class, too. Images always use the PIL backend, so that the model's input is the same on every
+    machine.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a model thinks before it answers: freely, from a given start, up to a limit, or not.
+"""Control of the thinking before an answer: free, prefilled, limited, or none.
 
 Decoding takes most of the time of an answer, and most of the tokens are thoughts.
 """
@@ -20,23 +20,23 @@ _END = '</think><answer>'
 
 @dataclass(frozen=True)
 class Thinking:
-    """Decisions about thinking that are made for the model.
+    """Settings that control the model's thinking.
 
     A checkpoint that does not think (``Task.think``) has no thoughts to start or to limit.
 
     Attributes:
-        mode: ``free``: the model writes everything itself, as in training. ``prefilled``: its
-            reply begins with ``<think>``. ``none``: its thoughts are empty and it goes straight to
-            the answer, for sentences that need no reasoning ("the red mug").
-        limit: Maximum number of tokens of thought, after which the answer is begun for the model;
-            0 = no limit.
+        mode: ``free``: the model writes everything itself, as in training. ``prefilled``: the
+            reply begins with ``<think>``. ``none``: the thoughts are empty and the model writes
+            only the answer, which suits sentences that need no reasoning ("the red mug").
+        limit: Maximum number of tokens of thought; 0 = no limit. At the limit the thoughts are
+            closed and the answer tag is opened for the model.
     """
 
     mode: str = 'free'
     limit: int = 0
 
     def __post_init__(self) -> None:
-        """Check both.
+        """Check both settings.
 
         Raises:
             UnknownNameError: There is no such mode.
@@ -99,7 +99,7 @@ class Thinking:
         _add_all(left, ask, max_new_tokens - limit)
 
     def _limit(self, reply: StreamedReply, max_new_tokens: int) -> int:
-        """Return the maximum number of tokens of thought; 0 where nothing is to be cut short."""
+        """Return the maximum number of tokens of thought; 0 if the thoughts are not limited."""
         limited = self.limit < max_new_tokens and self.mode != 'none' and _thinks(reply)
         return self.limit if limited else 0
 
@@ -109,12 +109,12 @@ def _thinks(reply: StreamedReply) -> bool:
 
 
 def _ended_by_itself(reply: StreamedReply) -> bool:
-    """Return whether the model ended a reply in which it had begun its answer."""
+    """Return whether the model ended the reply after it had begun the answer."""
     return reply.finish_reason == 'stop' and '<answer>' in reply.text
 
 
 def _end_thoughts(reply: StreamedReply) -> None:
-    """Begin the answer, unless the model has ended its thoughts already."""
+    """Close the thoughts and open the answer, unless the model has closed its thoughts."""
     if '</think>' not in reply.text:
         # The model may have begun to close its thoughts itself.
         written = max(n for n in range(len(_END)) if reply.text.endswith(_END[:n]))
@@ -131,7 +131,7 @@ def _add_all(
     ask: Callable[[list[StreamedReply], int], Sequence[Reply]],
     tokens: int,
 ) -> None:
-    """Add to each of ``replies``, if there are any, what the model writes next."""
+    """Add the model's next text to each of ``replies``; do nothing if there are none."""
     if replies:
         for reply, written in zip(replies, ask(list(replies), tokens), strict=True):
             reply.add(*written)

@@ -49,7 +49,7 @@ class TransformersReasoner:
     such. A second sentence about the same image computes its own words only; see ``DecodeEngine``.
 
     Attributes:
-        task: What the checkpoint is asked and how it answers.
+        task: Content and form of the prompts and answers.
         device: Device of the model.
         processor: Tokenizer and image processor.
         model: The transformers model. On a CPU its language model is left without weights.

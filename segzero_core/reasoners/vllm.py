@@ -42,7 +42,7 @@ class VllmReasoner:
     penalty of the checkpoint's generation_config.json applies to both.
 
     Attributes:
-        task: What the checkpoint is asked and how it answers.
+        task: Content and form of the prompts and answers.
         synthetic_only: Whether the checkpoint knows synthetic scenes only.
         engine: The running engine.
         processor: Chat template, tokenizer and image processor of the checkpoint.

@@ -68,7 +68,7 @@ class Recipe:
         accuracy: ``hard`` gives 0 or 1 by threshold; ``soft`` gives the IoU, or 1 - L1 / longest
             side of the image (paper, Table 3; not in the released code).
         thinking: Whether the task asks for thinking, whose form is then rewarded (Table 1).
-        targets: What the task asks for: box and points, or one of them (Table 2).
+        targets: The requested parts: box and points, or one of them (Table 2).
         extras: Further rewards by name: ``'length'``, ``'non_repeat'``.
     """
 

@@ -26,7 +26,7 @@ class FolderKind(NamedTuple):
 
     Attributes:
         files: Glob patterns; one file that matches is enough.
-        says: The sentence about it: what the folder is, and the step that is left.
+        says: Message about the folder: its kind, and the missing step.
     """
 
     files: tuple[str, ...]

@@ -24,9 +24,10 @@ class MaskResult(NamedTuple):
 class Segmenter(Protocol):
     """Promptable segmentation in two steps; the first one can run while the reasoner generates.
 
-    An engine whose first step takes next to no time says so with an attribute ``embeds_at_once``:
-    it is then called in the same thread, and its embeddings are not kept. One that knows synthetic
-    scenes only has ``synthetic_only = True``; results then carry a warning of that kind.
+    An engine whose first step takes almost no time sets the attribute ``embeds_at_once``. The
+    pipeline then calls ``embed`` in its own thread and does not keep the embedding. An engine that
+    knows only synthetic scenes sets ``synthetic_only = True``; its results carry a warning of
+    that kind.
     """
 
     def embed(self, image: Image) -> Any:
@@ -42,7 +43,7 @@ class Segmenter(Protocol):
         ...
 
     def segment(self, embedding: Any, box: Box | None, points: Sequence[Point]) -> MaskResult:
-        """Segment the object that ``box`` and the positive ``points`` show; one may be missing.
+        """Segment the object that ``box`` and the positive ``points`` mark; one may be missing.
 
         Args:
             embedding: Returned by ``embed``; it can be used any number of times.

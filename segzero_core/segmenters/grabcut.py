@@ -35,10 +35,11 @@ class Embedding(NamedTuple):
 
 
 class GrabCutSegmenter:
-    """Separates the object in a box from what surrounds the box by colour (Rother et al. 2004).
+    """Separates the object in a box from its surroundings by colour (Rother et al. 2004).
 
-    Points certainly belong to the object; everything well outside the box certainly does not. It
-    works where object and background differ in colour, and knows nothing about objects.
+    The points count as certain foreground, and everything well outside the box as certain
+    background. The method needs an object whose colour differs from the background, and has no
+    knowledge of objects.
     """
 
     embeds_at_once = True

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """SAM 2 and 2.1 of any size through transformers, without torchvision.
 
-The numbers follow Meta's ``SAM2ImagePredictor`` step by step: 8-bit values over 255, stretched to
-the model's square bilinearly *with antialiasing* (the default of torchvision's ``Resize``),
-normalised with the ImageNet statistics; coordinates scaled by square over side; box corners and
-points in one prompt; three masks; upsampled bilinearly, thresholded at 0. Only the order of two
-steps differs: the best mask is chosen before upsampling, so two thirds of that work, and a
-float copy of three full-size masks to the host, never happen; one bool per pixel is copied. The
-result is the same.
+The computation follows Meta's ``SAM2ImagePredictor`` step by step:
+
+1. 8-bit values are divided by 255, resized bilinearly *with antialiasing* to the model's square
+   (the default of torchvision's ``Resize``), and normalised with the ImageNet statistics.
+2. Coordinates are scaled by the side of the square over the side of the image. Box corners and
+   points form one prompt.
+3. The decoder returns three masks, which are upsampled bilinearly and thresholded at 0.
+
+Only the order of two steps differs: the best mask is chosen before upsampling. This saves two
+thirds of the upsampling, and copies one bool per pixel to the host instead of three full-size
+float masks. The result is the same.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ from segzero_core.runtime.torchscript import TracedFunction
 from segzero_core.segmenters.base import MaskResult
 from segzero_core.types import Box, Image, Point, Size, image_size
 
-# Meta publishes image checkpoints as video ones: the image part of both is the same.
+# Meta publishes its checkpoints as video models; their image part is the image model.
 MODEL_TYPES = ('sam2', 'sam2_video')
 
 COMPILER = 'inductor'
@@ -59,7 +63,7 @@ class Sam2Embedding:
 class Sam2Segmenter:
     """``Sam2Model``: embeds an image once, then decodes any number of prompts on it.
 
-    In bfloat16 autocast on CUDA, in float32 elsewhere.
+    The model runs in bfloat16 autocast on CUDA, and in float32 elsewhere.
 
     Attributes:
         device: Device of the model.
@@ -83,8 +87,8 @@ class Sam2Segmenter:
         Args:
             model: A folder or hub id.
             device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ...; '' = CUDA if there is a GPU.
-            torch_compile: Compile the image encoder at the first image; where that fails, go on
-                without.
+            torch_compile: Compile the image encoder at the first image. If compiling fails, the
+                encoder runs uncompiled.
 
         Raises:
             EngineOptionError: torch has no device of that name.
@@ -138,8 +142,8 @@ class Sam2Segmenter:
     ) -> list[MaskResult]:
         """Return the best of three masks for each prompt; see ``BatchSegmenter``.
 
-        Prompts of the same form, with or without a box and with as many points, are decoded
-        together.
+        Prompts of the same form are decoded together: all with a box or all without, and with the
+        same number of points.
         """
         found: dict[int, MaskResult] = {}
         forms: dict[tuple[bool, int], list[int]] = {}
@@ -169,7 +173,8 @@ class Sam2Segmenter:
     def close(self) -> None:
         """Free the model's memory."""
         if self.model is not None:
-            # The class caches its last result, on the device, until the next call: make it small.
+            # The class keeps its last result on the device until the next call. A small call
+            # replaces that result.
             encode = self.model.vision_encoder.neck.position_encoding
             encode((1, 1, 1, 1), torch.device('cpu'), torch.float32)
         self.model = self.encode = self.decode = None
@@ -179,7 +184,7 @@ class Sam2Segmenter:
 
     @contextlib.contextmanager
     def _own_stream(self) -> Iterator[None]:
-        """Use a CUDA stream of its own, so that the GPU can work for the reasoner at the time."""
+        """Use a separate CUDA stream, so that the GPU can run the reasoner at the same time."""
         if self._stream is None:
             yield
             return
@@ -192,7 +197,7 @@ class Sam2Segmenter:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == 'cuda')
 
     def preprocess(self, image: Image) -> torch.Tensor:
-        """Return (H, W, 3) uint8 RGB as the model takes it: (1, 3, side, side) float32."""
+        """Convert (H, W, 3) uint8 RGB to the model's input, (1, 3, side, side) float32."""
         # A copy, because torch accepts neither read-only memory (views of a message) nor negative
         # strides (BGR read as RGB). uint8 is copied to the device, which converts it to float.
         pixels = torch.from_numpy(np.array(image, order='C')).to(self.device)
@@ -211,8 +216,8 @@ class Sam2Segmenter:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return boxes (1, N, 4) and points (1, N, n, 2) of N prompts of one form, float32.
 
-        They are in the model's pixels, for an image of ``size``; without elements if there are
-        none.
+        The coordinates are pixels of the model's square, for an image of ``size``. A tensor is
+        empty if the prompts have no box or no points.
         """
         scale = torch.tensor([self.side / size.width, self.side / size.height])
         corners = torch.tensor([[box[:2], box[2:]] if box else [] for box, _ in prompts])

@@ -29,9 +29,9 @@ CONFIGS = {
 class OfficialSam2Segmenter:
     """``SAM2ImagePredictor`` as Meta publishes it.
 
-    In bfloat16 autocast on CUDA, in float32 elsewhere. The ``sam2`` engine makes the same masks
-    faster and needs neither this package nor torchvision; this one is for checkpoints that exist
-    only as ``.pt`` files, and for comparison.
+    The model runs in bfloat16 autocast on CUDA, and in float32 elsewhere. Use this engine for
+    checkpoints that exist only as ``.pt`` files, and for comparison. The ``sam2`` engine makes the
+    same masks faster, and needs neither this package nor torchvision.
     """
 
     needs_warm_up = True
@@ -73,7 +73,7 @@ class OfficialSam2Segmenter:
     @torch.inference_mode()
     def embed(self, image: Image) -> Any:
         """Run the image encoder on ``image``, (H, W, 3) uint8 RGB."""
-        # A predictor holds one image, so that each embedding is a shallow copy of it.
+        # A predictor holds one image, so each embedding is a shallow copy of the predictor.
         predictor = copy.copy(self._predictor)
         with self._autocast():
             predictor.set_image(np.ascontiguousarray(image))

@@ -80,7 +80,7 @@ def random_camera(rng: np.random.Generator, size: Size) -> Camera:
 
 
 def random_lighting(rng: np.random.Generator, camera: Camera) -> Lighting:
-    """Draw the light of a scene, with a lamp above the table and in the world frame."""
+    """Draw the light of a scene: a lamp above the table, placed relative to the camera."""
     flat = np.array([1.0, 1.0, 0.0])
     right, ahead = camera.rotation[:, 0] * flat, camera.rotation[:, 2] * flat
     lamp = between(rng, -0.75, 0.75) * right + between(rng, -0.5, 0.7) * ahead

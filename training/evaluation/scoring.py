@@ -109,7 +109,7 @@ def score_unusable(loaded: LoadedSample, error: SegZeroError | None) -> dict[str
 
     Args:
         loaded: The row.
-        error: What the model server said about it; ``None``: its data cannot be used.
+        error: Error of the model server; ``None`` if the data of the row cannot be used.
     """
     row: dict[str, Any] = {
         'status': 'error',

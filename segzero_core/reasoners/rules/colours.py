@@ -12,7 +12,7 @@ from segzero_core.types import Image, Mask
 
 
 class _Range(NamedTuple):
-    """What a colour name covers: hue in degrees, saturation and brightness from 0 to 1."""
+    """The range of a colour name: hue in degrees, saturation and brightness from 0 to 1."""
 
     hue: tuple[float, float] | None
     saturation: tuple[float, float]
@@ -33,15 +33,15 @@ _RANGES = {
     'purple': _Range((256, 306), (0.25, 1.0), (0.2, 1.0)),
     'pink': _Range((314, 352), (0.2, 0.62), (0.35, 1.0)),
 }
-# Distances outside a range that count as one step: degrees, saturation, brightness.
+# Scale of the distance to a range: degrees of hue, saturation, brightness.
 _HUE_STEP, _SATURATION_STEP, _BRIGHTNESS_STEP = 5.0, 0.06, 0.05
 COLOURS = tuple(_RANGES)
 
 
 def colour_scores(image: Image, region: Mask) -> dict[str, float]:
-    """Say how well each colour name fits a non-empty region; the scores add up to 1.
+    """Return how well each colour name fits a non-empty region; the scores add up to 1.
 
-    Highlights and the darkest shade are left out.
+    Highlights and the darkest pixels are ignored.
     """
     pixels = image[region]
     pixels = pixels[:: max(1, len(pixels) // 2000)].astype(np.float32)

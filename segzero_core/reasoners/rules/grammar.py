@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parse a plain English sentence about one thing on a table.
 
-The sentence is split into words and fixed phrases, then at the first relation ("left of"). Each
-side is a bag of attributes with negations, superlatives and everyday purposes. Every word that
-could change which thing is meant, and is not in the tables of this module, ends up in
-``Request.unknown``: dropping "second" from "the second largest" would give the largest.
+The sentence is split into words and fixed phrases, and then at the first relation ("left of").
+Each side is an unordered set of attributes with negations, superlatives and everyday purposes. A
+word that is not in the tables of this module and could change the meaning is added to
+``Request.unknown``. Without this rule "the second largest" would be read as "the largest".
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _COLOURS = {
 _SIZES = {'small': 'small little tiny mini', 'large': 'large big huge giant'}
 _THINGS = """thing things object objects item items one ones something anything everything stuff
 what toy toys piece pieces which"""
-# Words that do not change which thing is meant: articles, pronouns, verbs, manners.
+# Words that do not change the meaning: articles, pronouns, verbs, polite phrases.
 _IDLE = """a an the this that these those is are am be was of in on at to for with and or it its
 i you we me my your us they he she robot find show pick grab get give bring take up out
 fetch where who point select segment locate want need would could should can may might will do does
@@ -51,7 +51,7 @@ so sits stands lying sitting standing placed located side any some now then let 
 please kindly thanks thank hello hi hey ok okay robot's gripper arm
 choose grasp lift pass reach detect identify highlight spot search tell touch seek
 d s ll re ve m ca wo"""  # the second halves of "I'd", "what's", ...; the first of "can't", "won't"
-# What purposes are about ("pour hot coffee into"): without a purpose these words are unknown.
+# Words that belong to purposes ("pour hot coffee into"). Without a purpose they are unknown.
 _PURPOSE_IDLE = """into under away off serve served pushed push sold party birthday dog hot cold
 warm iced fresh milk lemonade cola soda water smoothie whisky whiskey rum vodka champagne cider
 present presents sugar honey jam oil sauce pasta rice nuts candy sweets dessert pudding yoghurt
@@ -60,7 +60,7 @@ books bricks clothes flowers keys coins pens sand"""
 _OUTER = ('in', 'on', 'inside', 'onto', 'into', 'at', 'with', 'under')  # no relation among these
 
 _VIEWER = r'(?:the )?(?:camera|robot|viewer|observer|me|us|you|front)'
-# Phrases that count as one word, the longer first. @ relations, ^ superlatives, ! negations.
+# Phrases that count as one word, longest first. Prefixes: @ relation, ^ superlative, ! negation.
 _PHRASES: tuple[tuple[str, str], ...] = (
     (rf'(?:closest|nearest) (?:to )?{_VIEWER}\b', '^near'),
     (rf'(?:farthest|furthest) (?:away )?(?:from )?{_VIEWER}\b', '^far'),
@@ -89,7 +89,7 @@ _PHRASES: tuple[tuple[str, str], ...] = (
 
 _PHRASE = re.compile(r'\b(?:' + '|'.join(f'({pattern})' for pattern, _ in _PHRASES) + r')\b')
 
-# Purposes, the more specific first, and how well each shape serves them.
+# Purposes, most specific first, and how well each shape serves them.
 _PURPOSES: tuple[tuple[str, str, Mapping[str, float]], ...] = (
     (r'preserv|tinned|canned|beans|tuna|fizzy|beer', 'to keep food in a tin', {'can': 1}),
     (
@@ -128,7 +128,7 @@ _PURPOSES: tuple[tuple[str, str, Mapping[str, float]], ...] = (
     (r'\bround\b|spherical|circular', 'round', {'ball': 1, 'ring': 0.5}),
 )
 
-# Every word of the patterns above, and its other forms.
+# All words of the patterns above, in all their forms.
 _PURPOSE_WORD = re.compile(
     r'preserv\w*|tinned|canned|beans|tuna|fizzy|beer|pour\w*|lids?|caps?|screw\w*|corks?|refill\w*|'
     r'wine|juice|drink\w*|drunk|sip|sipp\w*|thirst\w*|coffee|tea|cocoa|beverages?|handles?|soups?|'
@@ -154,13 +154,13 @@ KNOWN = (
     'large, leftmost, rightmost, nearest, farthest, tallest, shortest, largest, smallest, left '
     'of, right of, in front of, behind, next to, not, and purposes such as "to drink from"'
 )
-# "can" is a tin after one of these, and a verb everywhere else.
+# "can" is a tin after one of these words, and a verb otherwise.
 _BEFORE_NOUN = frozenset(('a', 'an', 'the', 'this', 'that', 'any', 'soda', 'tin', 'beer', 'food'))
 
 
 @dataclass(frozen=True)
 class Exclusion:
-    """What the thing must not be: all of these at once."""
+    """Attributes that are excluded in combination: a thing is excluded if all of them fit."""
 
     colours: frozenset[str] = frozenset()
     shapes: frozenset[str] = frozenset()
@@ -168,22 +168,22 @@ class Exclusion:
 
 @dataclass
 class Request:
-    """What a sentence asks for.
+    """The content of a sentence.
 
     Attributes:
-        colours: Any of these colours; empty for any.
-        shapes: Any of these shapes; empty for any.
+        colours: The allowed colours; empty for any.
+        shapes: The allowed shapes; empty for any.
         size: ``small``, ``large`` or ``''``.
         extreme: ``left``, ``right``, ``near``, ``far``, ``tall``, ``short``, ``large``, ``small``
             or ``''``.
-        excluded: What it must not be.
-        purpose: What it is to be used for, in words, or ``''``.
+        excluded: Combinations of attributes that the thing must not have.
+        purpose: The purpose of the thing in words, or ``''``.
         serves: How well each shape serves that purpose, 0 to 1.
         relation: ``left``, ``right``, ``front``, ``behind``, ``near``, ``away`` or ``''``.
-        opposite: Whether the relation must not hold.
-        anchor: What the relation refers to.
-        unknown: Words that no table has.
-        generic: Whether a general noun ("thing") was said.
+        opposite: Whether the relation is negated.
+        anchor: The reference object of the relation.
+        unknown: Words that are in no table.
+        generic: Whether the sentence has a general noun ("thing").
     """
 
     colours: set[str] = field(default_factory=set)
@@ -201,7 +201,7 @@ class Request:
 
     @property
     def understood(self) -> bool:
-        """Whether it says anything by which a thing can be told from others."""
+        """Whether the request has any attribute that distinguishes one thing from others."""
         named = bool(self.shapes) or self.generic or bool(self.purpose)
         described = bool(self.colours or self.size or self.extreme or self.excluded)
         if self.unknown and not named:
@@ -209,7 +209,7 @@ class Request:
         return bool(self.shapes or self.purpose or described or self.relation)
 
     def unknown_words(self) -> Iterator[str]:
-        """Yield the unknown words of the request and of what it is compared with."""
+        """Yield the unknown words of the request and of its reference object."""
         yield from self.unknown
         if self.anchor is not None:
             yield from self.anchor.unknown_words()
@@ -222,8 +222,8 @@ def parse(sentence: str) -> Request:
         sentence: In any script and of any length.
 
     Returns:
-        What it asks for. Words that are in no table are listed in ``unknown``, in the order of
-        the sentence, and pictographs too.
+        The request. Words that are in no table are listed in ``unknown``, in the order of the
+        sentence; pictographs count as words.
     """
     text = re.sub(r"n['\u2019]t\b", ' not', sentence.lower())
     words = re.findall(r'[^\W_]+|[.,;:!?]', text)

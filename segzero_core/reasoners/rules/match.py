@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides which of the things in view a request means."""
+"""Decides which visible thing fits a request."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from segzero_core.reasoners.rules.grammar import Request
 from segzero_core.reasoners.rules.outlines import measure, shape_scores
 from segzero_core.types import Box, Image, Mask
 
-_FITS = 0.3  # a thing that fits at least this well is a candidate where things are compared
-_NOTHING = 0.015  # when even the best fits worse than this, nothing matches
+_FITS = 0.3  # lowest score of a candidate in a comparison
+_NOTHING = 0.015  # if the best score is lower than this, nothing matches
 
-# Distances on the table are judged for a camera that looks down on it by 42 degrees through a
-# lens 0.94 image widths long, as a camera above a table roughly does.
+# Distances on the table are estimated for a typical camera above a table: a pitch of 42 degrees
+# and a focal length of 0.94 image widths.
 _FOCAL, _TILT = 0.94, np.radians(42.0)
 
 
 @dataclass(frozen=True)
 class DetectedObject:
-    """A thing in view.
+    """A visible thing and its measurements.
 
     Attributes:
-        region: Its mask (h, w).
-        box: Around the mask, pixels.
+        region: (h, w) mask of the thing.
+        box: Box around the mask, pixels.
         colours: How well each colour name fits.
         shapes: How well each shape name fits.
-        centre: (x, y) of its pixels, as shares of the image's width.
-        ground: (right, ahead) of its foot on the table, in camera heights.
-        height: Upright, as a share of the width, corrected for its distance: what of the box's
-            height the depth of a round foot does not explain.
-        area: Of its mask, as a share of the width squared, corrected for its distance.
+        centre: (x, y) centre of the mask, as shares of the image's width.
+        ground: (right, ahead) position of the foot on the table, in camera heights.
+        height: Height of the thing as a share of the image's width, corrected for its distance.
+            This is the part of the box's height that the depth of a round foot does not explain.
+        area: Area of the mask as a share of the image's width squared, corrected for its distance.
     """
 
     region: Mask
@@ -63,7 +63,7 @@ def describe(image: Image, region: Mask) -> DetectedObject:
     box = mask_to_box(region)
     rows, columns = np.nonzero(region)
     across, down = box.x2 - box.x1 + 1, box.y2 - box.y1 + 1
-    # The foot's middle lies above the lowest pixel by half the depth of what stands there.
+    # The middle of the foot is above the lowest pixel by half the depth of the foot.
     foot = box.y2 - min(0.25 * across, 0.4 * down)
     ground, distance = _ground(
         ((box.x1 + box.x2) / 2 - width / 2) / width, (foot - height / 2) / width
@@ -81,7 +81,7 @@ def describe(image: Image, region: Mask) -> DetectedObject:
 
 
 def _ground(x: float, y: float) -> tuple[tuple[float, float], float]:
-    """Project a point (in image widths from the middle) to the table; also its depth."""
+    """Project a point (in image widths from the middle) to the table; also return its depth."""
     tan = np.tan(_TILT)
     drop = max(0.05, y / _FOCAL + tan)  # below the horizon
     depth = 1 / (np.cos(_TILT) * drop)
@@ -91,10 +91,10 @@ def _ground(x: float, y: float) -> tuple[tuple[float, float], float]:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided and why.
+    """A decision and its reasons.
 
     Attributes:
-        chosen: Index of the thing, or ``None``.
+        chosen: Index of the chosen thing, or ``None``.
         steps: The reasoning, sentence by sentence.
     """
 
@@ -103,7 +103,7 @@ class Decision:
 
 
 def decide(request: Request, things: list[DetectedObject]) -> Decision:
-    """Choose the thing a request means."""
+    """Choose the thing that fits a request."""
     if not request.understood:
         words = ', '.join(repr(word) for word in request.unknown)
         return Decision(None, (f'I do not know what {words or "that"} means.',))
@@ -144,7 +144,7 @@ _WORDS = {
 
 
 def _extent(wanted: str, thing: DetectedObject) -> float:
-    """How much of the wanted quality a thing has."""
+    """Return the amount of the requested quality that a thing has."""
     return {
         'left': -thing.centre[0],
         'right': thing.centre[0],
@@ -158,7 +158,7 @@ def _extent(wanted: str, thing: DetectedObject) -> float:
 
 
 def _fit(request: Request, thing: DetectedObject) -> float:
-    """How well a thing's own looks fit, 0 to 1."""
+    """Return how well the attributes of a thing fit, 0 to 1, without its relations."""
     fit = 1.0
     if request.colours:
         fit *= max(thing.colours[name] for name in request.colours)
@@ -177,7 +177,7 @@ def _fit(request: Request, thing: DetectedObject) -> float:
 
 
 def _related(request: Request, things: list[DetectedObject], anchor: int) -> np.ndarray:
-    """How well each thing stands in the relation to the anchor, 0 to 1; nearer ones first."""
+    """Return how well each thing fits the relation to the anchor, 0 to 1, preferring near ones."""
     base = things[anchor]
     fits = np.zeros(len(things))
     for i, thing in enumerate(things):
@@ -188,7 +188,7 @@ def _related(request: Request, things: list[DetectedObject], anchor: int) -> np.
         apart = float(np.hypot(thing.ground[0] - base.ground[0], ahead))
         holds = {'left': right < 0, 'right': right > 0, 'front': ahead < 0, 'behind': ahead > 0}
         if request.relation in holds:
-            # Of several on that side the nearer one is meant, slightly.
+            # If several things are on that side, the nearer one gets a slight preference.
             fits[i] = (0.8 + 0.2 / (1 + apart)) if holds[request.relation] else 0.0
         else:
             fits[i] = 1 / (1 + apart / 0.1) if request.relation == 'near' else apart

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures outlines and says which everyday shape they look like."""
+"""Measures outlines and compares them with everyday shapes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Typical = Floats  # (2, shapes, measures): medians and spreads
 
 
 class Measures(NamedTuple):
-    """What is measured on one region; all are ratios, so the scale of the picture is irrelevant.
+    """The measures of one region. All are ratios, so the scale of the image is irrelevant.
 
     Attributes:
         hole: Largest hole, as a share of the filled area.
@@ -47,8 +47,8 @@ class Measures(NamedTuple):
     edges: float
 
 
-# Median and spread of each measure, by shape, over a few hundred pictures: of things in full view,
-# and of things that others partly hide.
+# Median and spread of each measure, by shape, over a few hundred images: first of fully visible
+# things, then of partly hidden ones.
 _IN_VIEW = {
     'ball': (
         (0.00, -0.01, 1.01, 0.99, 0.44, 0.44, 0.74, 0.61, 0.01, -0.07, 0.76, 0.08),
@@ -121,13 +121,13 @@ SHAPES = tuple(_IN_VIEW)
 _WHOLE: Typical = np.array(list(_IN_VIEW.values())).transpose(1, 0, 2)
 _HIDDEN: Typical = np.array(list(_PARTLY_HIDDEN.values())).transpose(1, 0, 2)
 _EDGE = 0.06  # log brightness per pixel
-_CAP = 12.0  # squared deviations count no more than this
-_TRUST = 0.5  # the measures are not independent
-_OFTEN_HIDDEN = 0.2  # of the things on a table
+_CAP = 12.0  # upper limit of a squared deviation
+_TRUST = 0.5  # factor on the log likelihood, because the measures are not independent
+_OFTEN_HIDDEN = 0.2  # share of the things on a table that are partly hidden
 
 
 def shape_scores(measures: Measures) -> dict[str, float]:
-    """Say how well each shape name fits; the scores add up to 1."""
+    """Return how well each shape name fits; the scores add up to 1."""
     logs = np.logaddexp(
         np.log(1 - _OFTEN_HIDDEN) + _TRUST * _log_likelihood(measures, _WHOLE),
         np.log(_OFTEN_HIDDEN) + _TRUST * _log_likelihood(measures, _HIDDEN),
@@ -137,17 +137,17 @@ def shape_scores(measures: Measures) -> dict[str, float]:
 
 
 def likeness(measures: Measures) -> float:
-    """Say how much it looks like any everyday shape in full view; 0 is perfect, less is worse."""
+    """Return the similarity to the best fully visible shape: 0 is perfect, negative is worse."""
     return float(_agreement(measures, _WHOLE).max())
 
 
 def _log_likelihood(measures: Measures, typical: Typical) -> Floats:
-    """Log likelihood of the measures under each shape, up to a constant."""
+    """Return the log likelihood of the measures under each shape, up to a constant."""
     return _agreement(measures, typical) - np.log(typical[1]).sum(axis=1)
 
 
 def _agreement(measures: Measures, typical: Typical) -> Floats:
-    """How near the measures come to each shape: 0 at its medians, less further away."""
+    """Return the similarity of the measures to each shape: 0 at the medians, else negative."""
     middles, spreads = typical
     deviations = ((np.array(measures) - middles) / spreads) ** 2
     return np.asarray(-0.5 * np.minimum(deviations, _CAP).sum(axis=1))
@@ -188,7 +188,7 @@ def measure(image: Image, region: Mask) -> Measures:
 
 
 def _body(filled: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The outline without thin protrusions: opened with a disc of 3/4 of its thickness."""
+    """Return the outline without thin protrusions, opened with a disc of 3/4 of its thickness."""
     padded = np.pad(filled, 1)
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)
     radius = 0.75 * float(depth.max())
@@ -198,7 +198,7 @@ def _body(filled: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _profile(body: npt.NDArray[np.uint8]) -> tuple[float, float, float]:
-    """Largest width in pixels, and the widths near top and bottom relative to it."""
+    """Return the largest width in pixels, and the relative widths near top and bottom."""
     widths = body.sum(axis=1)
     widths = widths[widths > 0].astype(np.float64)
     largest = float(widths.max())
@@ -237,7 +237,7 @@ def _triangle_share(hull: npt.NDArray[np.int32], hull_area: float) -> float:
 
 
 def _upper_face(image: Image, body: npt.NDArray[np.uint8]) -> tuple[float, float]:
-    """Compare the upper face of a standing thing with the front below it."""
+    """Compare the upper face of a standing thing with the front face below."""
     rows, columns = np.flatnonzero(body.any(1)), np.flatnonzero(body.any(0))
     top, bottom = rows[0], rows[-1] + 1
     middle = (columns[0] + columns[-1]) // 2
@@ -256,7 +256,7 @@ def _upper_face(image: Image, body: npt.NDArray[np.uint8]) -> tuple[float, float
 
 
 def _inner_edges(image: Image, inside: npt.NDArray[np.uint8]) -> float:
-    """Rims, corners and caps show as edges of brightness inside the outline."""
+    """Return the relative length of brightness edges (rims, corners, caps) inside the outline."""
     area = float(inside.sum())
     margin = 2 + 0.03 * np.sqrt(area)
     inner = cv2.distanceTransform(inside, cv2.DIST_L2, 5) > margin
@@ -264,7 +264,7 @@ def _inner_edges(image: Image, inside: npt.NDArray[np.uint8]) -> float:
 
 
 def brightness_edges(image: Image) -> Mask:
-    """Where the brightness of an (h, w, 3) image changes by a visible share: (h, w) bool."""
+    """Return (h, w) bool: where the brightness of an (h, w, 3) image changes visibly."""
     bright = np.log(cv2.GaussianBlur(image, (3, 3), 0).max(axis=2).astype(np.float32) + 15)
     across = cv2.Sobel(bright, -1, 1, 0, scale=1 / 8)
     down = cv2.Sobel(bright, -1, 0, 1, scale=1 / 8)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts things of one colour that touch or hide one another.
+"""Separates things of one colour that touch or hide each other.
 
-Thick parts of a piece are candidates; they are joined again where together they look more like
-an everyday shape than apart, as the neck and the body of a bottle do.
+The thick parts of a piece are candidates. Two parts are joined again if their union looks more
+like an everyday shape than the separate parts do. The neck and the body of a bottle are an
+example.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from segzero_core.types import Image, Mask
 Floats = npt.NDArray[np.float32]
 Lobe = tuple[float, float, float]  # centre x, y and radius of a thick part
 
-_SOLID = 0.95  # share of its hull that makes a piece one thing beyond doubt
-_SMALLEST = 0.05  # of a piece; less is a tip
-_WAIST = 0.85  # a waist narrower than this share of a part's radius may separate it
-_MOST = 8  # candidates, the thickest ones
-_TEXTURE = 40  # pieces of one thing; more is not a thing
-_LOSS = 6.0  # likeness that joining two parts may cost
-_GAIN = 5.0  # likeness that parting the whole must bring
+_SOLID = 0.95  # a piece that fills this share of its convex hull is certainly one thing
+_SMALLEST = 0.05  # smallest share of a piece; a smaller part is only a tip
+_WAIST = 0.85  # a waist narrower than this share of a part's radius may separate the part
+_MOST = 8  # maximum number of candidates; the thickest ones are kept
+_TEXTURE = 40  # maximum number of parts; a piece with more is texture and not a thing
+_LOSS = 6.0  # maximum loss of similarity when two parts are joined
+_GAIN = 5.0  # minimum gain of similarity when a piece is separated
 
 
 def part(image: Image, piece: Mask) -> list[Mask]:
-    """Return the things that a piece (h, w) of one colour consists of; often only itself."""
+    """Return the things in a piece (h, w) of one colour; often the piece is the only one."""
     rows, columns = np.flatnonzero(piece.any(1)), np.flatnonzero(piece.any(0))
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     inside = np.pad(piece[window].astype(np.uint8), 1)
@@ -53,7 +54,7 @@ def part(image: Image, piece: Mask) -> list[Mask]:
 
 
 def _territories(image: Image, inside: npt.NDArray[np.uint8], lobes: list[Lobe]) -> list[Mask]:
-    """Grow every lobe up to the edges in the picture (Meyer's watershed)."""
+    """Grow every lobe to the edges in the image (Meyer's watershed)."""
     markers = np.zeros(inside.shape, np.int32)
     for number, (x, y, radius) in enumerate(lobes, start=1):
         core = np.zeros(inside.shape, np.uint8)
@@ -69,7 +70,7 @@ def _territories(image: Image, inside: npt.NDArray[np.uint8], lobes: list[Lobe])
 
 
 def _join(image: Image, parts: list[Mask], whole: Mask) -> list[Mask]:
-    """Join touching parts unless that makes them look less like everyday shapes."""
+    """Join touching parts unless the union looks less like an everyday shape."""
     scores = [likeness(measure(image, one)) for one in parts]
     while len(parts) > 1:
         gains = []
@@ -101,7 +102,7 @@ def _touch(a: Mask, b: Mask) -> bool:
 
 
 def _lobes(depth: Floats) -> list[Lobe]:
-    """Thick parts that only narrower waists join."""
+    """Return the thick parts that are connected only by narrower waists."""
     deepest = float(depth.max())
     lobes: list[Lobe] = []
     for level in np.linspace(0.95, 0.25, 15) * deepest:
@@ -122,7 +123,7 @@ def _lobes(depth: Floats) -> list[Lobe]:
 
 
 def _waist(depth: Floats, a: Lobe, b: Lobe) -> float:
-    """The largest radius that can travel inside the piece from ``a`` to ``b``."""
+    """Return the radius of the largest circle that can move inside from ``a`` to ``b``."""
     low, high = 0.0, min(a[2], b[2])
     for _ in range(7):
         middle = (low + high) / 2

@@ -12,8 +12,8 @@ from segzero_core.types import Image, Mask
 
 Labels = npt.NDArray[np.int32]
 
-_MOST = 24  # pieces; more than that is clutter, not a table with a few things
-_MIN_AREA = 0.0006  # of the picture; anything smaller is dirt
+_MOST = 24  # maximum number of pieces; an image with more is clutter
+_MIN_AREA = 0.0006  # smallest area of a piece, as a share of the image; less is noise
 
 
 def things(image: Image, front: Mask, labels: Labels) -> list[Mask]:
@@ -21,7 +21,7 @@ def things(image: Image, front: Mask, labels: Labels) -> list[Mask]:
 
     Args:
         image: (h, w, 3) uint8 RGB.
-        front: (h, w) bool, what is not the surface.
+        front: (h, w) bool foreground: every pixel that is not the surface.
         labels: (h, w) colour labels of the foreground.
     """
     pieces = sorted(_pieces(front, labels), key=lambda piece: -int(piece.sum()))
@@ -31,7 +31,10 @@ def things(image: Image, front: Mask, labels: Labels) -> list[Mask]:
 
 
 def _pieces(front: Mask, labels: Labels) -> list[Mask]:
-    """Connected pieces of one label; crumbs go to the neighbour they touch most, or away."""
+    """Return connected pieces of one label.
+
+    A tiny piece is merged into the neighbour with the longest shared border, or removed.
+    """
     least = max(6, round(_MIN_AREA * front.size))
     ids = np.zeros(front.shape, np.int32)
     total = 0
@@ -60,7 +63,7 @@ def _pieces(front: Mask, labels: Labels) -> list[Mask]:
 
 
 def _without_gaps(piece: Mask) -> Mask:
-    """Fill highlights, which may look like the surface; what shows through a ring stays out."""
+    """Fill highlights, which can look like the surface; the hole of a ring is not filled."""
     window = _window(piece)
     inside = piece[window]
     height, width = inside.shape
@@ -77,10 +80,10 @@ def _without_gaps(piece: Mask) -> Mask:
 
 
 def _with_lid(piece: Mask) -> Mask:
-    """Add the upper face of a can where it looks like the surface.
+    """Add the upper face of a can if the face looks like the surface.
 
-    What is left of such a can ends in a hollow: the lower half of the face's ellipse, as wide as
-    the can. The hollow's chord and depth are the ellipse's axes.
+    The rest of such a can ends at the top in a concave arc, which is the lower half of the face's
+    ellipse. The chord and the depth of that arc give the axes of the ellipse.
     """
     window = _window(piece)
     inside = np.pad(piece[window].astype(np.uint8), 1)
@@ -110,13 +113,13 @@ def _with_lid(piece: Mask) -> Mask:
 
 
 def _depth(mask: Mask) -> float:
-    """Radius of the largest circle inside a mask."""
+    """Return the radius of the largest circle inside a mask."""
     padded = np.pad(mask.astype(np.uint8), 1)
     return float(cv2.distanceTransform(padded, cv2.DIST_L2, 5).max())
 
 
 def _window(mask: Mask) -> tuple[slice, slice]:
-    """The box of a non-empty mask, one pixel wider."""
+    """Return the box of a non-empty mask, enlarged by one pixel."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return (
         slice(max(0, rows[0] - 1), rows[-1] + 2),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``rules`` engine: looks, reads, compares, and writes it all down."""
+"""The ``rules`` engine: finds things, parses the sentence, and writes a reasoned answer."""
 
 from __future__ import annotations
 
@@ -41,19 +41,21 @@ _MOST_NAMED, _MOST_LETTERS = 5, 40  # unknown words in an error message, letters
 class RulesReasoner:
     """Finds simple things on a plain surface without any model.
 
-    It is for wiring up a robot before a GPU arrives, for the demonstration and for deterministic
-    tests: it needs no weights, runs on any CPU in a fraction of a second and always writes a text
-    in the contract's format. It sees plainly coloured things of eight everyday shapes
-    (ball, bottle, bowl, box, can, cone, mug, ring), in full view or partly hidden, on a surface
-    that fills most of the picture, and it reads short English sentences about colour, shape,
-    size, place and purpose. It is not a vision-language model: in a cluttered room, or asked
-    about anything else, it says that nothing matches, or is wrong.
+    Use this engine to set up a robot before a GPU arrives, for the demonstration, and for
+    deterministic tests. The engine needs no weights, runs on any CPU in a fraction of a second and
+    always writes a reply in the standard format.
+
+    The engine finds plainly coloured things of eight everyday shapes (ball, bottle, bowl, box,
+    can, cone, mug, ring). They may be partly hidden, and the surface under them must fill most of
+    the image. It reads short English sentences about colour, shape, size, place and purpose. It
+    is not a vision-language model: in a cluttered room, or for any other sentence, the answer is
+    "nothing matches" or wrong.
     """
 
-    synthetic_only = True  # its thresholds were tuned on synthetic tabletops
+    synthetic_only = True  # the thresholds were tuned on synthetic tabletops
 
     def __init__(self, family: str = 'json') -> None:
-        """Choose the family whose coordinate space answers are written in.
+        """Choose the prompt family, whose coordinate space the answers use.
 
         Raises:
             UnknownNameError: There is no such family.
@@ -71,7 +73,7 @@ class RulesReasoner:
 
         Raises:
             AnswerError: Kind ``unknown_word``: the sentence has words that are in no table, or
-                none that says which thing is meant.
+                no word that describes a thing.
             CancelledError: ``cancel`` was set.
         """
         writer = _TextStream(on_text, cancel)
@@ -116,7 +118,7 @@ class RulesReasoner:
 
 
 def read_request(query: str) -> Request:
-    """Parse a sentence all of whose words are known.
+    """Parse a sentence; every word must be known.
 
     Raises:
         AnswerError: Kind ``unknown_word``; the message names the words and what is known.
@@ -189,7 +191,7 @@ def _place(thing: DetectedObject) -> str:
 
 
 def _asked(request: Request) -> str:
-    """Say the request back, so that a misreading shows."""
+    """Repeat the request in words, so that a misunderstanding is visible."""
     parts = []
     if request.size:
         parts.append(request.size)

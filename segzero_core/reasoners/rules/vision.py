@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at a picture: what is the surface, what stands on it, and of which colour it is.
+"""Separates the things in an image from the surface under them and labels colours.
 
-The surface may be textured, unevenly lit and shadowed, but it must fill most of the picture.
+The surface may have texture, shadows and uneven light, but it must fill most of the image.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from segzero_core.types import Image, Mask
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
 
-_WORKING_SIDE = 640  # pixels; larger images are looked at reduced to this
+_WORKING_SIDE = 640  # pixels; larger images are reduced to this side
 
-# Upper ends of the hue sectors in degrees. Brown is a dark orange; both lie in the second.
+# Upper ends of the hue sectors in degrees. Brown is dark orange; both are in the second sector.
 _HUE_ENDS = (12.0, 37.0, 75.0, 170.0, 250.0, 312.0, 350.0, 360.0)
 _NEUTRAL = len(_HUE_ENDS)
 _FLOOR = 6.0  # display values below this are noise
@@ -28,7 +28,7 @@ _FLOOR = 6.0  # display values below this are noise
 
 @dataclass(frozen=True)
 class Detections:
-    """The picture as the later steps look at it.
+    """The image at working size, and the things found in it.
 
     Attributes:
         image: (h, w, 3) uint8 RGB, reduced to at most 640 pixels.
@@ -42,7 +42,7 @@ class Detections:
 
 
 def look(image: Image) -> Detections:
-    """Find the things in a picture of any size."""
+    """Find the things in an image of any size."""
     height, width = image.shape[:2]
     factor = min(1.0, _WORKING_SIDE / max(height, width))
     small = image
@@ -64,7 +64,7 @@ def _regions(image: Image) -> list[Mask]:
 
 
 def _table(colour: Floats) -> Floats:
-    """Estimate the surface's (h, w, 3) colour: a smooth field fitted to its commonest colour."""
+    """Estimate the surface's (h, w, 3) colour as a smooth field around the most common colour."""
     height, width = colour.shape[:2]
     step = max(1, max(height, width) // 160)
     sample = colour[::step, ::step]
@@ -98,11 +98,11 @@ def _evaluate(fit: npt.NDArray[np.float64], height: int, width: int) -> Floats:
 
 
 def _commonest(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Which (N, 3) display values lie near the commonest one."""
+    """Return which of (N, 3) display values are near the most common one."""
     bins = (values // 16).astype(np.int64) + 1
     count = np.zeros((18, 18, 18))
     np.add.at(count, tuple(bins.T), 1)
-    for axis in range(3):  # a colour on the edge of a bin counts in both
+    for axis in range(3):  # a colour on the edge of a bin counts in both bins
         count = count + np.roll(count, 1, axis) + np.roll(count, -1, axis)
     commonest = bins[count[tuple(bins.T)].argmax()]
     peak = (commonest - 0.5) * 16
@@ -110,10 +110,10 @@ def _commonest(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
 
 
 def _foreground(colour: Floats, table: Floats) -> Mask:
-    """What is neither the surface nor a shadow on it.
+    """Return the foreground: pixels that are neither the surface nor a shadow on it.
 
-    A shadow scales all channels of the surface alike; a thing changes their proportions, or is
-    brighter than the surface or darker than any shadow.
+    A shadow scales all channels of the surface equally. A thing changes the proportions of the
+    channels, or is brighter than the surface, or darker than any shadow.
     """
     ratio = cv2.log((colour + _FLOOR) / (table + _FLOOR))
     red, green, blue = cv2.split(ratio)
@@ -133,13 +133,13 @@ def _foreground(colour: Floats, table: Floats) -> Mask:
 
 
 def _extremes(image: Floats) -> tuple[Floats, Floats]:
-    """Largest and smallest channel of each pixel."""
+    """Return the largest and the smallest channel of each pixel."""
     red, green, blue = cv2.split(image)
     return cv2.max(red, cv2.max(green, blue)), cv2.min(red, cv2.min(green, blue))
 
 
 def _hue_sectors(colour: Floats) -> Labels:
-    """Label each pixel with its hue sector, or as neutral."""
+    """Label each pixel with the number of its hue sector, or as neutral."""
     high, low = _extremes(colour)
     hue = cv2.cvtColor(colour / 255, cv2.COLOR_RGB2HSV)[..., 0]
     labels = np.searchsorted(_HUE_ENDS, hue, side='right').astype(np.int32)
@@ -149,7 +149,7 @@ def _hue_sectors(colour: Floats) -> Labels:
 
 
 def _vote(front: Mask, labels: Labels) -> Labels:
-    """Give every foreground pixel the commonest label around it."""
+    """Give every foreground pixel the most common label of its neighbourhood."""
     side = 2 * round(max(front.shape) / 180) + 1
     best, winner = np.zeros(front.shape, np.float32), np.full(front.shape, _NEUTRAL, np.int32)
     for label in np.unique(labels[front]):
