@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from segzero_core.answers.parse import Answer, AnswerFormat, read_answer
-from segzero_core.answers.tags import split_reply
+from segzero_core.answers.tags import TAGS, split_reply
 from segzero_core.data.records import Annotation
 from segzero_core.errors import AnswerError, EngineOptionError
 from segzero_core.geometry import rescale_box, rescale_point
@@ -198,7 +198,8 @@ class Task:
         Neither the format as thoughts quote it nor the example of the prompt does; an answer that
         nothing matches does, and so does one with numbers outside the image.
         """
-        block = text.rpartition('<answer>')[2] if '<answer>' in text else text
+        starts = [tag.end() for tag in TAGS['answer'].finditer(text)]
+        block = text[starts[-1] :] if starts else text
         try:
             read_answer(f'<answer>{block}</answer>', self.answer_format(_ANY_SIZE))
         except AnswerError as error:

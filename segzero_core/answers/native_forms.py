@@ -16,7 +16,7 @@ _NUMBER = r'[-+]?\d+(?:\.\d*)?'
 _ONE = re.compile(_NUMBER)
 _BRACKETS = r'[\s,;()\[\]{}]'
 _TAGGED = re.compile(
-    r'<\|?(?P<name>box|bbox|point|points)(?:_start)?\|?>'
+    r'<\|?(?P<name>box|bbox|points?(?:_?[12])?)(?:_start)?\|?>'
     rf'(?P<numbers>{_BRACKETS}*{_NUMBER}(?:{_BRACKETS}+{_NUMBER}){{1,7}}{_BRACKETS}*)'
     r'<(?:/(?P=name)|\|(?P=name)_end\|)>',
     re.IGNORECASE,

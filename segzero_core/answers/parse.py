@@ -151,7 +151,9 @@ def read_answer(text: str, wanted: AnswerFormat) -> Answer:
             if error.kind == 'nothing_found':
                 raise
             errors.append(error)
-    raise errors[0]
+    # An answer with wrong numbers says more than an example that was quoted before it.
+    wrong = (error for error in errors if error.kind in ('out_of_image', 'wrong_space'))
+    raise next(wrong, errors[0]) if errors[0].kind == 'prompt_example' else errors[0]
 
 
 def _parts(text: str, wanted: AnswerFormat) -> Parts:

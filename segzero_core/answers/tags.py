@@ -11,6 +11,8 @@ and some replies have no tags at all. The rules:
 * ``<think>a</think><answer>A</answer><think>b</think><answer>B</answer>`` is two turns; the first
   answer counts.
 * Where there is no ``</think>``, the thought ends at the first ``<answer>``.
+* Where there is no ``</think>``, ``</thinking>`` and the like end thoughts that quote an answer.
+* ``<think><think>`` at the start opens one thought: the model repeats what its template wrote.
 """
 
 from __future__ import annotations
@@ -24,6 +26,11 @@ TAGS = {
     for name in ('think', '/think', 'answer', '/answer')
 }
 _THINK = re.compile('<(/?)think>', re.IGNORECASE)
+# The tags of other models, which count only where there is no </think>.
+_OTHER = re.compile(
+    r'<(/?)(?:thinking|thoughts?|reasoning|seed:think)>|\[(/?)think\]', re.IGNORECASE
+)
+_LEADING = re.compile(r'\s*<think>(?:\s*<think>)*', re.IGNORECASE)
 # The beginning of an answer: its tag, or an object with one of its keys.
 _ANSWER_BEGINS = re.compile(r'<answer>|\{\s*["\']?\s*(?:bbox|box|point)', re.IGNORECASE)
 
@@ -64,6 +71,8 @@ def split_reply(text: str) -> Parts:
 
     Takes time linear in the length of the text.
     """
+    if _quotes_in_other_tags(text):
+        text = _with_think_tags(text)
     start, limit, after, closed = _thought(text)
     thinking = text[start:limit]
     # The text before a thought that has its own tag; all of the thought where it has none.
@@ -90,15 +99,31 @@ def thinking_is_over(text: str, opened: bool | None) -> bool:
         opened: Whether the chat template opened a thought; ``None`` = unknown. Then only a
             ``</think>`` says that thoughts are over, unless the reply opens them itself.
     """
-    depth = int(opened or False)
-    ended = opened is False or (opened is None and text.lstrip()[:7].lower() == '<think>')
-    for tag in _THINK.finditer(text):
+    text = _with_think_tags(text)
+    leading = _LEADING.match(text)
+    depth = int(opened or leading is not None)
+    ended = opened is False or (opened is None and leading is not None)
+    for tag in _THINK.finditer(text, leading.end() if leading else 0):
         if not tag[1]:
             depth += 1
             continue
         ended = ended or depth == int(opened or False)
         depth = max(0, depth - 1)
     return ended and depth == 0
+
+
+def _with_think_tags(text: str) -> str:
+    """Return ``text`` with the tags of other models as ``<think>`` and ``</think>``."""
+    return text if TAGS['/think'].search(text) else _OTHER.sub(r'<\1\2think>', text)
+
+
+def _quotes_in_other_tags(text: str) -> bool:
+    """Return whether thoughts between the tags of other models quote an answer before another."""
+    first = TAGS['answer'].search(text)
+    ends = [tag.end() for tag in _OTHER.finditer(text) if '/' in tag[0]]
+    if first is None or not ends or ends[-1] < first.end():
+        return False
+    return TAGS['answer'].search(text, ends[-1]) is not None
 
 
 def _thought(text: str) -> tuple[int, int, int, bool]:
@@ -128,11 +153,12 @@ def _ends(text: str) -> list[re.Match[str]]:
     reply goes on until there; unless it stands in an answer, and no other answer follows. The next
     is the one that closes the first thought.
     """
-    depth = 0
+    leading = _LEADING.match(text)
+    depth = int(leading is not None)
     matched: re.Match[str] | None = None
     unmatched: re.Match[str] | None = None
     first: re.Match[str] | None = None
-    for tag in _THINK.finditer(text):
+    for tag in _THINK.finditer(text, leading.end() if leading else 0):
         if not tag[1]:
             depth += 1
             continue

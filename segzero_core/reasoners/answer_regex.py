@@ -41,7 +41,7 @@ def pattern_after(reply: StreamedReply, task: Task) -> str | None:
         return None
     if not task.family.tagged:
         return answer_pattern(task)
-    text = reply.text
+    text = reply.text.lower()
     tag = '' if '<answer>' in text else '<answer>'
     if not task.think or '</think>' in text or not tag:
         return tag + answer_pattern(task)

@@ -241,7 +241,7 @@ def tagged(deltas: Iterable[ChatDelta], written: str = '') -> Iterator[Reply]:
         deltas: The steps of a reply. Servers that separate the thoughts leave out the tags.
         written: The beginning of the reply, before the first step.
     """
-    opened = '<think>' in written and '</think>' not in written
+    opened = '<think>' in written and '</think>' not in written.lower()
     thinking = False  # the newest text came in a field for thoughts
     reason: FinishReason = ''
     counted = total = 0
@@ -253,7 +253,7 @@ def tagged(deltas: Iterable[ChatDelta], written: str = '') -> Iterator[Reply]:
         if delta.text:
             # Some servers put white space between the two, and some leave the tag.
             if thinking and delta.text.strip():
-                text += '' if delta.text.lstrip().startswith('</think>') else '</think>'
+                text += '' if delta.text.lstrip().lower().startswith('</think>') else '</think>'
                 thinking, opened = False, False
             text += delta.text
         if text:

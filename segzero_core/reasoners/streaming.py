@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from segzero_core.answers.tags import thinking_is_over
+from segzero_core.answers.tags import TAGS, thinking_is_over
 from segzero_core.errors import CancelledError
 from segzero_core.reasoners.base import FinishReason, Reply
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from segzero_core.task import Task
 
 THINK = '<think>'
-_END_THINK, _END_ANSWER = '</think>', '</answer>'
 
 
 def opens_thought(prompt: str) -> bool:
@@ -37,11 +36,10 @@ def answer_end(
         is_answer: Whether the text before a ``</answer>`` is an answer, and not a quotation of
             the format; ``None`` = always.
     """
-    end = text.find(_END_ANSWER)
-    while end >= 0:
-        if thinking_is_over(text[:end], opened) and (is_answer is None or is_answer(text[:end])):
-            return end + len(_END_ANSWER)
-        end = text.find(_END_ANSWER, end + 1)
+    for tag in TAGS['/answer'].finditer(text):
+        before = text[: tag.start()]
+        if thinking_is_over(before, opened) and (is_answer is None or is_answer(before)):
+            return tag.end()
     return -1
 
 
@@ -141,7 +139,7 @@ class StreamedReply:
     def result(self) -> Reply:
         """Return the reply, its thoughts between tags."""
         text = self.text
-        unknown = self.opened is None and not text.lstrip().startswith(THINK)
+        unknown = self.opened is None and not text.lstrip().lower().startswith(THINK)
         if unknown and thinking_is_over(text, None):
             text = THINK + text  # a ``</think>`` of its own says that the template opened it
         return Reply(text, 'stop' if self.complete else self.finish_reason, self.tokens)

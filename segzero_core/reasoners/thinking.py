@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from segzero_core.answers.tags import TAGS
 from segzero_core.errors import EngineOptionError
 from segzero_core.reasoners.base import Reply
 from segzero_core.reasoners.streaming import THINK, StreamedReply
@@ -110,12 +111,12 @@ def _thinks(reply: StreamedReply) -> bool:
 
 def _ended_by_itself(reply: StreamedReply) -> bool:
     """Return whether the model ended the reply after it had begun the answer."""
-    return reply.finish_reason == 'stop' and '<answer>' in reply.text
+    return reply.finish_reason == 'stop' and TAGS['answer'].search(reply.text) is not None
 
 
 def _end_thoughts(reply: StreamedReply) -> None:
     """Close the thoughts and open the answer, unless the model has closed its thoughts."""
-    if '</think>' not in reply.text:
+    if not TAGS['/think'].search(reply.text):
         # The model may have begun to close its thoughts itself.
         written = max(n for n in range(len(_END)) if reply.text.endswith(_END[:n]))
         reply.add(_END[written:])

@@ -243,8 +243,9 @@ class DecodeEngine:
     @functools.cached_property
     def _closing_tokens(self) -> set[int]:
         """The tokens that can complete ``</answer>``."""
+        vocabulary = self._tokenizer.get_vocab().items()
         return {
             token
-            for text, token in self._tokenizer.get_vocab().items()
+            for text, token in ((each.lower(), token) for each, token in vocabulary)
             if '</answer>' in text or '</answer>'.endswith(text[: text.rfind('>') + 1] or ' ')
         }

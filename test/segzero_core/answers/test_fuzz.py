@@ -119,8 +119,9 @@ def check_places(text: str, found: Answer, size: Size) -> None:
     used = [*zip(found.box or (), itertools.cycle(size), strict=False)]
     used += [pair for point in found.points for pair in zip(point, size, strict=True)]
     assert len(NUMBER.findall(plain)) >= len(used)
+    shares = numbers | ({round(number / 100, 12) for number in numbers} if '%' in plain else set())
     for value, side in used:
-        assert value in {0, side} | numbers or any(number * side == value for number in numbers)
+        assert value in {0, side} | numbers or any(share * side == value for share in shares)
 
 
 def _digit(character: str) -> str:

@@ -34,6 +34,21 @@ def test_answer_end(text, upto):
         assert text[: answer_end(text)] == (text if upto == 'all' else upto)
 
 
+@pytest.mark.parametrize('opened', [True, False, None])
+@pytest.mark.parametrize(
+    'text',
+    [
+        '<think><think>a</think><answer>{}</answer>',
+        ' <think>\n<THINK>\na</think>\n<answer>{}</answer>',
+        '<think>a</think><ANSWER>{}</ANSWER>',
+        '<THINK>in <ANSWER> </ANSWER></THINK><Answer>{}</Answer>',
+        '<think>a <think>b</think> <answer>1</answer></think><answer>{}</answer>',
+    ],
+)
+def test_an_answer_ends_in_any_case_and_after_a_repeated_tag(text, opened):
+    assert answer_end(f'{text} more', opened) == len(text)
+
+
 def test_what_comes_after_the_answer_is_never_passed_on():
     pieces = []
     reply = StreamedReply(pieces.append, cancel=None)
