@@ -20,7 +20,7 @@ OVERFIT_ANSWER = (
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def one_thread() -> Iterator[None]:
     """Run torch on one thread: on matrices this small, more only wait for each other."""
     import torch

@@ -52,7 +52,7 @@ def test_embedded_models_are_small_and_say_what_they_are(name: str, most: float)
     assert sum(int(np.prod(shape)) for shape in shapes) <= 10e6
     card = (folder / 'README.md').read_text(encoding='utf-8')
     assert 'synthetic' in card
-    assert 'training/train.py' in card
+    assert '/train.py --config' in card
 
 
 def test_every_name_has_a_folder() -> None:

@@ -50,12 +50,12 @@ def masks(engine, image):
 
 
 @pytest.fixture(scope='module')
-def engine():
+def engine(one_thread):
     return load_segmenter('sam2', model='tiny_sam2', device='cpu')
 
 
 @pytest.fixture(scope='module')
-def fresh():
+def fresh(one_thread):
     """The masks of new engines."""
     return [
         masks(load_segmenter('sam2', model='tiny_sam2', device='cpu'), picture(seed))

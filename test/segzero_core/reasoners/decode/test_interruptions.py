@@ -52,12 +52,12 @@ def load():
 
 
 @pytest.fixture(scope='module')
-def engine():
+def engine(one_thread):
     return load()
 
 
 @pytest.fixture(scope='module')
-def fresh():
+def fresh(one_thread):
     """The answers of new engines."""
     answers = {
         (scene, query): load().reason(SCENES[scene], query).text
