@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the package is built, by colcon and by pip alike."""
+"""The build of the package, by colcon and by pip."""
 
 from __future__ import annotations
 

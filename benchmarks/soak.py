@@ -124,7 +124,7 @@ class Robot(Peer):
         self.results[result['query']].append(result)
 
     def _on_mask(self, message: Image) -> None:
-        message.data = []  # nobody looks, and it is large
+        message.data = []  # not inspected, and large
         self.masks.append(message)
 
     def _on_stream(self, message: String) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv and installs into it what the named sets need: requirements/install.sh SET...
-# A set is a file beside this one (core, ros, models, ...). Used by the Makefile.
+# Creates .venv and installs the named sets of requirements: requirements/install.sh SET...
+# A set is a file in this folder (core, ros, models, ...). Used by the Makefile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -159,7 +159,7 @@ def run(options: argparse.Namespace) -> None:
     except ImageError as error:
         problem = error
     print(json.dumps(describe(found)) if options.json else in_words(found), flush=True)
-    for warning in found.warnings:  # after the output: if nobody reads that, nothing is said
+    for warning in found.warnings:  # after the output, and not if the output has no reader
         say(f'segzero: warning: {warning.message}')
     if problem is not None:
         raise problem

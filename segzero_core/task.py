@@ -186,7 +186,7 @@ class Task:
         return read_answer(f'<answer>{block}', wanted) if tag else None
 
     def answer_format(self, space: Size) -> AnswerFormat:
-        """Return how answers are written, for the parser; ``space`` is their ``answer_size``."""
+        """Return the form of answers for the parser; ``space`` is their ``answer_size``."""
         thousandths = self.family.space == 'thousandths'
         return AnswerFormat(
             space, self.box, self.points, thousandths, self.family.tagged, self.example

@@ -90,7 +90,7 @@ class AskClient:
         ours = uuid.uuid4().hex
         publisher.publish(String(data=json.dumps({'query': query, 'id': ours})))
         result = self._wait_for_result(ours)
-        if result is None:  # nobody will read the answer
+        if result is None:  # no reader is left for the answer
             publisher.publish(String(data=json.dumps({'cancel': ours})))
             publisher.wait_for_all_acked(Duration(seconds=CANCEL_S))
         return result

@@ -57,7 +57,7 @@ class DemoCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the right thing was found and a point on it."""
+        """Return whether the right thing was found and a point on it."""
         return self.status == 'ok' and self.iou > 0.5 and self.distance_mm < 20.0
 
 

@@ -45,7 +45,7 @@ class Spec:
     def problem(self, value: Any) -> str | None:
         """Return why ``value`` is invalid; ``None`` if it is valid."""
         kind = type(self.default)
-        # bool is an int to Python, but nobody who writes `true` means a number.
+        # bool is a subclass of int in Python, but a user who writes `true` does not mean a number.
         fits = type(value) is kind or (kind is float and type(value) is int)
         if not fits:
             return f'must be of type {kind.__name__}'
@@ -112,7 +112,7 @@ def declare_parameters(
             + ''.join(f'. Did you mean {each}?' for each in meant)
         )
     fixed = {name: node.get_parameter(name).value for name, s in specs.items() if s.read_only}
-    if problems := _problems(specs, fixed):  # nobody can correct them later
+    if problems := _problems(specs, fixed):  # because they cannot be corrected later
         raise ParameterError('; '.join(problems))
 
     def judge(parameters: Sequence[Parameter[Any]]) -> SetParametersResult:

@@ -160,7 +160,7 @@ class QueryManager:
             nothing = isinstance(error, AnswerError) and error.kind == 'nothing_found'
             status = 'ok' if error is None else 'nothing_found' if nothing else 'error'
         if job.repeat and status in ('cancelled', 'replaced'):
-            return  # nobody asked for this one
+            return  # this one was not requested by a user
         found = job.warnings if answer is None else answer.warnings
         head = ResultHead(
             job.header,

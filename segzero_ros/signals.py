@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How ROS programs end: at SIGINT or SIGTERM, in any state, with their last messages sent.
+"""Shutdown of ROS programs at SIGINT or SIGTERM, in any state, with all messages sent.
 
 Goes with ``ros_context``, which initialises rclpy without its own signal handlers: those close DDS
 at once, and the last messages are lost. Here a signal does not interrupt anything, because an

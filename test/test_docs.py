@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documents: what they generate from the code is current, and every link leads somewhere."""
+"""The documents: their generated parts are current, and every link has a target."""
 
 from __future__ import annotations
 

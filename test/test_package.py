@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is installed, and that manifest, setup, launch files and parameter files agree."""
+"""The installed files; manifest, setup, launch files and parameter files agree."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def use_bf16(config: TrainConfig) -> bool:
-    """Whether to compute in bfloat16."""
+    """Return whether to compute in bfloat16."""
     if config.precision == 'auto':
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return config.precision == 'bf16'

@@ -53,7 +53,7 @@ def make_segmenter(config: TrainConfig) -> Segmenter | None:
 
 
 def is_readable(text: str, task: Task, image: Size) -> bool:
-    """Whether the answer parser can read ``text`` about an image of size ``image``."""
+    """Return whether the answer parser can read ``text`` about an image of size ``image``."""
     try:
         task.read(text, task.answer_size(image))
     except AnswerError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a gripper must open to close around an object, and along which direction.
+"""The opening width of a gripper for an object, and the closing direction.
 
 A *closing* is a direction in space along which two jaws move towards each other. The object's
 extent along it is known where both of its ends are in sight. Across the line of sight both always

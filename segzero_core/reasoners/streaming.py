@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reply while it is being written, the same for every engine that writes piece by piece."""
+"""A reply during generation, shared by all engines that stream their text."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def answer_end(
 
 
 class StreamedReply:
-    """Collects pieces of text, passes them on, and notices the end and a cancellation.
+    """Collects and forwards pieces of text, and detects the end and a cancellation.
 
     Attributes:
-        text: Everything so far, beginning with ``<think>`` where the chat template opened a
-            thought; never goes beyond the ``</answer>`` that completes the reply.
+        text: The text so far. It begins with ``<think>`` if the chat template opened a thought,
+            and never continues after the ``</answer>`` that completes the reply.
         opened: Whether the chat template opened a thought; ``None`` = unknown.
         task: The task that the reply is about; ``None`` = unknown.
         finish_reason: Why the engine stopped; '' while it writes.
@@ -65,12 +65,12 @@ class StreamedReply:
         """Begin a reply.
 
         Args:
-            on_text: Gets every piece.
+            on_text: Called with every piece.
             cancel: Checked before each piece.
-            task: The task. A text between answer tags that is no answer to it, or is
-                the example of its prompt, does not complete the reply.
+            task: The task. Text between answer tags that is not an answer to the task, or
+                is the example of its prompt, does not complete the reply.
             opened: Whether the chat template opens a thought (see ``opens_thought``); ``None``
-                where the template is a server's own.
+                if a server applies its own template.
         """
         self._on_text = on_text
         self._cancel = cancel
@@ -82,17 +82,17 @@ class StreamedReply:
 
     @property
     def text(self) -> str:
-        """Everything so far; see above."""
+        """The text so far; see the class."""
         return self._prefix + self._written
 
     @property
     def written(self) -> str:
-        """Everything so far that stands behind the prompt: without the template's part."""
+        """The text so far without the part that the chat template wrote."""
         return self._written
 
     @property
     def complete(self) -> bool:
-        """Whether the answer has ended; anything the model still writes is of no use."""
+        """Whether the answer has ended; later text of the model is not used."""
         return self._end >= 0
 
     @property
@@ -105,7 +105,7 @@ class StreamedReply:
         return answer_end(written, self.opened, is_answer)
 
     def check_cancel(self) -> None:
-        """Raise ``CancelledError`` if that was asked for."""
+        """Raise ``CancelledError`` if ``cancel`` is set."""
         if self._cancel is not None and self._cancel.is_set():
             raise CancelledError('cancelled while the reasoner was writing')
 

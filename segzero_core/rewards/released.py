@@ -31,7 +31,7 @@ UNUSABLE = (TypeError, ValueError, LookupError, ArithmeticError)
 
 
 def think_format(text: str) -> bool:
-    """Whether the text is one thinking block and one answer block, and nothing else."""
+    """Return whether the text is one thinking block and one answer block, and nothing else."""
     if not (text.startswith('<think>') and text.endswith('</answer>')):
         return False
     return _SEAM.search(text, len('<think>')) is not None
@@ -54,7 +54,7 @@ def read(text: str) -> dict[str, Any] | None:
 
 
 def soft_format(data: dict[str, Any], want_box: bool, want_points: bool) -> bool:
-    """Whether a key with ``bbox`` has length 4, and two keys with ``point`` have length 2."""
+    """Return whether a key with ``bbox`` has length 4, and two with ``point`` have length 2."""
     box_key = next((key for key in data if 'bbox' in key.lower()), None)
     point_keys = [key for key in data if 'point' in key.lower() and key != box_key][:2]
     try:
@@ -66,7 +66,7 @@ def soft_format(data: dict[str, Any], want_box: bool, want_points: bool) -> bool
 
 
 def strict_format(data: dict[str, Any], want_box: bool, want_points: bool) -> bool:
-    """Whether the exact keys exist and have lists of the right lengths."""
+    """Return whether the exact keys exist and have lists of the right lengths."""
     lengths = {'bbox': 4} if want_box else {}
     lengths |= {'points_1': 2, 'points_2': 2} if want_points else {}
     return all(
@@ -132,12 +132,12 @@ def paired(points: Any, truth: Any, distance: Callable[[Any, Any], float]) -> fl
 
 
 def inside(point: Any, box: Any) -> bool:
-    """Whether a point is in a box or on its edge; raises as ``box_iou`` does."""
+    """Return whether a point is in a box or on its edge; raises as ``box_iou`` does."""
     return bool(box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3])
 
 
 def non_repeat(text: str) -> bool:
-    """Whether fewer than two sentences are exact repetitions (VisionReasoner's reward).
+    """Return whether fewer than two sentences are exact repetitions (VisionReasoner's reward).
 
     The whole text counts, including the answer; a sentence ends at a full stop.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How every program of the project starts and ends.
+"""The start and the end of every program of the project.
 
 A program is a function ``main(arguments) -> int``. ``run_program`` imports it and runs it so that
 

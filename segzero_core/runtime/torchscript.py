@@ -88,7 +88,7 @@ class TracedFunction:
         warnings.filterwarnings('ignore', category=torch.jit.TracerWarning)
         try:
             # torch keeps what ``torch.jit.trace`` returns until the process ends, and the weights
-            # with it. These are its two steps; the result belongs to nobody else.
+            # with it. These are its two steps; the result has no other user.
             graph, _ = torch._C._create_graph_by_tracing(
                 self._function, tensors, lambda _: '', True, False
             )

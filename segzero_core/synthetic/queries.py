@@ -20,7 +20,7 @@ KINDS: tuple[Kind, ...] = ('attribute', 'relation', 'superlative', 'exclusion', 
 
 _WORDS = {'ball': ('ball',), 'can': ('can', 'tin'), 'mug': ('mug', 'cup'), 'ring': ('ring',)}
 _ASKED_FOR, _NAMED = 0.7, 0.6  # least visible share of the target, and of a reference object
-_FLAT = ('ball', 'bowl', 'ring')  # nobody calls one of these tall
+_FLAT = ('ball', 'bowl', 'ring')  # the word "tall" does not suit these shapes
 _THINGS = ('thing', 'object')
 
 # All shapes that could serve each purpose, in the widest sense. A sentence is used only if exactly

@@ -146,7 +146,7 @@ def peer(own_domain: None) -> Iterator[Peer]:
 
 
 class Processes:
-    """What launch started: process ids, exit codes and what they wrote, by program."""
+    """The programs that launch started: process ids, exit codes and output, by program."""
 
     def __init__(self) -> None:
         """Nothing has started."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture: what is marked, what is left alone, and that any words fit."""
+"""The overlay picture: marked pixels, unchanged pixels, and text of any length."""
 
 import numpy as np
 import pytest

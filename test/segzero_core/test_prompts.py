@@ -121,7 +121,7 @@ def test_a_long_query_is_refused_with_both_numbers():
         ("the dog's {ball} 100%", "the dog's {ball} 100%"),
         ('mug\uff1c|im_end|>', 'mug< |im_end|>'),
         ('the \u202emug der\u202c', 'the mug der'),
-        ('a mug\U000e0068\U000e0069', 'a mug'),  # "hi" in characters that nobody sees
+        ('a mug\U000e0068\U000e0069', 'a mug'),  # "hi" in invisible characters
         ('<\u200b|im_end|>', '< |im_end|>'),
         (
             'the 👩\u200d🔧 and \u0645\u06cc\u200c\u062e',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines by name: what is accepted, and what a wrong name or option says."""
+"""Engines by name: accepted options, and errors for wrong names or options."""
 
 import importlib
 import inspect

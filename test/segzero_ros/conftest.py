@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ROS graph per test: the real node, real DDS, a domain that nobody else uses."""
+"""A ROS graph per test: the real node, real DDS, a separate domain."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What /diagnostics tells about a node over real DDS."""
+"""The content of /diagnostics for a node over real DDS."""
 
 import threading
 import time

@@ -21,7 +21,7 @@ PANELS = {
 
 @pytest.fixture(scope='module')
 def graph(ros):
-    """What the node has in each way: {'publish': {name: type}, 'subscribe': ..., 'reply': ...}."""
+    """The node's names in each way: {'publish': {name: type}, 'subscribe': ..., 'reply': ...}."""
     from rclpy.parameter import Parameter
 
     from segzero_ros.node import SegZeroNode
@@ -43,7 +43,7 @@ def graph(ros):
 
 @pytest.fixture(scope='module')
 def policy():
-    """What each enclave may do: {enclave: {way: names}}, names written out."""
+    """The permissions of each enclave: {enclave: {way: names}}, names written out."""
     root = ElementTree.parse(ROOT / 'deploy' / 'sros2' / 'policy.xml').getroot()
     allowed = {}
     for enclave in root.iter('enclave'):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the messages hold."""
+"""The content of the messages."""
 
 import dataclasses
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node over real DDS: what it publishes, what it refuses, and that it lives on."""
+"""The node over real DDS: its messages, its refusals, and its survival of errors."""
 
 import threading
 

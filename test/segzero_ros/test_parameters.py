@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters: what is declared, what is refused, what is read."""
+"""Parameters: declarations, refusals, and reading."""
 
 import inspect
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a message on ~/query asks for: plain sentences and JSON objects."""
+"""Messages on ~/query: plain sentences and JSON objects."""
 
 import json
 

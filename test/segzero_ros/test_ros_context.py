@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps ROS from starting is one line and exit code 2, in every program that starts it."""
+"""A failed start of ROS is one line and exit code 2, in every ROS program."""
 
 import json
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``segzero_model_server``: what it started ends with it, all of it."""
+"""``segzero_model_server``: all processes that it started end with it."""
 
 import contextlib
 import os

@@ -29,7 +29,7 @@ def bag(domain, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def recorded(bag):
-    """What the bag holds by topic: (time, message), made from the bag's own definitions."""
+    """The bag's content by topic: (time, message), read with the bag's own definitions."""
     types = typesys.get_typestore(typesys.Stores.EMPTY)
     messages = {}
     with rosbag2.Reader(bag) as reader:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated camera: what it publishes belongs together and to the scene."""
+"""The simulated camera: its messages fit each other and the scene."""
 
 from pathlib import Path
 

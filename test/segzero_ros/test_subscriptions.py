@@ -27,7 +27,7 @@ def often(monkeypatch):
 
 @pytest.fixture
 def warnings(graph):
-    """What the node logs, as it comes."""
+    """The node's log messages, as they arrive."""
     kept = []
     # What was logged before the two had found each other comes too.
     latched = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an `ok` does not say, over real DDS: warnings in results, log and diagnostics."""
+"""Warnings of a result that is `ok`, over real DDS: in results, log and diagnostics."""
 
 import time
 

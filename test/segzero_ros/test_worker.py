@@ -70,7 +70,7 @@ def bench():
 
 
 class Running:
-    """A job that says when it has started and then waits, for its cancel event or for ever."""
+    """A job that reports its start and then waits for its cancel event, or without end."""
 
     def __init__(self, stubborn=False):
         self.started = threading.Event()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the training tests share: a tiny model, short runs."""
+"""Fixtures of the training tests: a tiny model, short runs."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def start_training() -> type[Training]:
 
 @pytest.fixture
 def limited_files() -> Callable[[int], AbstractContextManager[None]]:
-    """Refuse to write files beyond so many bytes, as a full disk would."""
+    """Limit the size of written files in bytes, as a full disk would."""
 
     @contextlib.contextmanager
     def limited(size: int) -> Iterator[None]:

@@ -33,8 +33,8 @@ def examined(run: Path) -> list[float]:
 
 
 def launch(module: tuple[str, ...], arguments: list[str]) -> str:
-    # DeepSpeed compiles half a minute of C++ once for each environment. What is killed meanwhile
-    # leaves a lock that all who come later wait for, without end.
+    # DeepSpeed compiles C++ for half a minute, once for each environment. A process that is killed
+    # meanwhile leaves a lock, for which all later processes would wait without end.
     compiled = Path(sys.prefix, 'torch_extensions')
     for lock in compiled.glob('*/lock'):
         lock.unlink()

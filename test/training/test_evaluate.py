@@ -190,7 +190,7 @@ def write_scenes(folder: Path, count: int, query: str = 'the largest thing') -> 
 def test_killed_and_started_again_no_row_is_lost_or_there_twice(tmp_path: Path) -> None:
     data = tmp_path / 'data'
     write_scenes(data, 10)
-    # A pipe that nobody writes to: the reader waits there until it is killed.
+    # A pipe without a writer: the reader waits there until it is killed.
     for i in (3, 7):
         (data / f'{i}_mask.png').rename(tmp_path / f'{i}.png')
         os.mkfifo(data / f'{i}_mask.png')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run leaves behind: metrics, pictures, plots, a model the reasoner loads."""
+"""The files of a run: metrics, pictures, plots, a model that the reasoner loads."""
 
 from __future__ import annotations
 

@@ -330,7 +330,7 @@ def wait_until_gone(workers: list[int]) -> None:
 
 
 class Gate:
-    """An image that nobody gets beyond: the command waits there to be killed."""
+    """An image that cannot be read to its end: the command waits there until it is killed."""
 
     def __init__(self, image: Path) -> None:
         self.image = image

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the programs of training end: real processes, real signals, real pipes."""
+"""The end of the training programs: real processes, real signals, real pipes."""
 
 from __future__ import annotations
 

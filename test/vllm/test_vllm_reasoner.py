@@ -29,7 +29,7 @@ from segzero_core.reasoners.streaming import StreamedReply
 from segzero_core.reasoners.thinking import Thinking
 from segzero_core.task import Task
 
-# The engine takes a minute to start on two cores, and more beside other work.
+# The engine takes a minute to start on two cores, and more on a busy machine.
 pytestmark = pytest.mark.timeout(600)
 ANSWER = (
     '<think>The red mug ☕ stands left of the box.</think>'
@@ -53,7 +53,7 @@ def unfinished(engine):
 
 
 def prompt_tokens(engine, image, query):
-    """How many tokens a prompt has, and how many of them were not computed again."""
+    """Return the number of tokens of a prompt, and the number that came from the cache."""
 
     async def ask():
         request = engine.inputs(image, query, '')
@@ -224,7 +224,7 @@ def test_the_checkpoints_penalty_applies_and_drafts_change_no_reply(
 
 
 def tokens_of_a_reply(engine, image, query):
-    """How many tokens a reply has, and how many of them were guessed."""
+    """Return the number of tokens of a reply, and the number of accepted draft tokens."""
 
     async def ask():
         request = engine.inputs(image, query, '')

@@ -22,7 +22,7 @@ from segzero_core.reasoners.answer_regex import answer_pattern
 from segzero_core.reasoners.vllm_engine import ngram_speculation
 from segzero_core.task import Task
 
-# The engine takes a minute to start on two cores, and more beside other work.
+# The engine takes a minute to start on two cores, and more on a busy machine.
 pytestmark = pytest.mark.timeout(600)
 ANSWER = (
     '<think>The red mug ☕ stands left of the box.</think>'
@@ -66,7 +66,7 @@ def server(penalised_reasoner_dir):
 
 @pytest.fixture(scope='module')
 def expected(penalised_reasoner_dir):
-    """What the transformers engine answers: its repetition penalty is that of the checkpoint."""
+    """The answer of the transformers engine, with the checkpoint's repetition penalty."""
     other = load_reasoner('transformers', model=str(penalised_reasoner_dir), device='cpu')
     texts = [reply.text for reply in other.reason_batch(IMAGES, SENTENCES)]
     assert ANSWER not in texts

@@ -64,12 +64,12 @@ class Dropped(NamedTuple):
 
 @dataclass(frozen=True)
 class RowOptions:
-    """How a row is made.
+    """The settings for making a row.
 
     Attributes:
         size: Side of the square images, pixels.
         resize: ``area`` is OpenCV's INTER_AREA, which made the released sets; ``bilinear`` is
-            what the reasoner applies when it answers.
+            the filter of the reasoner at inference.
         least_iou: Keep only objects that the segmenter finds with at least this IoU (0 to 1)
             from the true box and the first point; 0 keeps all.
     """

@@ -77,10 +77,10 @@ def count(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def dropped_by_release(row: Row) -> bool:
-    """Whether the released evaluation leaves a row out of its metrics.
+    """Return whether the released evaluation leaves a row out of its metrics.
 
-    It does if mask and truth are both empty, or if their sizes differ. A text that it cannot read
-    counts as a miss.
+    The released evaluation leaves a row out if mask and truth are both empty, or if their sizes
+    differ. A text that it cannot read counts as a miss.
     """
     intersection, predicted, truth = row['released']
     if row['status'] == 'error':
@@ -143,12 +143,12 @@ def prompt_metrics(rows: Sequence[Row], seed: int) -> dict[str, Any]:
 
 
 def means_nothing(row: Row, protocol: Protocol) -> bool:
-    """Whether the truth of a row is empty; the truth of unusable data is unknown, so False."""
+    """Return whether the truth of a row is empty; False for unusable data (unknown truth)."""
     return 'objects' in row and counts_of(row, protocol).truth == 0
 
 
 def _given(rows: Sequence[Row], what: str) -> bool:
-    """Whether the segmenter got boxes (or points) in any row; True if no answer was usable."""
+    """Return whether any row has a box (or points); True if no answer was usable."""
     return any(row.get(what) for row in rows) or not any(
         row.get('box') or row.get('points') for row in rows
     )

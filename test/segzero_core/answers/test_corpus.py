@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What models write, kept: texts that are read, texts that are refused, and texts of version 0.1.
+"""A corpus of model replies: accepted texts, refused texts, and texts of version 0.1.
 
-Each line of ``corpus/*.jsonl`` is one text. ``answer``, ``think`` and ``family`` say what was
-asked for, ``size`` is the space of the answer.
+Each line of ``corpus/*.jsonl`` is one text. ``answer``, ``think`` and ``family`` are the
+task, ``size`` is the coordinate space of the answer.
 """
 
 import json

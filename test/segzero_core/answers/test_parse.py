@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The answer contract: what is read, what is repaired, what is refused, and that it says so."""
+"""The answer contract: accepted texts, repairs, refusals, and their messages."""
 
 import json
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the released evaluation accepts and refuses (its behaviour was observed by running it)."""
+"""Texts that the released evaluation accepts or refuses, as observed by running it."""
 
 import pytest
 

@@ -94,11 +94,11 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(int(status), {'error': {'message': 'no such luck'}})
 
     def play_later(self, argument: str, _: int) -> None:
-        """Ask to come back after so many seconds."""
+        """Reply with a Retry-After header of the given seconds."""
         self.reply(503, {'error': {'message': 'all busy'}}, {'Retry-After': argument})
 
     def play_drop(self, argument: str, count: int) -> None:
-        """Close the connection without a word, so many times."""
+        """Close the connection without a reply, the given number of times."""
         if count > int(argument):
             self.stream(pieces(ANSWER))
         else:

@@ -18,7 +18,7 @@ QUERIES = [query.text for query in SCENE.queries()][:2]
 
 @pytest.fixture(scope='module')
 def replies():
-    """What the embedded model writes if its reply begins with the tag."""
+    """The text that the embedded model writes if its reply begins with the tag."""
     engine = load_reasoner('transformers', model='tiny', device='cpu', thinking='prefilled')
     found = engine.reason_batch([SCENE.image] * 2, QUERIES)
     engine.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How thoughts are started, cut short and left out: on a writer of which every token is known."""
+"""Prefilled, limited and omitted thoughts, on a writer whose tokens are all known."""
 
 import pytest
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``segzero.json`` says about a checkpoint."""
+"""``segzero.json``: the description of a checkpoint."""
 
 import json
 

@@ -24,7 +24,7 @@ def test_a_torch_that_is_just_being_imported_has_no_devices_yet(monkeypatch, imp
 
 
 class EightGpus(ModuleType):
-    """What ``torch.cuda`` says where this process has tensors on two of eight GPUs.
+    """A ``torch.cuda`` of eight GPUs, where this process has tensors on two.
 
     ``mem_get_info`` and ``synchronize``, which create a context, are not there.
     """

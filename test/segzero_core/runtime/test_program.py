@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How programs end: real processes, real signals, real full disks."""
+"""The end of programs: real processes, real signals, real full disks."""
 
 import os
 import signal

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The grabcut segmenter against exact masks, and on prompts nobody should give."""
+"""The grabcut segmenter against exact masks, and on unsuitable prompts."""
 
 import cv2
 import numpy as np

@@ -44,7 +44,7 @@ def test_without_the_package_the_error_says_how_to_install_it(monkeypatch):
 
 
 class Harmful:
-    """What a malicious checkpoint would hold: unpickling it calls any function."""
+    """An object in a malicious checkpoint: unpickling it calls a function."""
 
     def __init__(self, file: Path) -> None:
         self.file = file

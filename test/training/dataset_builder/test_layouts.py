@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic scenes in published layouts: what is read back is what was drawn."""
+"""Synthetic scenes in published layouts: the readers return the drawn scenes."""
 
 from __future__ import annotations
 

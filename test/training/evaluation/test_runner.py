@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples with answers that are known: what is asked, prompted and counted, down to the pixel."""
+"""Samples with known answers: queries, prompts and counts, exact to the pixel."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_whatever_happens_every_row_is_measured_once(tmp_path: Path, seed: int) 
 
 
 def test_what_is_missing_is_shared_out_evenly(tmp_path: Path) -> None:
-    """Seven of eight processes had ended: what the eighth left is not one process's work."""
+    """Seven of eight processes have ended: the rows of the eighth are shared by all."""
     samples = dataset(400, np.random.default_rng(0))
     run = open_run(tmp_path, {'a': 1})
     for rank in range(7):

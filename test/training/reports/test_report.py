@@ -91,7 +91,7 @@ def test_datasets_go_by_the_names_of_published_figures(dataset: str, name: str) 
 
 
 def test_every_expression_is_another_dataset() -> None:
-    """Its figures are some points higher: they do not belong beside those of instances."""
+    """Figures of expressions are some points higher and are not comparable with instances."""
     assert known_name('refcoco:val', 'expression') == 'refcoco:val_all'
     assert known_name('Ricky06662/refcoco_val_all', 'expression') == 'refcoco:val_all'
     assert known_name('refcoco:val', 'instance') == 'refcoco:val'
@@ -120,7 +120,7 @@ def test_a_run_stands_in_every_table_it_belongs_to(finished: Path, tmp_path: Pat
         rows = table(tmp_path, f'table_{number}')
         assert measured(rows) == [('its result', '50.0 (40.0 to 60.0)')]
         place = next(i for i, row in enumerate(rows) if 'meas' in row['source'])
-        assert rows[place - 1]['reasonseg:test gIoU'] == '53.8'  # beside its published row
+        assert rows[place - 1]['reasonseg:test gIoU'] == '53.8'  # below its published row
     assert not measured(table(tmp_path, 'table_5'))
     assert len(measured(table(tmp_path, 'table_6'))) == 2  # an open comparison takes all
     assert all('measured' not in row['source'] for row in table(tmp_path, 'table_7'))

@@ -41,7 +41,7 @@ def test_a_compiled_step_gives_what_the_others_give(model_type, tmp_path):
         found.append([decoder.extend([token]) for token in (7, 8)])
         found[-1].append(decoder.extend([9, 10, 11], 3))
         found[-1].append(decoder.extend([9, 10, 11, 12], 2))
-        decoder.extend([9, 10, 11, 12, 13])  # so many go the usual way, and back
+        decoder.extend([9, 10, 11, 12, 13])  # this many tokens use the normal pass
         found[-1].append(decoder.extend([11]))
         decoder.truncate(len(decoder.state.tokens) - 3)
         found[-1].append(decoder.extend([12, 13], 2))

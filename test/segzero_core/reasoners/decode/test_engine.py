@@ -212,7 +212,7 @@ def test_what_is_guessed_is_checked(penalty, right, rounds, tmp_path, monkeypatc
     tokens = prompt + written
 
     def guess(count):
-        """So many right tokens, then wrong ones, more than asked for if they could be."""
+        """Return ``right`` correct tokens, then wrong ones, up to the maximum of a draft."""
         # The last token of the reply is never computed yet.
         done = max(len(prompt), len(engine.engine.cache.state.tokens) + 1)
         wrong = [(token + 1) % 500 for token in tokens[done + right :]]

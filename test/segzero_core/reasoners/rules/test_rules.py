@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules reasoner: what it reads, what it sees, what it writes; and that it never breaks."""
+"""The rules reasoner: parsing, vision, replies, and robustness to any input."""
 
 import threading
 
