@@ -19,6 +19,7 @@ import numpy as np
 
 from segzero_core.errors import TargetError
 from segzero_core.grasping.camera_model import Floats
+from segzero_core.grasping.hidden_parts import hidden_reach
 from segzero_core.grasping.visible_points import VisiblePoints
 from segzero_core.types import Mask, Point
 
@@ -33,6 +34,7 @@ TOP = 0.12  # share of an object's height; an end so far below its top is on top
 CUT_SHARE = 0.2  # of an end's outermost points; where more are cut, so is the end
 LOST = 0.35  # share of an end's points; where more are hidden, the end is not known
 DOUBT, FLAT = 0.09, 0.1  # shares of a width: what depth may leave open; how high a flat thing is
+BEHIND = 0.03  # share of a width that may be out of sight
 SLACK = 0.04  # share of a width by which the far end may fall short
 # Shares by which a closing must be narrower to be taken although it leads away from the camera,
 # or out of the plane that the object stands on.
@@ -86,11 +88,10 @@ def measure_width(seen: VisiblePoints, up: Floats | None) -> GripperWidth | Targ
     first = family.start
     best = first + _middle_of_least(weighted[family], best - first, 0.5 * seen.pixel_size)
     along = seen.points @ closings[best]
-    sure = known[best] and not seen.mostly_hidden
     return GripperWidth(
         metres=float(widths[best]),
         closing=closings[best],
-        bound='measured' if sure else 'lower',
+        bound='measured' if known[best] else 'lower',
         ends=(int(np.argmin(along)), int(np.argmax(along))),
     )
 
@@ -119,6 +120,10 @@ def measure_extents(
     ends = np.stack([along[:count] < low + tolerance, far[:count]])
     at_ends = np.maximum(ends.sum(axis=1), 1)
     blocked = ((ends & seen.hidden[:, None]).sum(axis=1) > LOST * at_ends).any(axis=0)
+    if seen.mostly_hidden:
+        blocked[:] = True
+    elif seen.hidden.any():
+        blocked |= hidden_reach(seen, directions) > BEHIND * widths
     cut = _are_cut(along[:count], seen)
     away = np.abs(directions @ sight)
     far_known, lies_flat = away < ACROSS, np.zeros(len(away), bool)

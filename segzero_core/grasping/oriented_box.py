@@ -54,7 +54,7 @@ def enclose(seen: VisiblePoints, closing: Floats | None, up: Floats | None) -> O
     along = seen.points @ axes.T
     low, high = along.min(axis=0), along.max(axis=0)
     extents, known, cut = measure_extents(seen, axes, up)
-    sure = known & ~cut & (not seen.mostly_hidden)
+    sure = known & ~cut
     centre = (low + high) / 2 @ axes
     first, second, last = (_triple(axis) for axis in axes)
     bounds = [_bound(bool(each)) for each in sure]

@@ -52,18 +52,26 @@ def find_support(
         distortion: Of the lens.
 
     Returns:
-        The plane, or ``None`` where the surroundings are not plane or were not measured.
+        The plane, or ``None`` where the surroundings are not plane, were not measured, or lie in
+        front of the object.
     """
     rows, columns = _around(mask, 0), _around(mask, 1)
     v, u = (grid.ravel() for grid in np.meshgrid(rows, columns, indexing='ij'))
     z = depth[v, u].astype(np.float64)
     with np.errstate(invalid='ignore'):
-        used = ~mask[v, u] & (z >= depth_range[0]) & (z <= depth_range[1])
-    if np.count_nonzero(used) < FEWEST:
+        valid = (z >= depth_range[0]) & (z <= depth_range[1])
+    inside = mask[v, u][valid]
+    if np.count_nonzero(~inside) < FEWEST:
         return None
-    lines = rays(np.column_stack([u, v])[used], intrinsics, distortion)
+    lines = rays(np.column_stack([u, v])[valid], intrinsics, distortion)
+    lines, z = np.column_stack([lines, np.ones(len(lines))]), z[valid]
     # Over viewing rays (x, y), a plane's inverse depth is linear: A x + B y + C.
-    return _consensus(np.column_stack([lines, np.ones(len(lines))]), 1 / z[used])
+    plane = _consensus(lines[~inside], 1 / z[~inside])
+    if plane is None or not inside.any():
+        return plane
+    # A plane in front of the object hides it, and supports nothing.
+    height = np.median(plane.heights(lines[inside] * z[inside, None]))
+    return plane if height > -TOLERANCE * np.median(z[inside]) else None
 
 
 def _around(mask: Mask, axis: int) -> npt.NDArray[np.int64]:

@@ -25,7 +25,7 @@ INSET = 2  # pixels by which outline points lie inside: at the very edge depth i
 AROUND = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)])  # an outline point, x and y
 BEYOND = (4, 5, 6, 7, 8)  # pixels outwards at which the object's surroundings are looked at
 GAP = 0.1  # of the object's longer side; depth measured farther away says nothing
-HIDDEN_SHARE = 0.13  # of the outline; about a tenth of an object is hidden behind it
+MOSTLY = 0.25  # share of the outline; where more is hidden, no extent is known
 NEARER = (0.012, 0.025)  # metres and share of the depth by which something hides the object
 
 
@@ -62,7 +62,7 @@ class VisiblePoints:
     @property
     def mostly_hidden(self) -> bool:
         """Whether so much of the outline is hidden that no extent of the object is known."""
-        return float(self.hidden.mean()) > HIDDEN_SHARE
+        return float(self.hidden.mean()) > MOSTLY
 
     @property
     def sight(self) -> Floats:
