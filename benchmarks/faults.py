@@ -59,7 +59,7 @@ class FaultyReasoner(InstantReasoner):
         if kind == 'cancel what goes on':
             on_text(f'waiting {number}')
             cancel.wait()
-            time.sleep(0.1)  # and it goes on nevertheless
+            time.sleep(0.1)  # and it continues nevertheless
         return super().reason(image, query, on_text, cancel)
 
 

@@ -2,7 +2,7 @@
 """The cost of a GRPO step, compared with TRL's trainer used as in its examples.
 
 ``python benchmarks/grpo_step.py``: the same tiny model, scenes, settings and rewards, each in
-processes of its own, in turn. Reports medians over steps and peak memory, and their ratios.
+separate processes, in turn. Reports medians over steps and peak memory, and their ratios.
 """
 
 from __future__ import annotations

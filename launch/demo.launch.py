@@ -5,7 +5,7 @@
 
 No GPU, no camera, no download; ``params_file:=.../config/demo_rules.yaml`` needs no torch either.
 
-Camera and node go on running. ``ros2 run segzero_ros segzero_ask the tallest thing`` asks again,
+Camera and node keep running. ``ros2 run segzero_ros segzero_ask the tallest thing`` asks again,
 ``ros2 param set /sim_camera seed 12`` changes the scene.
 """
 

@@ -129,7 +129,7 @@ def find_program(name: str) -> str:
 
     Raises:
         FileNotFoundError: It is neither in the ROS package nor on the PATH (where ``pip install``
-            puts it). launch would log a traceback and go on without it.
+            puts it). launch would log a traceback and continue without it.
     """
     try:
         program = Path(get_package_prefix('segzero_ros'), 'lib', 'segzero_ros', name)

@@ -95,7 +95,7 @@ class BagError(SegZeroError):
 
 
 class DemoError(SegZeroError):
-    """The demo cannot go on; the message says what is missing."""
+    """The demo cannot continue; the message names the missing part."""
 
     kind = 'demo'
 
@@ -131,7 +131,7 @@ class ConfigError(SegZeroError):
 
 
 class TrainingError(SegZeroError):
-    """Training cannot go on. The message says at which step and which checkpoint is good."""
+    """Training cannot continue. The message names the step and the last good checkpoint."""
 
     kind = 'training'
 

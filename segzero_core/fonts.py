@@ -50,7 +50,7 @@ SHAPED = frozenset(
 INVISIBLE = '\u200c\u200d\ufe0e\ufe0f'  # joiners and variation selectors
 _PROBE_SIZE = 20
 _BITMAP_SIZE = 109  # the only size of Noto Color Emoji
-_NO_LETTER = '\U0010ffff'  # a noncharacter: drawn as what stands for a missing letter
+_NO_LETTER = '\U0010ffff'  # a noncharacter, drawn as the box for a missing letter
 _PRETENDERS = ('lastresort', 'blank')  # fonts that claim every letter and have none
 _WORSE = ('bold', 'italic', 'oblique', 'black', 'light', 'thin', 'condensed', 'mono', 'serif')
 

@@ -52,7 +52,7 @@ def draw_overlay(image: Image, segmentation: Segmentation, query: str) -> Image:
 
 
 def _dim_around(image: Image, mask: Mask) -> Image:
-    # Not a tint on the object: its colour is often what the sentence is about.
+    # The object is not tinted, because the sentence is often about its colour.
     canvas = cv2.convertScaleAbs(image, alpha=DIMMED)
     canvas[mask] = image[mask]
     return canvas

@@ -68,7 +68,7 @@ _SPACE = Cluster(' ', DEFAULT_FONT)
 
 
 def clusters(text: str) -> Iterator[str]:
-    """Yield what a reader sees as single letters: marks, joiners and modifiers stay with them."""
+    """Yield the letters as a reader sees them, with their marks, joiners and modifiers."""
     held = ''
     for letter in text:
         follows = (

@@ -69,7 +69,7 @@ class AskClient:
         self._end = time.monotonic() + timeout
         self._name = node.resolve_service_name('segzero/get_state').removesuffix('/get_state')
         self._results: list[dict[str, Any]] = []
-        # Created before the client: DDS announces what a process subscribes to in this order. So
+        # Created before the client: DDS announces subscriptions in the order of their creation. So
         # when the service replies, which shows that it knows the client, it knows this one too.
         node.create_subscription(String, 'segzero/result', self._keep, RELIABLE)
         self._states = node.create_client(GetState, 'segzero/get_state')

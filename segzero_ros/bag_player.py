@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishes what a bag holds, with the timing it was recorded with.
+"""Publishes the messages of a bag with their recorded timing.
 
 The player does not need ``ros2 bag``. A topic that it cannot publish, because ROS here does not
 know the message type or refuses the name, is left out with a warning. A bag that cannot be read
@@ -55,7 +55,7 @@ class BagPlayer(Node):
         for connection in connections:
             try:
                 self._by_id[connection.id] = self._publisher(connection)
-            except Exception as error:  # noqa: BLE001 (rcl and DDS raise what they like)
+            except Exception as error:  # noqa: BLE001 (rcl and DDS raise many types)
                 self._leave_out(connection, _why_not(connection, error))
 
     @property
@@ -64,7 +64,7 @@ class BagPlayer(Node):
         return not self._by_id
 
     def wait_for_listeners(self, seconds: float, stop: threading.Event) -> None:
-        """Wait until every topic is heard; go on with a warning after ``seconds``."""
+        """Wait until every topic has a subscriber; continue with a warning after ``seconds``."""
         began = time.monotonic()
         told = False
         publishers = self._by_id.values()
@@ -156,7 +156,7 @@ def paced(
         messages: In the order of time.
         rate: 1 is as fast as recorded, 2 twice as fast.
         clock: Seconds.
-        sleep: Takes seconds; what it returns is true if the player is to stop.
+        sleep: Waits for the given seconds; returns true if the player must stop.
         say_pause: Called with the seconds of a pause longer than ``LONG_PAUSE_S``.
     """
     began, first = clock(), None
@@ -247,7 +247,7 @@ def _why_not(connection: Any, error: Exception) -> str:
 
 
 def _explain(bag: Path, error: Exception) -> str:
-    """Say which file of a bag is at fault, what is wrong with it, and what helps."""
+    """Return a message that names the bad file of a bag, its fault, and the remedy."""
     said = first_line(error, 200).rstrip('.')
     if not bag.exists():
         return f'{bag} does not exist'
@@ -267,7 +267,7 @@ def _explain(bag: Path, error: Exception) -> str:
 
 
 def _problem_of_file(file: Path) -> str | None:
-    """Return what is wrong with a file of messages, and what helps; None if it can be opened."""
+    """Return the fault of a message file and the remedy; None if the file can be opened."""
     from rosbags.rosbag2 import Reader
 
     if file.stat().st_size == 0:

@@ -4,7 +4,7 @@
 A standard ``SingleThreadedExecutor`` runs all callbacks one after another, so none of them may
 take long. Transitions may: configuring loads models for minutes. Therefore
 
-* each transition runs in a thread of its own. The ``change_state`` service is a coroutine that
+* each transition runs in a separate thread. The ``change_state`` service is a coroutine that
   waits for that thread, so its response still says how the transition *ended*, ``get_state``
   truthfully reports ``configuring`` meanwhile, and parameters, other services and diagnostics are
   served all the time (``run_transitions_in_threads``);
@@ -91,7 +91,7 @@ def transition(callback: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_transitions_in_threads(node: Node) -> None:
-    """Let the node's ``change_state`` service run each transition in a thread of its own.
+    """Let the node's ``change_state`` service run each transition in a separate thread.
 
     Call it after the lifecycle services have been created, in a reentrant callback group: the
     others must be served while a transition runs.

@@ -169,7 +169,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the demo; 0 if every query was answered right, 1 if not.
 
     Raises:
-        SegZeroError: The demo cannot go on.
+        SegZeroError: The demo cannot continue.
     """
     words, ros_arguments = program_arguments('segzero_demo', args)
     options = build_parser().parse_args(words)

@@ -56,7 +56,7 @@ def check_age(frame: Frame, settings: NodeSettings, now: float) -> None:
 
 
 def frame_warnings(frame: Frame, settings: NodeSettings) -> list[ResultWarning]:
-    """Return what a user should know about a frame although it is used."""
+    """Return the warnings about a frame that is used nevertheless."""
     found = []
     waited = _arrival_age(frame)
     if not frame.is_newest and _exceeds(waited, settings.max_arrival_age):

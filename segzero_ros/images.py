@@ -312,7 +312,7 @@ assert CvBridge().imgmsg_to_cv2(message, 'rgb8').tolist() == [[[3, 2, 1]]]
 
 
 def probe_cv_bridge() -> None:
-    """Convert one pixel with cv_bridge in a process of its own, which it may crash.
+    """Convert one pixel with cv_bridge in a separate process, because cv_bridge may crash.
 
     Raises:
         CodecError: cv_bridge is not installed, or does not work with this NumPy and OpenCV.

@@ -51,7 +51,7 @@ class SegZeroNode(LifecycleNodeMixin, Node):
     """Answers sentences about the newest camera image.
 
     Models and outputs exist from configure to cleanup, inputs from activate to deactivate.
-    Callbacks run in the executor's thread, transitions in threads of their own; see
+    Callbacks run in the executor's thread, transitions in separate threads; see
     ``callbacks`` for who may change what.
 
     Attributes:
@@ -66,7 +66,7 @@ class SegZeroNode(LifecycleNodeMixin, Node):
 
     def __init__(self, **kwargs: Any) -> None:
         """Declare the parameters; models, outputs and inputs come with the transitions."""
-        # LifecycleNode consists of these two, but gives the transitions no group of their own.
+        # LifecycleNode consists of these two, but has no separate group for the transitions.
         Node.__init__(self, 'segzero', **kwargs)
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
         run_transitions_in_threads(self)

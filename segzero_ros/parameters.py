@@ -135,7 +135,7 @@ def read_parameters(
     """Return the values of the parameters declared with ``specs`` and ``conflicts``.
 
     Raises:
-        ParameterError: Some are invalid; the message names all of them.
+        ParameterError: Some values are invalid; the message names all of them.
     """
     values = {name: node.get_parameter(name).value for name in specs}
     if problems := _problems(specs, values) or conflicts(values):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The entry points of the ROS programs.
 
-They are apart from the programs, so that the signal handlers are set before a program's imports,
-which take seconds. See ``segzero_core.runtime.program``.
+They are separate from the programs, so that the signal handlers are set before a program's
+imports, which take seconds. See ``segzero_core.runtime.program``.
 """
 
 from __future__ import annotations

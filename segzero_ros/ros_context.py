@@ -54,7 +54,7 @@ def ros_context(arguments: Sequence[str] | None) -> Iterator[None]:
         RosStartError: ROS cannot be initialised, or a node cannot be created.
     """
     _check_domain_id()
-    # rcl would print a line of its own about an error that we report.
+    # rcl would print an additional line about an error that segzero reports.
     set_logger_level('rcl', LoggingSeverity.FATAL)
     try:
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
@@ -113,7 +113,7 @@ def _check_domain_id() -> None:
 
 
 def _explain(error: Exception) -> str:
-    """Return what is wrong, and what to do about it, in one line."""
+    """Return the fault and the remedy in one line."""
     text = _PLACE.sub('', one_line(error))
     if 'logging directory' in text or 'log directory' in text:
         return (
@@ -131,7 +131,7 @@ def _explain(error: Exception) -> str:
 
 
 def _explain_file(file: str, why: str) -> str:
-    """Say what is wrong with a parameter file; PyYAML often knows better than rcl."""
+    """Return the fault of a parameter file; PyYAML is often more precise than rcl."""
     try:
         yaml.safe_load(Path(file).read_text(encoding='utf-8-sig'))
     except OSError as error:

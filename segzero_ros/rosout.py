@@ -27,7 +27,7 @@ class RosoutHandler(logging.Handler):
         """Write one record."""
         try:
             text = self.format(record)
-        except Exception:  # noqa: BLE001 (as logging does it: the program must go on)
+        except Exception:  # noqa: BLE001 (as in logging: the program must continue)
             self.handleError(record)
             return
         # rclpy remembers a severity for each line of code that logs: one line for each.

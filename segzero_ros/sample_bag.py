@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sample bag of a synthetic scene, and a player for machines without ``ros2 bag``.
 
-``segzero_sample_bag write sample`` records what the simulated camera sees, and some sentences;
+``segzero_sample_bag write sample`` records the simulated camera and some sentences;
 ``segzero_sample_bag play sample`` publishes that again, as ``ros2 bag play sample`` would. Both
 go through `rosbags <https://ternaris.gitlab.io/rosbags>`_, which needs no ROS.
 """

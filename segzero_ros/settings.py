@@ -295,7 +295,7 @@ def read_settings(node: Node) -> NodeSettings:
     """Read the parameters of the segzero node.
 
     Raises:
-        ParameterError: Some cannot be used; the message names all of them.
+        ParameterError: Some values cannot be used; the message names all of them.
     """
     values = read_parameters(node, PARAMETERS, conflicts)
     return NodeSettings(

@@ -46,7 +46,7 @@ class ProgressCallback(TrainerCallback):
             self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit='step')
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Record what the trainer reports after a step."""
+        """Record the metrics that the trainer reports after a step."""
         if self._bar is None or not logs or 'loss' not in logs:
             return
         # transformers' epoch is meaningless here: it takes the whole run for one epoch.

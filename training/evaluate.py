@@ -3,7 +3,7 @@
 
 The same command started again after an interruption continues, with any number of processes; no
 row is lost or measured twice. ``torchrun --nproc-per-node 8 training/evaluate.py ...`` distributes
-the images over eight processes, each on a GPU of its own. On several machines the folder of the
+the images over eight processes, each on a separate GPU. On several machines the folder of the
 run must be one that all of them see.
 """
 

@@ -31,7 +31,7 @@ from training.config import TrainConfig, describe, load_config, save_config
 from training.files import changed_settings, claimed, explained_os_errors
 
 CONFIG = 'config.yaml'
-# Settings that may differ when a run continues, because they do not change what is learnt.
+# Settings that may differ when a run continues, because they do not change the result.
 _FREE = {
     'save_steps',
     'keep_checkpoints',

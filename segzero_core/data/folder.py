@@ -169,7 +169,7 @@ def _mask(file: Path, header: PictureHeader, boxes: Sequence[Box]) -> Mask:
 
 
 def _targets(row: dict[str, Any], header: PictureHeader) -> tuple[Annotation, ...]:
-    """Return what the row says in numbers; empty where it has a mask alone."""
+    """Return the numbers of the row; empty if the row has only a mask."""
     if row.get('solution') is not None:
         return parse_solution(row['solution'], header.size, header.stored)
     if row.get('box') is None:

@@ -143,7 +143,7 @@ class Samples(Sequence['Sample | Skipped']):
         )
 
     def note(self) -> str:
-        """Return one sentence about what the dataset holds that is no row; '' for nothing."""
+        """Return one sentence about content of the dataset that is not a row; '' for none."""
         if not self.without_task:
             return ''
         count = f'{self.without_task} reference{"" if self.without_task == 1 else "s"}'

@@ -2,11 +2,11 @@
 """The opening width of a gripper for an object, and the closing direction.
 
 A *closing* is a direction in space along which two jaws move towards each other. The object's
-extent along it is known where both of its ends are in sight. Across the line of sight both always
-are: they lie on the outline. Along a direction that also leads away from the camera, the far end
-may be hidden behind what is seen. It counts as measured only where the object is as wide at the
-height of the end that is seen as anywhere else: the rim of a bowl, the lid of a can, the upper
-face of a box, but not a ball or a cone.
+extent along a closing is known if both ends of the object are visible. Perpendicular to the line
+of sight this is always the case, because both ends are on the outline. Along a direction that also
+leads away from the camera, the far end may be hidden behind the visible part. Such an extent
+counts as measured only if the object is widest at the height of the visible end: the rim of a
+bowl, the lid of a can, the upper face of a box, but not a ball or a cone.
 """
 
 from __future__ import annotations

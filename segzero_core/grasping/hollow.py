@@ -28,7 +28,8 @@ def is_hollow(surface: ObjectSurface, width: float) -> bool:
 
     Args:
         surface: The object.
-        width: Metres; what is small compared with it is no cavity.
+        width: Width of the object, metres. A depression that is small compared with the width is
+            no cavity.
     """
     return _has_hole(surface) or _sags(surface, width)
 

@@ -45,7 +45,7 @@ class ObjectSurface:
 
 
 def find_surface(view: RegionOfInterest, lens: Intrinsics, min_valid: float) -> ObjectSurface:
-    """Tell the object's surface from gaps, outliers and what a leaking mask adds."""
+    """Separate the object's surface from gaps, outliers and the excess of a leaking mask."""
     mask, depth = view.mask, view.depth
     inside = _distance_inside(mask)
     # Thin things keep their middle.

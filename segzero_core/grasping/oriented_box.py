@@ -16,7 +16,7 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class OrientedBox:
-    """A box around what is seen of an object.
+    """A box around the visible part of an object.
 
     Attributes:
         centre: Metres.

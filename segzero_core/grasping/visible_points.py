@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points in space on an object's visible surface, and where that surface goes on out of sight."""
+"""Points in space on an object's visible surface, and where it continues out of sight."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def _outline_depth(
 
 
 def _average_along(values: npt.NDArray[Any]) -> Floats:
-    """Average each value of a closed outline with its neighbours, where these are alike."""
+    """Average each value of a closed outline with neighbours of similar value."""
     shifts = range(-NEIGHBOURS, NEIGHBOURS + 1)
     near = np.stack([np.roll(values, shift) for shift in shifts]).astype(np.float64)
     alike = np.abs(near - values) < ALIKE * values
@@ -191,7 +191,7 @@ def _average_along(values: npt.NDArray[Any]) -> Floats:
 
 
 def _average_patches(surface: ObjectSurface) -> tuple[Floats, Floats, float]:
-    """Average square patches of the surface, those of different pieces apart.
+    """Average square patches of the surface, separately for each piece.
 
     Returns:
         (P, 2) middle pixels x and y, (P,) inverse depths, and the relative standard deviation of

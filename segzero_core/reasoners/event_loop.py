@@ -24,7 +24,7 @@ _END = object()
 
 
 class EventLoopThread:
-    """Runs coroutines in a thread of its own; any number of threads may submit them."""
+    """Runs coroutines in a separate thread; any number of threads may submit them."""
 
     def __init__(self, name: str) -> None:
         """Start the thread, which does not keep the process alive.

@@ -41,7 +41,7 @@ def check_files(folder: Path) -> None:
             f'{folder} has no preprocessor_config.json, the settings of the image processor: copy '
             f'it there from {_BASE}'
         )
-    # transformers goes on without a file that it cannot read: without end tokens and penalty.
+    # transformers continues without a file that it cannot read: without end tokens and penalty.
     if (folder / 'generation_config.json').is_file():
         read_json(folder / 'generation_config.json')
 

@@ -91,7 +91,7 @@ class TransformersReasoner:
             quantization: ``8bit`` or ``4bit`` weights, for small GPUs, with the bitsandbytes
                 package; '' = the checkpoint's own.
             torch_compile: Compile the decoding step of single sentences, at the first one; on CUDA
-                as a CUDA graph. Where compiling fails, go on without.
+                as a CUDA graph. If compiling fails, the model runs uncompiled.
             num_draft_tokens: Maximum draft tokens per step (speculative decoding with n-grams).
                 Output is unchanged except for rounding ties; 0 = one token per step.
 

@@ -23,7 +23,7 @@ def atomic_file(file: Path, shared: bool = False) -> Iterator[Path]:
 
     Args:
         file: The target; replaced if it exists. Its folder must exist.
-        shared: Several processes may write ``file`` at the same time: each has a draft of its own,
+        shared: Several processes may write ``file`` at the same time: each has a separate draft,
             and the last one to finish wins.
 
     Raises:

@@ -46,7 +46,7 @@ Main = Callable[..., int]
 
 
 class Shutdown:
-    """The signal handlers of a program, and what they have seen.
+    """The signal handlers of a program, and the signals that they have received.
 
     Attributes:
         exit_code: Exit code that the first signal asks for; 0 before it.
@@ -66,7 +66,7 @@ class Shutdown:
         if service:
             self._codes = dict.fromkeys(self._codes, 0)
         for number in self._codes:
-            # A shell has SIGINT ignored by what it runs in the background.
+            # A shell starts background programs with SIGINT ignored.
             if service or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
 
@@ -270,7 +270,7 @@ def _output_failed(name: str, error: OSError) -> int:
 
 
 def _close_streams(name: str, code: int) -> int:
-    """Write what is still buffered; return the exit code, which a failure changes."""
+    """Flush the buffered output; return the exit code, which a failure changes."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -284,7 +284,7 @@ def _close_streams(name: str, code: int) -> int:
 
 
 def _discard(stream: TextIO) -> None:
-    """Let what is written to ``stream`` from now on, and what its buffer holds, go nowhere."""
+    """Discard the buffer of ``stream`` and everything that is written to it later."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -11,7 +11,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def go_on_without(what: str, error: RuntimeError) -> None:
-    """Log that ``what`` goes on without compilation.
+    """Log that ``what`` runs without compilation.
 
     Raises:
         RuntimeError: ``error`` itself, if the device is out of memory, because that has nothing to

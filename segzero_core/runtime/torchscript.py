@@ -56,7 +56,7 @@ class TracedFunction:
         return [each is not None for each in self._known.values()]
 
     def __call__(self, *tensors: torch.Tensor, key: Hashable = None) -> Any:
-        """Return what the function returns.
+        """Return the result of the function.
 
         Args:
             *tensors: Its arguments.

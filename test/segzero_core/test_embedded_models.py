@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that come with the package: small, found by name, and of use on synthetic scenes."""
+"""The embedded models: small, found by name, and useful on synthetic scenes."""
 
 from __future__ import annotations
 

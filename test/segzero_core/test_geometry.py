@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Geometry against brute force and against what it promises."""
+"""Geometry, compared with brute force and with the documented properties."""
 
 import math
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line as a person runs it: `python -m segzero_core`."""
+"""The command line as users run it: `python -m segzero_core`."""
 
 import json
 import os

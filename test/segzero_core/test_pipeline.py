@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pipeline on real engines, and on small ones that fail, wait or watch."""
+"""The pipeline on real engines, and on small test engines that fail, wait or observe."""
 
 import math
 import os
@@ -42,7 +42,7 @@ class Scripted:
 
 
 class Streaming(Scripted):
-    """A reasoner that writes piece by piece, and runs a function before each."""
+    """A reasoner that writes piece by piece, and runs a function before each piece."""
 
     def __init__(self, text, before=lambda written: None):
         super().__init__(None)
@@ -59,7 +59,7 @@ class Streaming(Scripted):
 
 
 class BoxFiller:
-    """A segmenter whose mask is the box: what reaches it is what can be read off the mask."""
+    """A segmenter whose mask is the box, so the mask shows the prompt that was received."""
 
     def __init__(self, on_embed=lambda: None):
         self.on_embed = on_embed
@@ -280,7 +280,7 @@ def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores(monkeypatch):
         beside = EmbeddingOverlap(Future, same_cores=True)
         with beside:
             beside.on_decode_step()
-            assert torch.get_num_threads() == 4  # there are as many others
+            assert torch.get_num_threads() == 4  # half of the cores are free already
         beside = EmbeddingOverlap(Future, same_cores=False)
         with beside:
             beside.on_decode_step()

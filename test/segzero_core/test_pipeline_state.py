@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A call that fails at any step leaves nothing behind: the next one is answered as by new engines.
+"""A call that fails at any step leaves no state: the next call is answered as by new engines.
 
 Real engines (``rules`` and ``grabcut``) in wrappers that fail once, at one step.
 """
@@ -31,7 +31,7 @@ STEPS = ('reason', 'text', 'reasoned', 'embed', 'embedded', 'segment', 'segmente
 
 
 class FailsOnce:
-    """Raises at one step, once."""
+    """Raises an error once, at one step."""
 
     def __init__(self, step: str, error: Callable[[], BaseException]) -> None:
         self.step, self.error = step, error
@@ -111,7 +111,7 @@ def test_after_a_failure_the_same_sentence_is_answered_as_by_new_engines(
 
 
 class BrightPixels:
-    """Its embedding is the image, its mask the bright pixels: shows which frame was embedded."""
+    """A segmenter whose mask is the bright pixels, which shows the frame that was embedded."""
 
     def __init__(self) -> None:
         self.begun, self.go_on = threading.Event(), threading.Event()
@@ -130,7 +130,7 @@ class BrightPixels:
 
 
 class Failing:
-    """Fails while the embedding is computed, as often as it is told to."""
+    """Fails a given number of times while the embedding is computed."""
 
     task = Task()
 

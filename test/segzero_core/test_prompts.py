@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts: the trained wording to the letter, and sentences that cannot break out of it."""
+"""Prompts: the exact trained wording, and sentences that cannot leave their place in it."""
 
 import unicodedata
 from dataclasses import replace

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Old names of options: in every style users write them, and as options of real engines."""
+"""Old names of options, in every style of writing, and as options of real engines."""
 
 import inspect
 

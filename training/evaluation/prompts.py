@@ -12,7 +12,7 @@ from segzero_core.types import Box, Point, ResultWarning, Size
 
 
 class SegmenterPrompt(NamedTuple):
-    """The prompt of the segmenter and what it was read from.
+    """The prompt of the segmenter, and the reasoning and repairs of its answer.
 
     Attributes:
         box: Pixels of the image; None if only points are asked for or used.

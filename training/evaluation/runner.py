@@ -61,7 +61,7 @@ class EvaluationRunner:
         The masks of a batch are decoded and scored while the reasoner answers the next batch.
 
         Raises:
-            SegZeroError: The reasoner cannot go on. The rows of the batch before come first.
+            SegZeroError: The reasoner cannot continue. The rows of the batch before come first.
         """
         before: Future[list[dict[str, Any]]] | None = None
         for batch in batches:

@@ -71,7 +71,7 @@ def check_served_model(folder: Path, model: str) -> None:
     """Record which model the server of a run has, or check that it is the recorded one.
 
     The server may move, so its address does not belong to the identity of a run; its model does.
-    Only the last part of the name counts, because each server has a folder of its own.
+    Only the last part of the name counts, because the folder may differ between servers.
 
     Args:
         folder: Folder of the run.

@@ -101,7 +101,7 @@ class Batcher:
     def __init__(
         self, scenes: Scenes, tokenizer: Any, family: PromptFamily, patch: int, merge: int
     ) -> None:
-        """Take the scenes and what the model needs.
+        """Take the scenes and the properties of the model.
 
         Args:
             scenes: The scenes to draw from.

@@ -2,7 +2,7 @@
 """Trains the tiny models from random weights on synthetic scenes, on a CPU.
 
 ``python training/tiny_recipe/train.py --config config/tiny_recipe/NAME.yaml [key=value]``, where
-``role`` says what is trained: ``reasoner`` or ``segmenter``. The same command started again
+``role`` is the model to train: ``reasoner`` or ``segmenter``. The same command started again
 after an interruption continues from the last saved state.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of another space: converted where that is certain, refused where it is not."""
+"""Coordinates of another space: converted if the space is certain, else refused."""
 
 import re
 

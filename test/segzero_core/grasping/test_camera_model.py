@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rays through lenses, against the projection they invert, written out here."""
+"""Rays through lenses, compared with a projection that is implemented here."""
 
 import cv2
 import numpy as np

@@ -67,7 +67,7 @@ def test_a_tilted_plate_is_as_wide_as_it_is_not_as_it_looks(tilt):
 
 
 def test_the_narrowest_way_is_chosen_in_metres():
-    # 0.12 m looks like 0.03 m from the side, less than the 0.06 m it measures the other way.
+    # Seen from the side, 0.12 m appear as 0.03 m, less than the 0.06 m of the other direction.
     mask, depth = plate(0.12, 0.06, tilt=np.radians(75))
     target = measure(mask, depth)
     assert np.ptp(np.nonzero(mask)[1]) < np.ptp(np.nonzero(mask)[0])
@@ -130,7 +130,7 @@ def test_what_the_border_cuts_is_measured_the_other_way(border):
     depth = np.full(SHAPE, 0.6, np.float32)
     mask = np.zeros(SHAPE, bool)
     upright = mask if border in ('top', 'bottom') else mask.T
-    upright[:20, 20:220] = True  # twenty rows are in sight, who knows how many are not
+    upright[:20, 20:220] = True  # twenty rows are visible, the number of others is unknown
     expected = (1, 0) if upright is mask else (0, 1)
     if border == 'bottom':
         mask = mask[::-1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lens that a calibration message describes, also where a driver left fields of it empty."""
+"""The lens of a calibration message, also if the driver left some fields empty."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace

@@ -154,7 +154,7 @@ def large_disc(row, column, radius):
 
 
 def flying(depth):
-    """Measure as sensors do that average over a patch: in mid-air at every edge."""
+    """Measure like a sensor that averages over a patch: in mid-air at every edge."""
     return cv2.blur(depth, (5, 5))
 
 
@@ -248,7 +248,7 @@ def test_single_wild_measurements_do_not_move_a_point():
     depth[::4, ::4] *= 0.8
     depth[2::4, 2::4] *= 1.4
     mask = large_disc(120, 160, 40)
-    # On a wild one: it is not a place to stand.
+    # The first point is on a wild measurement, which must not become the target.
     target = find_target(mask, depth, WIDE, [Point(160, 120), Point(162, 122)])
     for point in (target.point, *target.points):
         assert abs(normal @ (np.array(point) - (0, 0, 0.6))) < 0.001

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics against figures worked out by hand, and the promises about empty and missing answers."""
+"""Metrics, compared with manual results, and the rules for empty and missing answers."""
 
 import numpy as np
 import pytest
@@ -136,7 +136,7 @@ def test_bootstrap_of_ciou_keeps_the_rows_together():
     assert interval.low < narrower.low < narrower.high < interval.high
 
 
-# --- the arithmetic of LISA and of Seg-Zero, said again as plainly as can be ------------------
+# --- a simple second implementation of LISA's and Seg-Zero's metrics -------------------------
 
 
 def random_masks(count: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -165,7 +165,7 @@ def lisa(pairs):
 
 
 def seg_zero(pairs):
-    """Seg-Zero's evaluation of answers that could be read: nothing on nothing is left out."""
+    """Seg-Zero's evaluation of readable answers: two empty masks are left out."""
     ious, intersections, unions = [], 0, 0
     for predicted, truth, ignore in pairs:
         label = truth | ignore  # whatever is not 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers in words against figures worked out by hand."""
+"""Metrics of answers in words, compared with manual results."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from segzero_core.metrics.vqa import consensus_accuracy, relaxed_accuracy, writt
     [
         ('105', '100', 1),
         ('105.1', '100', 0),
-        ('5.966', '6.28', 0),  # 5 % by paper and pencil, more as it is computed
+        ('5.966', '6.28', 0),  # exactly 5 % on paper, more with rounding
         ('-95', '-100', 1),
         ('1,020', '1000', 0),
         ('1,020', '1,020', 1),

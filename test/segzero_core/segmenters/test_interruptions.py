@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever interrupts a segmenter, and wherever, the next mask is a new engine's."""
+"""After any interruption of a segmenter at any point, the next mask is that of a new engine."""
 
 import contextlib
 
@@ -67,7 +67,7 @@ def fresh(one_thread):
 def test_at_any_operator(engine, fresh, error):
     kept = engine.embed(picture(0))
     for _ in range(2):
-        masks(engine, picture(0))  # the second time, all of it is recorded
+        masks(engine, picture(0))  # the second call records everything
     with FailAt(0, None) as mode:
         masks(engine, picture(1))
     for share in (0.0, 0.4, 0.8, 0.95):  # of the operators that were computed
@@ -79,7 +79,7 @@ def test_at_any_operator(engine, fresh, error):
             masks(engine, picture(1))
         assert masks(engine, picture(1)) == fresh[1]
         assert masks(engine, picture(0)) == fresh[0]
-        # An embedding from before is as good as it was.
+        # An earlier embedding is still valid.
         found = engine.segment_all(kept, PROMPTS)
         assert [(each.mask.tobytes(), each.score) for each in found] == fresh[0]
 
@@ -87,7 +87,7 @@ def test_at_any_operator(engine, fresh, error):
 @pytest.mark.parametrize('error', ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize('number', [1, 25], ids=['image encoder', 'mask decoder'])
 def test_while_it_is_recorded(fresh, error, number, monkeypatch):
-    """The second image records the networks: an error then must not leave half a recording."""
+    """The second image records the networks; an error must not leave an incomplete recording."""
     engine = load_segmenter('sam2', model='tiny_sam2', device='cpu')
     masks(engine, picture(0))
     normalize, calls = LayerNorm.forward, []

@@ -333,7 +333,7 @@ def test_it_tells_apart_and_names_things_that_hide_parts_of_one_another():
         scene = make_scene(seed, colours=('red', 'blue'), crowding=1.0)
         view = look(scene.image)
         for i, item in enumerate(scene.objects):
-            if item.visible < 0.7:  # nobody asks for it
+            if item.visible < 0.7:  # no sentence asks for it
                 continue
             ious = image_ious([overlap(region, scene.mask(i)) for region in view.regions])
             things += 1
