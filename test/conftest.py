@@ -12,8 +12,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-# What the overfit reasoner answers to anything, in pixels of the 112 x 112 image it sees. The cup
-# takes several tokens of which none is a whole character.
+# The answer of the overfit reasoner to any sentence, in pixels of its 112 x 112 image. The cup
+# takes several tokens, none of which is a whole character.
 OVERFIT_ANSWER = (
     '<think>The red mug ☕ stands left of the box.</think>'
     '<answer>{"bbox": [28, 30, 84, 90], "points_1": [50, 56], "points_2": [62, 60]}</answer>'
@@ -22,7 +22,7 @@ OVERFIT_ANSWER = (
 
 @pytest.fixture(scope='module')
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread: on matrices this small, more only wait for each other."""
+    """Run torch on one thread, because more threads are slower on matrices this small."""
     import torch
 
     threads = torch.get_num_threads()
@@ -75,7 +75,7 @@ def _overfit(folder: Path, reply: str, steps: int) -> None:
     from segzero_core.reasoners.qwen_processor import QwenProcessor
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # matrices this small only wait for each other on more
+    torch.set_num_threads(1)  # more threads are slower on matrices this small
     processor = QwenProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder)
     answer = processor.tokenizer(reply, return_tensors='pt').input_ids

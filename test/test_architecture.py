@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The house: imports go one way and in no circle, and a name stands for one thing."""
+"""The architecture: imports in one direction, no cycles, and one meaning for each name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ('segzero_core', 'segzero_ros', 'training')
-# What each room may import of the others.
+# The packages that each package may import.
 ARROWS = {'segzero_core': set(), 'segzero_ros': {'segzero_core'}, 'training': {'segzero_core'}}
 # File names that stand for the same thing in two roles.
 TWO_ROLES = {'__init__', '__main__', 'base', 'released'}

@@ -66,7 +66,7 @@ def test_build_context_holds_the_package_and_no_more() -> None:
     kept = {line[1:] for line in lines if line.startswith('!')}
     assert '*' in lines  # everything else is left out
     assert all((ROOT / name).exists() for name in kept)
-    # What setup.py reads, by setup.py's own words.
+    # The files that setup.py reads, according to its source.
     setup = (ROOT / 'setup.py').read_text(encoding='utf-8')
     named = {'setup.py', 'setup.cfg', 'package.xml', 'segzero_core', 'segzero_ros'}
     named |= set(re.findall(r"(?:files|Path)\('(\w+)'", setup)) | {'resource'}
@@ -95,7 +95,7 @@ def test_compose_builds_that_image_and_launches_with_known_arguments() -> None:
     file, target, _ = parameters.split(':')
     assert (DEPLOY / file).is_file()
     assert f'params_file:={target}' in service['command']
-    # Nobody else on the network is heard unless somebody says so.
+    # DDS is limited to this machine unless the user changes that.
     assert service['environment']['ROS_AUTOMATIC_DISCOVERY_RANGE'].endswith(':-LOCALHOST}')
 
 
@@ -107,7 +107,7 @@ def test_compose_starts_the_server_that_its_node_asks() -> None:
     assert reasoner['url'] == f'http://{options["host"]}:{options["port"]}/v1'
     assert reasoner['model'] == options['model']
     assert (reasoner['engine'], options['host']) == ('openai', '127.0.0.1')
-    # Host and port would mean nothing in a network of its own, and the port not this node's.
+    # With a separate network the node could not reach this host and port.
     assert server['network_mode'] == compose()['services']['segzero']['network_mode'] == 'host'
     pinned = (ROOT / 'requirements' / 'vllm.txt').read_text('utf-8').split('vllm==')[1].split()[0]
     assert server['image'] == f'vllm/vllm-openai:v{pinned}'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes on a ROS domain of their own, and a node that talks to them."""
+"""Processes on a separate ROS domain, and a node that communicates with them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-WAIT_S = 120.0  # only what is broken takes so long, or a very busy machine
+WAIT_S = 120.0  # reached only by a defect or on a very busy machine
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope='module', autouse=True)
 def own_domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let nothing else on this machine or network talk to what the tests start."""
+    """Isolate the processes of the tests from all others on this machine and network."""
     coordinator = pytest.importorskip(
         'domain_coordinator', reason='needs domain_coordinator: pip install ros-domain-coordinator'
     )
@@ -53,7 +53,7 @@ def programs() -> None:
 
 
 class Peer:
-    """A node of the test's own that asks the processes under test."""
+    """A node of the test that asks the processes under test."""
 
     def __init__(self) -> None:
         """Join the domain that the environment names."""
@@ -82,7 +82,7 @@ class Peer:
         self._context.shutdown()
 
     def wait_for(self, what: str, ready: Callable[[], Any]) -> Any:
-        """Return what ``ready`` returns once that is true."""
+        """Wait until ``ready`` returns a true value, and return it."""
         deadline = time.monotonic() + WAIT_S
         while not (value := ready()):
             assert time.monotonic() < deadline, f'{what} did not come within {WAIT_S:.0f} s'
@@ -124,14 +124,14 @@ class Peer:
         return parameter_value_to_python(value)
 
     def gather(self, kind: Any, topic: str) -> list[Any]:
-        """Subscribe a topic; return the list its messages go to, once somebody publishes it."""
+        """Subscribe to a topic; return the list of its messages after a publisher is found."""
         messages: list[Any] = []
         self.node.create_subscription(kind, topic, messages.append, 10)
         self.wait_for(f'a publisher of {topic}', lambda: self.node.count_publishers(topic))
         return messages
 
     def publish(self, topic: str, message: Any) -> None:
-        """Publish one message once somebody listens."""
+        """Publish one message after a subscriber is found."""
         publisher = self.node.create_publisher(type(message), topic, 10)
         self.wait_for(f'a subscriber of {topic}', publisher.get_subscription_count)
         publisher.publish(message)

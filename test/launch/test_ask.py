@@ -22,7 +22,7 @@ from segzero_ros import ask
 if TYPE_CHECKING:
     from conftest import Peer
 
-LONG = 120.0  # seconds; only what is broken takes so long
+LONG = 120.0  # seconds; reached only by a defect
 
 Start = Callable[..., 'subprocess.Popen[str]']
 
@@ -49,7 +49,7 @@ def start(own_domain: None) -> Iterator[Start]:
 
 @pytest.fixture
 def state(peer: Peer) -> Iterator[list[str]]:
-    """Be a node in these states, one asked for after the other; the last one stays."""
+    """Act as a node that reports these states in turn; the last state stays."""
     labels = ['active']
 
     def get(request: GetState.Request, response: GetState.Response) -> GetState.Response:
@@ -107,7 +107,7 @@ def test_says_why_it_waits(start: Start, state: list[str]) -> None:
     state[:] = ['inactive']
     process = start('the red mug')
     assert process.stderr is not None
-    # Before it, perhaps, that there is none: DDS takes its time.
+    # A message that the node is missing may come first, because discovery takes time.
     assert 'segzero_ask: /segzero is inactive: waiting until it is active\n' in process.stderr
 
 

@@ -35,7 +35,7 @@ def test_two_sentences_about_one_frame_get_a_mask_and_a_text_each(
     def answer(message: String) -> None:
         while not all(p.get_subscription_count() for p in (*topics.values(), results, stream)):
             time.sleep(0.01)
-        # The result first: nothing says in which order topics arrive.
+        # The result comes first, because the order of topics is not defined.
         document = {'stamp': {'sec': 1, 'nanosec': 2}, 'status': 'ok', 'target': None}
         results.publish(String(data=json.dumps(document)))
         picture = np.full((2, 2), int(message.data), np.uint8)

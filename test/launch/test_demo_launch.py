@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope='module')
 def scene() -> Scene:
-    """Return what the simulated camera of the demo looks at."""
+    """Return the scene of the simulated camera in the demo."""
     return make_scene(SEED)
 
 

@@ -217,7 +217,7 @@ def test_a_sentence_is_answered(peer: Peer) -> None:
 def test_a_deactivated_node_stays_inactive(peer: Peer) -> None:
     peer.wait_for('state active', lambda: peer.state(NODE) == 'active')
     assert peer.change(NODE, 'deactivate')
-    # Longer than an event needs: autostart must not undo what somebody did by hand.
+    # Longer than an event needs: autostart must not undo a manual transition.
     assert {peer.state(NODE) for _ in range(20)} == {'inactive'}
     assert peer.change(NODE, 'cleanup')
     assert peer.change(NODE, 'configure')

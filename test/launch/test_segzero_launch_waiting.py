@@ -31,7 +31,7 @@ def nodes(
     processes: Processes,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> LaunchDescription:
-    """Start a node with a parameter it cannot use, and one that is to wait."""
+    """Start a node with an unusable parameter, and one that must wait."""
     params_file = tmp_path_factory.mktemp('params') / 'params.yaml'
     params_file.write_text(
         '/wrong/segzero:\n  ros__parameters:\n    segmenter: {engine: scissors}\n', 'utf-8'
@@ -44,7 +44,7 @@ def nodes(
     return LaunchDescription(
         [
             *processes.watch(),
-            # In groups: the arguments of one must not become the other's.
+            # In groups, so that the arguments of one are not used for the other.
             *(
                 GroupAction([IncludeLaunchDescription(source, launch_arguments=given.items())])
                 for given in (wrong, idle)

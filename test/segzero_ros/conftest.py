@@ -20,7 +20,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-LONG = 60.0  # seconds; only what is broken takes so long
+LONG = 60.0  # seconds; reached only by a defect
 HAS_ROS = importlib.util.find_spec('rclpy') is not None
 
 CAMERA = (100.0, 110.0, 39.5, 29.5)  # fx, fy, cx, cy
@@ -43,7 +43,7 @@ def pytest_pycollect_makemodule(module_path, parent):
 
 @pytest.fixture(scope='module')
 def domain(tmp_path_factory):
-    """The environment of a ROS domain of one's own, on this machine only."""
+    """The environment of a separate ROS domain, on this machine only."""
     import domain_coordinator
 
     with pytest.MonkeyPatch.context() as patch, domain_coordinator.domain_id() as number:
@@ -136,7 +136,7 @@ def services():
 
 
 class Client:
-    """A camera and a person at once: publishes what the node takes, keeps what it gives."""
+    """A camera and a client: publishes the inputs of the node and stores its outputs."""
 
     def __init__(self, namespace):
         import rclpy
@@ -176,7 +176,7 @@ class Client:
         return self.subscriptions[-1]
 
     def wait_for_node(self, *cameras):
-        """Wait until the node hears and is heard; ``cameras`` are those it shall see."""
+        """Wait until the node is connected in both directions, with all ``cameras``."""
         from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
         kinds = {
@@ -267,7 +267,7 @@ class Client:
         return [json.loads(message.data) for message in kept]
 
     def ask(self, sentence):
-        """Say a sentence, or a JSON request, and return its result."""
+        """Send a sentence, or a JSON request, and return its result."""
         count = len(self.messages['result']) + 1
         self.say(sentence)
         result = self.results(count)[-1]
@@ -334,7 +334,7 @@ class Client:
 
 
 class Graph:
-    """A client, and the node where it is wanted, in a namespace of their own."""
+    """A client and, if requested, the node, in a separate namespace."""
 
     def __init__(self, namespace):
         self.namespace = namespace
@@ -350,7 +350,7 @@ class Graph:
         given = {
             'reasoner__engine': 'scripted',
             'segmenter__engine': 'box',
-            'image__max_arrival_age': 0.0,  # tests show one picture, and machines may be slow
+            'image__max_arrival_age': 0.0,  # tests publish one picture, and machines may be slow
             **parameters,
         }
         overrides = [
@@ -361,7 +361,7 @@ class Graph:
         return node
 
     def active_node(self, *cameras, **parameters):
-        """Return an active node that hears the client's cameras."""
+        """Return an active node that is connected to the client's cameras."""
         node = self.node(**parameters)
         assert node.trigger_configure().name == 'SUCCESS'
         assert node.trigger_activate().name == 'SUCCESS'
@@ -378,7 +378,7 @@ class Graph:
 
 @pytest.fixture
 def make_graph(ros, engines):
-    """Makes graphs: several are several robots, or several cameras of one."""
+    """Makes graphs; several graphs are several robots, or several cameras of one robot."""
     graphs = []
 
     def make():
@@ -444,7 +444,7 @@ def processes():
         return started[-1]
 
     yield start
-    for process in started:  # killed ones leave shared memory behind, which irritates later ones
+    for process in started:  # killed processes leave shared memory that disturbs later ones
         process.send_signal(signal.SIGINT)
     for process in started:
         try:

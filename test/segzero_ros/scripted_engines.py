@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small engines that do what the sentence says, for tests of what is around the engines.
+"""Small engines that follow the sentence, for tests of the code around the engines.
 
 As a program it is the segzero node with these engines added.
 """
@@ -29,14 +29,14 @@ BOX, POINTS = Box(210, 210, 630, 630), (Point(420, 420), Point(315, 420))
 
 
 def out_of_memory():
-    """Return what torch raises."""
+    """Return the error that torch raises."""
     import torch  # loaded by nothing else here
 
     return torch.cuda.OutOfMemoryError('Tried to allocate 2 GiB')
 
 
 class ScriptedReasoner:
-    """Obeys its sentence.
+    """A reasoner that follows its sentence.
 
     ``model`` 'broken' cannot be loaded, 'huge' does not fit, 'endless' loads until released, 'box'
     and 'points' answer with these alone.
@@ -103,7 +103,7 @@ class ScriptedReasoner:
 
 
 class BoxSegmenter:
-    """Its mask is the box.
+    """A segmenter whose mask is the box.
 
     ``model`` 'broken' raises in ``segment``, 'empty' finds nothing, 'flat' makes no image, 'stuck'
     does not return from ``embed``.

@@ -22,11 +22,11 @@ from segzero_ros.callbacks import (
     transition,
 )
 
-LONG = 60.0  # seconds; only what is broken takes so long
+LONG = 60.0  # seconds; reached only by a defect
 
 
 class SlowNode(LifecycleNodeMixin, Node):
-    """Its configure transition waits for ``release``; its callbacks raise what they are told."""
+    """A node whose configure waits for ``release``, and whose callbacks raise given errors."""
 
     def __init__(self, namespace):
         Node.__init__(self, 'slow', namespace=namespace)

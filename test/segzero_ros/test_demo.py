@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engines of `make demo` find what its sentences mean."""
+"""The engines of `make demo` find the objects of its sentences."""
 
 from __future__ import annotations
 

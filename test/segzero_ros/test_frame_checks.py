@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which frames are refused, and what a user is warned of."""
+"""Refused frames, and warnings to the user."""
 
 from dataclasses import replace
 from types import SimpleNamespace

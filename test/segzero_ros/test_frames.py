@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which frame a query is answered with."""
+"""The choice of the frame for a query."""
 
 import gc
 import threading
@@ -224,7 +224,7 @@ def test_after_a_pause_the_depth_of_the_newest_image_is_waited_for(monkeypatch):
     frames = with_depth()
     frames.add_image(image_at(5.0))
     frames.add_depth(image_at(5.0))
-    now[0] = 60.0  # nothing got through meanwhile
+    now[0] = 60.0  # no frame arrived in between
     frames.add_image(image_at(65.0))
     threading.Timer(0.05, frames.add_depth, [image_at(65.0)]).start()
     assert frames.newest(GO_ON).depth == image_at(65.0)

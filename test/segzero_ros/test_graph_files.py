@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files about the graph, against the graph: SROS 2 policy, RViz and Foxglove layouts."""
+"""SROS 2 policy, RViz and Foxglove layouts, compared with the real graph."""
 
 import importlib
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transitions: what lives when, what fails and can be tried again."""
+"""The transitions: lifetime of objects, failures, and repeated attempts."""
 
 import gc
 

@@ -11,15 +11,15 @@ from sensor_msgs.msg import CompressedImage, Image
 from segzero_core.types import Box
 from segzero_ros.images import NumpyCodec, image_to_array
 
-LONG = 60.0  # seconds; only what is broken takes so long
+LONG = 60.0  # seconds; reached only by a defect
 
-# What the scripted engines find in an 80 x 60 image: the middle quarter.
+# The result of the scripted engines in an 80 x 60 image: the middle quarter.
 BOX = Box(19.6, 14.6, 59.6, 44.6)
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
-    """However slow the machine is, what a test shows is waited for."""
+    """Wait for every published image, because the machine may be slow."""
     monkeypatch.setattr('segzero_ros.node.FIRST_FRAME_S', LONG)
 
 
@@ -403,7 +403,7 @@ def test_the_overlay_is_drawn_only_for_those_who_look(graph, monkeypatch):
     graph.client.wait_for(looking.get_publisher_count, 'what is looked at')
 
     def shown():
-        graph.client.ask('the blue mug')  # again where DDS has not delivered to who looks yet
+        graph.client.ask('the blue mug')  # repeated until DDS delivers it
         return graph.client.messages['overlay']
 
     overlay = graph.client.wait_for(shown, 'the overlay')[-1]

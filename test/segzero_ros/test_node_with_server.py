@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes whose reasoner is a model server, a process of its own, and all that this does wrong."""
+"""Nodes whose reasoner is a model server in a separate process, with all its faults."""
 
 import subprocess
 import sys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of the reasoner, as it goes out while it is written."""
+"""The text of the reasoner, published while it is written."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from segzero_ros.perception import TextStream
 
 
 def stream(*attempts):
-    """Return what is published of the pieces of some attempts."""
+    """Return the published text for the pieces of some attempts."""
     published = []
     text = TextStream(published.append)
     for number, pieces in enumerate(attempts):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/examples/pregrasp.py, alone and between the camera, the node and whoever plans motions."""
+"""docs/examples/pregrasp.py, alone and between the camera, the node and a motion planner."""
 
 import importlib.util
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs as a robot runs them: processes of their own that only DDS connects."""
+"""The programs as on a robot: separate processes that are connected only by DDS."""
 
 import signal
 
@@ -11,7 +11,7 @@ from segzero_core.synthetic import make_scene
 from segzero_ros.images import image_to_array
 
 SCENE = 11
-LONG = 120.0  # seconds; only what is broken takes so long
+LONG = 120.0  # seconds; reached only by a defect
 
 
 def node_process(processes, namespace, *parameters, program=('-m', 'segzero_ros.node')):

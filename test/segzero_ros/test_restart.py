@@ -7,7 +7,7 @@ import time
 import pytest
 from sensor_msgs.msg import Image
 
-# What brings a node to the state.
+# The transitions that lead to each state.
 STATES = {
     'unconfigured': (),
     'configuring': ('configure',),
@@ -31,7 +31,7 @@ def start(processes, scripted_program):
 
 
 def bring_to(state, client):
-    """Take a node that has just started to a state."""
+    """Bring a new node to a state."""
     client.cameras['image'] = client.node.create_publisher(Image, 'image', 1)
     for label in STATES[state]:
         reply = client.change_state_async(label)
@@ -54,7 +54,7 @@ def bring_to(state, client):
 
 
 def wait_for_an_answer(client):
-    """Ask until there is an answer; DDS takes a killed node for alive for a while."""
+    """Ask until there is an answer, because DDS regards a killed node as alive for a while."""
 
     def answered():
         client.show_picture()

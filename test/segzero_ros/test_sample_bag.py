@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sample bag: written, read by other code than wrote it, and played through the node."""
+"""The sample bag: written, read by independent code, and played through the node."""
 
 import sys
 
@@ -143,7 +143,7 @@ def test_remapped_topics_of_installed_types_are_played(tmp_path, ros, make_clien
 
 
 class Clock:
-    """Time that passes only while somebody sleeps or works."""
+    """A clock that advances only during sleep or work."""
 
     def __init__(self):
         self.now = 100.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Camera topics over real DDS: how they are subscribed, and what is said when nothing comes."""
+"""Camera topics over real DDS: subscriptions, and messages if no data arrives."""
 
 import time
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
-    """Diagnostics come all the time."""
+    """Make the node publish diagnostics continuously."""
     monkeypatch.setattr('segzero_ros.node.DIAGNOSTICS_S', 0.02)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metric targets over real DDS: which calibration holds, and how much must be measured."""
+"""Metric targets over real DDS: choice of the calibration, and required share of depth."""
 
 from importlib.util import find_spec
 
@@ -32,7 +32,7 @@ def bent_info():
 
 
 def ask(graph, depth, info=None, **parameters):
-    """Show one frame, say a sentence, return what the node says about its target."""
+    """Publish a frame, ask a sentence, and return the target in the result."""
     node = graph.active_node('image', 'depth', 'camera_info', depth__enabled=True, **parameters)
     graph.client.show('camera_info', info or bent_info(), 1)
     graph.client.show('depth', array_to_image(depth, '32FC1', Header()), 1)

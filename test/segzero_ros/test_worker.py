@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker: which jobs are done, and that each ends in exactly one outcome."""
+"""The worker: the choice of jobs, and exactly one outcome for each."""
 
 import collections
 import logging
@@ -31,7 +31,7 @@ class Engine:
 
 
 class Bench:
-    """A worker, and what becomes of its jobs."""
+    """A worker, and the outcomes of its jobs."""
 
     def __init__(self):
         self.changed = threading.Condition()
@@ -252,7 +252,7 @@ def test_in_a_queue_each_waits_for_its_turn(bench):
         assert str(outcome.error).startswith('the queue is full, with 2 sentences')
         assert outcome.error.kind == 'busy'
     running.release.set()
-    assert bench.outcome(running).result == 'too late'  # nobody replaced it
+    assert bench.outcome(running).result == 'too late'  # it was not replaced
     assert [bench.outcome(job).result for job in jobs[:2]] == [0, 1]
     assert bench.submit(jobs[3], queue) is True
     bench.outcomes.pop(jobs[3])  # its first outcome
@@ -436,7 +436,7 @@ def test_some_jobs_can_be_cancelled_and_the_others_go_on(bench):
     assert not bench.worker.cancel(lambda job: job is jobs[1])
     assert bench.outcome(jobs[1]) == Outcome('cancelled')
     running.release.set()
-    assert bench.outcome(running).result == 'too late'  # nobody cancelled it
+    assert bench.outcome(running).result == 'too late'  # it was not cancelled
     assert [bench.outcome(job).result for job in (jobs[0], jobs[2])] == [0, 2]
 
 

@@ -57,7 +57,7 @@ def short_grpo(
 
 
 class Training:
-    """``training/train.py`` as a process of its own."""
+    """``training/train.py`` as a separate process."""
 
     def __init__(self, config: Path, output: Path, *overrides: str) -> None:
         command = [sys.executable, str(ROOT / 'training' / 'train.py'), '--config', str(config)]
@@ -73,7 +73,7 @@ class Training:
             )
 
     def kill_when(self, exists: Path) -> None:
-        """SIGKILL as soon as ``exists`` is there."""
+        """Send SIGKILL as soon as the file ``exists`` is there."""
         while not exists.exists():
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.005)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever is wrong is said once, clearly, and nothing good is lost."""
+"""Every fault gives one clear message, and no good data is lost."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(
     assert f'The last good checkpoint is {run / "checkpoint-1"}' in message
     names = {'checkpoint-1', 'checkpoint-1.bak'}
     assert {path.name for path in run.glob('checkpoint*')} == names
-    # And with space again, the same command goes on.
+    # With free space the same command continues.
     assert main(['--config', str(short_grpo), *settings, 'max_steps=2']) == 0
     assert (run / 'checkpoint-2').is_dir()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records become what the trainers take: truths in the right space, labels on the answer alone."""
+"""Records -> input of the trainers: truths in the right space, labels only on the answer."""
 
 from __future__ import annotations
 

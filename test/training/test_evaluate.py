@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluations as they are run: stopped, continued, shared out, on broken data."""
+"""Evaluations: stopped, continued, in several processes, and on broken data."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def untimed(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A run that nothing disturbed, and its summary."""
+    """An undisturbed run, and its summary."""
     folder = tmp_path_factory.mktemp('whole')
     summary = run(folder)
     assert summary is not None
@@ -173,7 +173,7 @@ def test_questions_answered_in_words(
 
 
 def write_scenes(folder: Path, count: int, query: str = 'the largest thing') -> None:
-    """Write pictures with masks, boxes and points, in the layout of a folder of one's own."""
+    """Write pictures with masks, boxes and points, in the layout of a user folder."""
     folder.mkdir()
     rows = []
     for i in range(count):

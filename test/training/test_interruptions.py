@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever goes wrong at whatever write, the same command continues to the same result."""
+"""After a fault at any write, the same command continues to the same result."""
 
 from __future__ import annotations
 

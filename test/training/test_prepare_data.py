@@ -282,7 +282,7 @@ def test_bad_options(
 
 
 class Command:
-    """``prepare_data.py`` as a process of its own, a part for every sentence."""
+    """``prepare_data.py`` as a separate process, with one part for every sentence."""
 
     def __init__(self, root: Path, output: Path) -> None:
         self.output = output
@@ -339,7 +339,7 @@ class Gate:
         os.mkfifo(image)
 
     def let_through(self) -> None:
-        """Let the one that waits go on, as if the image were damaged."""
+        """Let the waiting process continue, as if the image were damaged."""
         self.image.open('wb').close()
 
     def remove(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A killed run goes on as if nothing had happened."""
+"""A killed run continues to the same result as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_killed_run_continues_exactly(
     expected = learnt(tmp_path / 'whole')
     assert [line['step'] for line in expected] == [1, 2, 3, 4]
     assert learnt(tmp_path / 'killed') == expected
-    # It really learnt: what is compared is not the same constant four times.
+    # The model really learnt, so the compared values are not constant.
     assert len({line['grad_norm'] for line in expected}) == 4
     assert expected[3]['kl'] > 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers: the released formats, folders of one's own, synthetic scenes; bad rows are reported."""
+"""Readers: the released formats, user folders, synthetic scenes; bad rows are reported."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ LONGEST = 900  # characters of a message, the file's path aside
 
 
 class Fuzzer:
-    """Damages one file after the other and counts how the readers end."""
+    """Damages one file after the other and counts the outcomes of the readers."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder

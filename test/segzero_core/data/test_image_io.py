@@ -42,7 +42,7 @@ TURNS: dict[int, Any] = {
 
 
 def pixels() -> np.ndarray[Any, Any]:
-    """Return a 60 x 40 picture that looks different however it is turned."""
+    """Return a 60 x 40 picture that looks different in every orientation."""
     drawn = np.full((40, 60, 3), 90, np.uint8)
     drawn[:20, :10] = (220, 20, 20)
     drawn[:8, 30:] = (20, 220, 20)

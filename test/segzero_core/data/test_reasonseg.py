@@ -87,7 +87,7 @@ def test_smaller_regions_are_drawn_over_larger_ones(tmp_path: Path) -> None:
 
 
 def test_labels_are_those_of_lisa_for_polygons_of_any_kind(tmp_path: Path) -> None:
-    """Against the procedure LISA publishes, written down here once more."""
+    """Compared with a second implementation of LISA's published procedure."""
     random = np.random.default_rng(0)
     for case in range(20):
         corners = [random.uniform(-10, 70, (random.integers(3, 9), 2)) for _ in range(5)]
@@ -114,7 +114,7 @@ def test_labels_are_those_of_lisa_for_polygons_of_any_kind(tmp_path: Path) -> No
 
 
 def test_a_photograph_is_turned_as_its_orientation_says(tmp_path: Path) -> None:
-    """Polygons are drawn on what people see."""
+    """Polygons refer to the image as it is shown."""
     write(tmp_path / 'val', 'a', [square('target', 10, 30, 20)], 'the lower part')
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:, 30:] = 255
@@ -142,7 +142,7 @@ def test_levels(tmp_path: Path) -> None:
 
 
 def test_no_polygon_means_that_nothing_is_meant(tmp_path: Path) -> None:
-    """Two files of the published test split are such."""
+    """The published test split has two files of this kind."""
     write(tmp_path / 'val', 'a', [], 'x')
     (a,) = read(tmp_path)
     assert isinstance(a, Sample)
@@ -151,7 +151,7 @@ def test_no_polygon_means_that_nothing_is_meant(tmp_path: Path) -> None:
 
 
 def test_annotations_in_cp1252(tmp_path: Path) -> None:
-    """Some of the published files are such."""
+    """Some of the published files are of this kind."""
     file = write(tmp_path / 'val', 'a', [TARGET], 'caf\u00e9')
     file.write_bytes(json.dumps(json.loads(file.read_text()), ensure_ascii=False).encode('cp1252'))
     (a,) = read(tmp_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``openai`` reasoner against a real server process, which can do everything wrong."""
+"""The ``openai`` reasoner with a real server process that can produce every fault."""
 
 import base64
 import contextlib
@@ -58,7 +58,7 @@ def reasoner(server):
 
 @pytest.fixture
 def hurried(server):
-    """One that waits less long than the server hangs."""
+    """A reasoner whose timeout is shorter than the server's delay."""
     return load_reasoner('openai', url=f'{server}/v1', timeout=0.4)
 
 

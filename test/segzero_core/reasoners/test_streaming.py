@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a reply ends, and what is passed on of it."""
+"""The end of a reply, and the text that is forwarded."""
 
 import threading
 

@@ -18,7 +18,7 @@ def write(thinking, max_new_tokens=100, text=THOUGHTS + ANSWER):
 
     def ask(written, tokens):
         calls.append((written, tokens))
-        # What it would go on with after a beginning that it did not write all by itself.
+        # The continuation after a start that the writer did not write completely by itself.
         rest = text[len(written) :] if text.startswith(written) else ANSWER + ' and more'
         if written.endswith('<answer>'):
             rest = '{}</answer> and more'

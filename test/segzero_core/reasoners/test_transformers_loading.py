@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which checkpoints and options the ``transformers`` reasoner takes, and how it refuses others."""
+"""Checkpoints and options of the ``transformers`` reasoner, and the errors for all others."""
 
 import json
 import shutil
@@ -317,7 +317,7 @@ def test_a_broken_torchvision_is_as_good_as_none(
 ):
     package = tmp_path / 'torchvision'
     package.mkdir()
-    # How a torchvision fails that was built for another torch.
+    # The failure of a torchvision that was built for another torch.
     (package / '__init__.py').write_text(
         "raise RuntimeError('operator torchvision::nms does not exist')"
     )

@@ -65,7 +65,7 @@ def test_names_and_order_are_those_of_the_figure():
     ]  # fmt: skip
 
 
-# Where the released code differs from the paper or from good sense: text, recipe, total.
+# Cases in which the released code differs from the paper or is unreasonable: text, recipe, total.
 QUIRKS = {
     'empty thinking': (answered(JSON, ''), 5, 4),
     'JSON in the thinking': (answered('nothing', JSON), 5, 1),
@@ -198,7 +198,7 @@ def test_without_thinking_there_is_no_reward_for_its_form():
     names = list(score(f'<answer>{JSON}</answer>', TRUTH, Recipe(thinking=False)))
     assert names == ['answer_format', 'box_iou', 'box_l1', 'point_l1']
     assert total(f'<answer>{JSON}</answer>', Recipe(thinking=False)) == 4
-    # Thinking that was not asked for costs the reward of the form.
+    # Unwanted thinking loses the format reward.
     assert total(f'<think>a</think><answer>{JSON}</answer>', Recipe(thinking=False)) == 3
 
 

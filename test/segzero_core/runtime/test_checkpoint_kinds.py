@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders that are nearly checkpoints: the message says what they are and which step is left."""
+"""Folders that are almost checkpoints: the message names their kind and the missing step."""
 
 import json
 import shutil

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of a run on disk, through histories of kills and restarts that chance writes."""
+"""The rows of a run on disk, after random sequences of kills and restarts."""
 
 from __future__ import annotations
 

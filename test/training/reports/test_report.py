@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports: measured figures where they belong, and pages that open in a browser as they are."""
+"""Reports: measured figures in the right places, and pages that need no other files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def variant(finished: Path, name: str, giou: float | None = None, **settings: Any) -> Path:
-    """Return a copy of a run that says that something else was measured."""
+    """Return a copy of a run with other settings."""
     folder = Path(shutil.copytree(finished, finished.parent / name, dirs_exist_ok=True))
     summary = json.loads((folder / 'summary.json').read_text())
     summary['settings'] |= settings
