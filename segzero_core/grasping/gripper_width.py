@@ -129,16 +129,16 @@ def measure_extents(
     far_known, lies_flat = away < ACROSS, np.zeros(len(away), bool)
     if up is not None and not far_known.all():
         heights = seen.points @ up
-        end_height = np.where(far, heights[:, None], -np.inf).max(axis=0)
-        drop = TOP * float(np.ptp(heights)) + seen.noise + 0.5 * seen.pixel_size
-        band = heights[:, None] >= end_height - drop
-        near_at_height = np.where(band, along, np.inf).min(axis=0)
-        on_top = end_height > heights.max() - drop
+        lies_flat = np.asarray(np.ptp(heights) < FLAT * widths)
         # At the outline of a rounded surface, depth changes by this much within three pixels.
         doubt = away * np.sqrt(3 * seen.pixel_size / np.maximum(widths, seen.pixel_size))
-        lies_flat = np.asarray(np.ptp(heights) < FLAT * widths)
-        sharp = (doubt < DOUBT) | lies_flat
-        far_known |= sharp & on_top & (near_at_height - low < SLACK * widths)
+        open_ones = np.flatnonzero(~far_known & ((doubt < DOUBT) | lies_flat))
+        end_height = np.where(far[:, open_ones], heights[:, None], -np.inf).max(axis=0)
+        drop = TOP * float(np.ptp(heights)) + seen.noise + 0.5 * seen.pixel_size
+        band = heights[:, None] >= end_height - drop
+        near_at_height = np.where(band, along[:, open_ones], np.inf).min(axis=0)
+        falls_short = near_at_height - low[open_ones] >= SLACK * widths[open_ones]
+        far_known[open_ones] = (end_height > heights.max() - drop) & ~falls_short
     # A square was eroded; and the outermost pixels' middles lie inside by half their spacing.
     flat = np.abs(directions[:, :2])
     margin = flat.max(axis=1) + 2 * seen.inset * flat.sum(axis=1)
@@ -197,7 +197,8 @@ def _candidates(seen: VisiblePoints, up: Floats | None) -> tuple[Floats, Floats,
 
 def _thin_way(points: Floats) -> float:
     """Return the angle of the direction in which (N, 2) points spread least, radians."""
-    (xx, xy), (_, yy) = np.cov(points.T)
+    points = points - points.mean(axis=0)
+    (xx, xy), (_, yy) = points.T @ points
     return float(np.arctan2(2 * xy, xx - yy) / 2 + np.pi / 2)
 
 

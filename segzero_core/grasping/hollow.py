@@ -8,7 +8,7 @@ import numpy as np
 
 from segzero_core.grasping.gripper_width import GripperWidth
 from segzero_core.grasping.object_surface import MAD_TO_SIGMA, ObjectSurface
-from segzero_core.grasping.roi import Pixel
+from segzero_core.grasping.roi import Pixel, add_border
 from segzero_core.grasping.visible_points import VisiblePoints
 
 LINES = 24  # rows, and columns, of the image in which the surface is compared with a chord
@@ -35,7 +35,7 @@ def is_hollow(surface: ObjectSurface, width: float) -> bool:
 
 
 def _has_hole(surface: ObjectSurface) -> bool:
-    region = np.pad(surface.region, 1).astype(np.uint8)
+    region = add_border(surface.region, 1)
     contours, hierarchy = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     areas = np.array([cv2.contourArea(contour) for contour in contours])
     inner = hierarchy[0, :, 3] >= 0

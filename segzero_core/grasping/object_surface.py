@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segzero_core.errors import TargetError
-from segzero_core.grasping.roi import Depth, RegionOfInterest
+from segzero_core.grasping.roi import Depth, RegionOfInterest, add_border, bounding_box
 from segzero_core.types import Intrinsics, Mask
 
 MIN_PIXELS = 12  # with usable depth; fewer say nothing about a surface
@@ -99,8 +99,8 @@ def _check_coverage(inner: Mask, usable: Mask, min_valid: float) -> None:
 
 def _across(mask: Mask, depths: Depth, lens: Intrinsics) -> float:
     """Return about how many metres a mask is across, the shorter way."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    sides = (rows[-1] - rows[0] + 1) / lens.fy, (columns[-1] - columns[0] + 1) / lens.fx
+    _, _, width, height = bounding_box(mask)
+    sides = height / lens.fy, width / lens.fx
     return float(min(sides) * np.median(depths))
 
 
@@ -144,7 +144,7 @@ def _foreign(smooth: Mask, own: Mask, behind: Mask, edge: float) -> Mask:
 
 def _distance_inside(mask: Mask) -> npt.NDArray[np.float32]:
     """Return each pixel's distance to the outline, in pixels; the image's border is outline."""
-    return cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    return cv2.distanceTransform(add_border(mask, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
 
 
 def _extend(values: Depth, where: Mask) -> tuple[Depth, npt.NDArray[np.float32]]:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -80,7 +81,9 @@ def look_at(
         min_valid: Share of a block's part of the mask that must have valid depth.
     """
     step = math.ceil(math.sqrt(np.count_nonzero(mask) / MAX_PIXELS))
-    (rows, above), (columns, before) = (_window(mask, axis, step) for axis in (0, 1))
+    left, top, width, height = bounding_box(mask)
+    rows, above = _window(top, top + height - 1, mask.shape[0], step)
+    columns, before = _window(left, left + width - 1, mask.shape[1], step)
     mask = np.pad(mask[rows, columns], (above, before))
     depth = np.pad(depth[rows, columns], (above, before))
     valid = mask & np.isfinite(depth) & (depth >= depth_range[0]) & (depth <= depth_range[1])
@@ -92,15 +95,25 @@ def look_at(
     return RegionOfInterest(mask, depth, valid, left, top, step, borders)
 
 
-def _window(mask: Mask, axis: int, margin: int) -> tuple[slice, tuple[int, int]]:
+def bounding_box(mask: Mask) -> tuple[int, int, int, int]:
+    """Return the left column, the top row, the width and the height of a mask that is not empty."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return left, top, width, height
+
+
+def add_border(mask: npt.NDArray[Any], pixels: int) -> npt.NDArray[np.uint8]:
+    """Return a mask as 0 and 1, with so many empty pixels added on each side."""
+    added = cv2.copyMakeBorder(mask.astype(np.uint8), *(pixels,) * 4, cv2.BORDER_CONSTANT)
+    return np.asarray(added, np.uint8)
+
+
+def _window(first: int, last: int, length: int, margin: int) -> tuple[slice, tuple[int, int]]:
     """Return the rows or columns of the mask, and the number of empty ones to add around them.
 
     If the mask touches the image's border, no empty rows or columns are added on that side,
     because the object may continue outside the image.
     """
-    used = np.flatnonzero(mask.any(axis=1 - axis))
-    first, last = int(used[0]), int(used[-1])
-    after = 2 * margin if last < mask.shape[axis] - 1 else 0  # half of it may complete a block
+    after = 2 * margin if last < length - 1 else 0  # half of it may complete a block
     return slice(first, last + 1), (margin if first > 0 else 0, after)
 
 

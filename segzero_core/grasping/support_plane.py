@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segzero_core.grasping.camera_model import Distortion, Floats, rays
+from segzero_core.grasping.roi import bounding_box
 from segzero_core.types import Intrinsics, Mask
 
 SAMPLES = 24  # rows and columns of the grid on which the surroundings are sampled
@@ -55,7 +56,9 @@ def find_support(
         The plane, or ``None`` where the surroundings are not plane, were not measured, or lie in
         front of the object.
     """
-    rows, columns = _around(mask, 0), _around(mask, 1)
+    left, top, width, height = bounding_box(mask)
+    rows = _around(top, top + height - 1, mask.shape[0])
+    columns = _around(left, left + width - 1, mask.shape[1])
     v, u = (grid.ravel() for grid in np.meshgrid(rows, columns, indexing='ij'))
     z = depth[v, u].astype(np.float64)
     with np.errstate(invalid='ignore'):
@@ -74,12 +77,10 @@ def find_support(
     return plane if height > -TOLERANCE * np.median(z[inside]) else None
 
 
-def _around(mask: Mask, axis: int) -> npt.NDArray[np.int64]:
-    """Return the rows or columns at which the surroundings are sampled."""
-    used = np.flatnonzero(mask.any(axis=1 - axis))
-    longest = max(used[-1] - used[0], 1)
-    reach = max(LEAST_REACH, round(REACH * float(longest)))
-    low, high = max(used[0] - reach, 0), min(used[-1] + reach, mask.shape[axis] - 1)
+def _around(first: int, last: int, length: int) -> npt.NDArray[np.int64]:
+    """Return the rows or columns at which to sample around an object from first to last."""
+    reach = max(LEAST_REACH, round(REACH * max(last - first, 1)))
+    low, high = max(first - reach, 0), min(last + reach, length - 1)
     return np.unique(np.linspace(low, high, SAMPLES).astype(np.int64))
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from segzero_core.grasping.camera_model import Distortion, Floats, rays
 from segzero_core.grasping.object_surface import EDGE, ObjectSurface
-from segzero_core.grasping.roi import Depth, RegionOfInterest
+from segzero_core.grasping.roi import Depth, RegionOfInterest, add_border
 from segzero_core.grasping.support_plane import Plane
 from segzero_core.types import Intrinsics, Mask
 
@@ -123,7 +123,7 @@ def _trace_outline(region: Mask, inset: float) -> tuple[npt.NDArray[np.int64], F
     """
     cross = np.ones((3, 3), np.uint8)
     # Specks that the segmenter missed or added are no edges.
-    padded = np.pad(region, 2).astype(np.uint8)
+    padded = add_border(region, 2)
     whole = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, cross)
     opened = cv2.morphologyEx(whole, cv2.MORPH_OPEN, cross)
     if np.count_nonzero(opened) > 0.8 * np.count_nonzero(whole):  # else it is thin all over
@@ -145,14 +145,16 @@ def _trace_outline(region: Mask, inset: float) -> tuple[npt.NDArray[np.int64], F
 
 def _contours(region: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], Floats]:
     """Return the outer contours' (M, 2) pixels x, y, and the unit vectors out of the region."""
-    padded = np.pad(region, 1)
+    padded = add_border(region, 1)
     found, _ = cv2.findContours(padded, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     longest = max(map(len, found))
     traced, normals = [], []
     for contour in (each[:, 0].astype(np.int64) for each in found):
         if len(contour) < SMALL * longest:
             continue
-        along = np.roll(contour, -3, axis=0) - np.roll(contour, 3, axis=0)
+        around = np.arange(len(contour))
+        ahead, behind = (around + 3) % len(contour), (around - 3) % len(contour)
+        along = contour[ahead] - contour[behind]
         size = np.maximum(np.hypot(*along.T), 1)
         traced.append(contour - 1)
         # OpenCV walks outer contours against the clock, with the region on the left.
@@ -184,8 +186,8 @@ def _outline_depth(
 
 def _average_along(values: npt.NDArray[Any]) -> Floats:
     """Average each value of a closed outline with neighbours of similar value."""
-    shifts = range(-NEIGHBOURS, NEIGHBOURS + 1)
-    near = np.stack([np.roll(values, shift) for shift in shifts]).astype(np.float64)
+    shifts = np.arange(-NEIGHBOURS, NEIGHBOURS + 1)[:, None]
+    near = values[(np.arange(len(values)) + shifts) % len(values)].astype(np.float64)
     alike = np.abs(near - values) < ALIKE * values
     return np.asarray((near * alike).sum(axis=0) / alike.sum(axis=0))
 
