@@ -132,13 +132,13 @@ def measure_extents(
         lies_flat = np.asarray(np.ptp(heights) < FLAT * widths)
         # At the outline of a rounded surface, depth changes by this much within three pixels.
         doubt = away * np.sqrt(3 * seen.pixel_size / np.maximum(widths, seen.pixel_size))
-        open_ones = np.flatnonzero(~far_known & ((doubt < DOUBT) | lies_flat))
-        end_height = np.where(far[:, open_ones], heights[:, None], -np.inf).max(axis=0)
+        unsure = np.flatnonzero(~far_known & ((doubt < DOUBT) | lies_flat))
+        end_height = np.where(far[:, unsure], heights[:, None], -np.inf).max(axis=0)
         drop = TOP * float(np.ptp(heights)) + seen.noise + 0.5 * seen.pixel_size
         band = heights[:, None] >= end_height - drop
-        near_at_height = np.where(band, along[:, open_ones], np.inf).min(axis=0)
-        falls_short = near_at_height - low[open_ones] >= SLACK * widths[open_ones]
-        far_known[open_ones] = (end_height > heights.max() - drop) & ~falls_short
+        near_at_height = np.where(band, along[:, unsure], np.inf).min(axis=0)
+        falls_short = near_at_height - low[unsure] >= SLACK * widths[unsure]
+        far_known[unsure] = (end_height > heights.max() - drop) & ~falls_short
     # A square was eroded; and the outermost pixels' middles lie inside by half their spacing.
     flat = np.abs(directions[:, :2])
     margin = flat.max(axis=1) + 2 * seen.inset * flat.sum(axis=1)
