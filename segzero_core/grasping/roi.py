@@ -96,7 +96,7 @@ def look_at(
 
 
 def bounding_box(mask: Mask) -> tuple[int, int, int, int]:
-    """Return the left column, the top row, the width and the height of a mask that is not empty."""
+    """Return left column, top row, width and height of a mask that is not empty, in pixels."""
     left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
     return left, top, width, height
 
