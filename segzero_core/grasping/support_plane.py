@@ -73,8 +73,8 @@ def find_support(
     if plane is None or not inside.any():
         return plane
     # A plane in front of the object hides it, and supports nothing.
-    height = np.median(plane.heights(lines[inside] * z[inside, None]))
-    return plane if height > -TOLERANCE * np.median(z[inside]) else None
+    above = np.median(plane.heights(lines[inside] * z[inside, None]))
+    return plane if above > -TOLERANCE * np.median(z[inside]) else None
 
 
 def _around(first: int, last: int, length: int) -> npt.NDArray[np.int64]:
