@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def check_outputs(options: argparse.Namespace) -> None:
         check_output(options.mask, lossless=True)
     named = [path for path in (options.image, options.output, options.mask) if path is not None]
     for one, other in itertools.combinations(named, 2):
-        if one.resolve() == other.resolve():
+        if os.path.realpath(one) == os.path.realpath(other):  # resolve() raises at loops of links
             raise ImageError(f'{other} would be overwritten: give every file a name of its own')
 
 

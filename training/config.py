@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -226,7 +227,7 @@ def describe(config: TrainConfig) -> str:
 
 
 def _read_file(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # resolve() raises another error at loops of links
     if path in seen:
         raise ConfigError(f'{path.name} inherits from itself: {" -> ".join(p.name for p in seen)}')
     try:

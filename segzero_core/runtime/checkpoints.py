@@ -143,7 +143,12 @@ def check_checkpoint(folder: Path, model_types: Collection[str]) -> str:
     """
     if not (folder / 'config.json').is_file() and (says := describe_folder(folder)):
         raise ModelLoadError(says)
-    model_type = str(read_json(folder / 'config.json').get('model_type'))
+    model_type = str(read_json(folder / 'config.json').get('model_type') or '')
+    if not model_type:
+        raise ModelLoadError(
+            f'{folder}/config.json names no model_type: copy config.json there from the model '
+            'it was trained from'
+        )
     if model_type not in model_types:
         raise ModelLoadError(
             f'{folder} holds a model of type {model_type!r}, which this engine cannot use: it '

@@ -229,13 +229,20 @@ class OutputError(OSError):
 
 
 class _Output(io.FileIO):
-    """A standard stream whose errors can be told from those of other files."""
+    """A standard stream whose errors can be told from those of other files.
+
+    Attributes:
+        error: The last error; ``argparse`` passes over those that its help meets.
+    """
+
+    error: OutputError | None = None
 
     def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            raise OutputError(error.errno, error.strerror) from error
+            self.error = OutputError(error.errno, error.strerror)
+            raise self.error from error
 
 
 def _prepare_streams() -> None:
@@ -273,6 +280,8 @@ def _close_streams(name: str, code: int) -> int:
     """Flush the buffered output; return the exit code, which a failure changes."""
     try:
         sys.stdout.flush()
+        if (missed := _missed_error(sys.stdout)) is not None and code <= 1:
+            raise missed
     except OSError as error:
         failed = _output_failed(name, error)
         code = code if code > 1 else failed
@@ -281,6 +290,12 @@ def _close_streams(name: str, code: int) -> int:
         return code
     _discard(sys.stderr)  # or Python would try again at its end and exit with 120
     return code
+
+
+def _missed_error(stream: TextIO) -> OutputError | None:
+    """Return the error of an unbuffered ``stream`` that whoever wrote to it passed over."""
+    raw = getattr(getattr(stream, 'buffer', None), 'raw', getattr(stream, 'buffer', None))
+    return raw.error if isinstance(raw, _Output) else None
 
 
 def _discard(stream: TextIO) -> None:

@@ -49,6 +49,15 @@ def test_answers_with_a_picture_a_mask_and_words(scene, tmp_path):
     assert ((found > 0) & exact).sum() / ((found > 0) | exact).sum() > 0.5
 
 
+def test_a_loop_of_links_is_replaced_by_the_picture(scene, tmp_path):
+    path, _, query = scene
+    out = tmp_path / 'out.png'
+    out.symlink_to(out)
+    done = segzero(query.text, path, '-o', out)
+    assert done.returncode == 0, done.stderr
+    assert cv2.imread(str(out)) is not None
+
+
 def test_json_is_one_document_on_standard_output(scene):
     path, _, query = scene
     done = segzero(query.text, path, '--json')

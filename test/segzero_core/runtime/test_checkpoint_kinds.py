@@ -151,6 +151,13 @@ def test_a_file_in_the_place_of_a_folder(tmp_path, name, says):
         find_checkpoint(str(tmp_path / name))
 
 
+@pytest.mark.parametrize('config', ['{}', '{"model_type": null}', '{"architectures": ["A"]}'])
+def test_a_configuration_without_its_type(folder, config):
+    (folder / 'config.json').write_text(config)
+    with pytest.raises(ModelLoadError, match=r'config\.json names no model_type'):
+        check_checkpoint(folder, FAMILY_OF_MODEL_TYPE)
+
+
 def test_a_whole_checkpoint_beside_other_files_is_loaded(tiny_reasoner_dir, tmp_path):
     whole = Path(shutil.copytree(tiny_reasoner_dir, tmp_path / 'model'))
     for make in (adapter, touch('optimizer.pt', 'pytorch_model.bin', 'zero_to_fp32.py', 'a.onnx')):

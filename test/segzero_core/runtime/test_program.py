@@ -200,10 +200,18 @@ def test_a_broken_connection_is_not_a_closed_output(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
+@pytest.mark.parametrize('unbuffered', ['', '1'])
 @pytest.mark.parametrize(
-    'body', ['print("x")\nreturn 0', 'print("x")\nreturn 1', 'print("x" * 100000, flush=True)']
+    'body',
+    [
+        'print("x")\nreturn 0',
+        'print("x")\nreturn 1',
+        'print("x" * 100000, flush=True)',
+        'import argparse\nargparse.ArgumentParser().parse_args(["--help"])',
+    ],
 )
-def test_a_full_output_is_an_error(body, tmp_path):
+def test_a_full_output_is_an_error(body, unbuffered, tmp_path, monkeypatch):
+    monkeypatch.setenv('PYTHONUNBUFFERED', unbuffered)
     command = [sys.executable, *program(tmp_path, body)]
     with open('/dev/full', 'w') as full:
         done = subprocess.run(
