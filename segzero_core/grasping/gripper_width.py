@@ -167,6 +167,8 @@ def _are_cut(along: Floats, seen: VisiblePoints) -> Mask:
 
 def _unmeasured_ends(seen: VisiblePoints, directions: Floats) -> Mask:
     """Return (D,) whether depth is missing near one of the two ends along each direction."""
+    if not seen.unmeasured.any():
+        return np.zeros(len(directions), bool)
     along = seen.outline @ directions.T
     first, last = np.argmin(along, axis=0), np.argmax(along, axis=0)
     return np.asarray(seen.unmeasured[first] | seen.unmeasured[last])
@@ -185,9 +187,9 @@ def _candidates(seen: VisiblePoints, up: Floats | None) -> tuple[Floats, Floats,
     angles = np.pi * np.arange(DIRECTIONS) / DIRECTIONS
     planes = []
     for normal in (axis, sight):
-        side = np.cross(normal, across)
-        side /= np.linalg.norm(side)
-        first = np.cross(side, normal)
+        first = across - (across @ normal) * normal
+        first /= np.linalg.norm(first)
+        side = np.cross(normal, first)
         # One of them is exactly across a long thin object, where a degree makes a difference.
         turned = angles + _thin_way(seen.points @ np.column_stack([first, side]))
         planes.append(np.cos(turned)[:, None] * first + np.sin(turned)[:, None] * side)

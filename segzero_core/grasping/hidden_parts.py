@@ -3,7 +3,7 @@
 
 The outline of a convex body turns one way only. Behind an occluder, it therefore stays inside the
 straight lines that continue the outline on both sides of the hidden part. An extent that those
-lines hardly enlarge is that of the whole object, however much of the object is out of sight.
+lines hardly enlarge is that of the whole object.
 """
 
 from __future__ import annotations
