@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from segzero_core.errors import ConfigError, quoted
+from segzero_core.runtime.text_files import read_text
 from segzero_ros.settings import PARAMETERS
 
 REAL_MODELS: dict[str, str] = {
@@ -117,7 +118,7 @@ def foreign_files(arguments: Sequence[str], node: str) -> list[str]:
     found = []
     for file in _params_files(arguments):
         try:
-            content = yaml.safe_load(Path(file).read_text(encoding='utf-8-sig'))
+            content = yaml.safe_load(read_text(Path(file)))
         except (OSError, ValueError, yaml.YAMLError):
             continue
         names = list(_node_names(content))

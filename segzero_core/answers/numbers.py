@@ -133,7 +133,7 @@ class ValueReader:
         width, height = high.x - low.x, high.y - low.y
         if width == 0 or height == 0:
             raise self._error('bad_box', f'the box {shown} has no area in the image')
-        if min(width, height) < 1:
+        if min(width, height) < 1 - 1e-6:  # 1.67 - 0.67 is a little less than 1
             unit = 'thousandth' if self._thousandths else 'pixel'
             raise self._error('bad_box', f'the box {shown} is less than a {unit} wide or high')
         return Box(*low, *high)

@@ -48,6 +48,11 @@ _NOTHING = (
     'n/a',
 )
 
+# Places in the forms of PaliGemma, Florence-2, Kosmos-2, DeepSeek-VL2, GLM and Qwen-VL's corners.
+_FOREIGN_TOKEN = re.compile(
+    r'<loc_?\d{1,4}>|<patch_index_\d{1,4}>|<\|det\|>|<\|begin_of_box\|>|<quad>', re.IGNORECASE
+)
+
 # How a key may be written once case, spaces and punctuation are taken away.
 _KEYS = {
     'bbox': 'bbox',
@@ -295,11 +300,23 @@ def _no_candidate(place: str, values: Sequence[Any], text: str) -> AnswerError:
     word = place.replace('```json', '').strip(' \t\r\n.!`\'"').lower()
     if word in _NOTHING or (values and not repr(values).strip('[], ')):
         return AnswerError('nothing_found', 'the reasoner says that nothing matches', text)
+    if token := _FOREIGN_TOKEN.search(place):
+        message = f'the answer is written in tokens that are not read, such as {token[0]!r}'
+        kind = 'bad_json' if '{' in place or '[' in place else 'no_json'
+        return AnswerError(kind, f'{message}: ask for JSON', text)
     if not ('{' in place or '[' in place):
         return AnswerError('no_json', 'there is no JSON where the answer should be', text)
-    if any(isinstance(value, Pairs) for value in values):
+    if _holds_object(values):
         return AnswerError('missing_key', "the answer has none of 'bbox' and 'points'", text)
     return AnswerError('bad_json', 'the answer cannot be read as JSON', text)
+
+
+def _holds_object(values: Sequence[Any]) -> bool:
+    """Return whether there is an object among ``values``, also in a list."""
+    return any(
+        isinstance(value, Pairs) or (isinstance(value, list) and _holds_object(value))
+        for value in values
+    )
 
 
 def _is_json(text: str) -> bool:

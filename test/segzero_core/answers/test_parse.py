@@ -271,6 +271,7 @@ def answers(draw: st.DrawFn) -> Answer:
 
 
 @given(answers())
+@example(Answer(Box(0, 0.67, 2, 1.67), (Point(2, 2), Point(2, 2))))
 def test_what_is_formatted_is_read_back_unchanged(answer):
     text = format_answer(answer)
     assert parse_answer(text, SIZE) == answer
