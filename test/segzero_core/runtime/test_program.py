@@ -252,8 +252,10 @@ def test_closed_streams_do_no_harm(closed, tmp_path):
 def test_a_forked_child_dies_without_a_word(tmp_path):
     body = (
         'import multiprocessing\n'
-        'p = multiprocessing.get_context("fork").Process(target=time.sleep, args=[60])\n'
-        'p.start()\nprint(p.pid, flush=True)\np.join()\nreturn 0 if p.exitcode == -2 else 3'
+        # The child says when it is ready: Python drops a signal that comes while it forks.
+        'ready = lambda: (print(os.getpid(), flush=True), time.sleep(60))\n'
+        'p = multiprocessing.get_context("fork").Process(target=ready)\n'
+        'p.start()\np.join()\nreturn 0 if p.exitcode == -2 else 3'
     )
     process = start(program(tmp_path, body), tmp_path)
     line = process.stdout.readline()
