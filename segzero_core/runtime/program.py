@@ -128,6 +128,10 @@ def _interrupted_or_failed(
     name: str, error: BaseException, shutdown: Shutdown, interrupted: str
 ) -> int:
     """Say why the program ended early; return the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        # CPython ends with the signal, whatever the exit code, if the interrupt hit code that a
+        # library runs from a string, as dataclasses do. Running a string forgets that.
+        exec('')
     if isinstance(error, KeyboardInterrupt) and not shutdown.seen:
         code = INTERRUPTED  # a library has replaced our handler
     elif shutdown.seen:  # whatever a library made of the interrupt

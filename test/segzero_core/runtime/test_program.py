@@ -249,6 +249,15 @@ def test_closed_streams_do_no_harm(closed, tmp_path):
     assert (tmp_path / 'file').read_text() == 'kept'
 
 
+def test_an_interrupt_in_code_from_a_string_ends_with_the_exit_code(tmp_path):
+    program(tmp_path, 'exec("print(1, flush=True); time.sleep(60)")')
+    process = start(['-m', 'entry'], tmp_path)  # with -m, Python looks at how the code ended
+    assert process.stdout.readline() == '1\n'
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=LONG)
+    assert (process.returncode, err) == (130, 'tool: interrupted\n')
+
+
 def test_a_forked_child_dies_without_a_word(tmp_path):
     body = (
         'import multiprocessing\n'
