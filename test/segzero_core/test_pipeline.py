@@ -264,26 +264,26 @@ def test_beside_an_embedding_the_reasoner_takes_half_of_the_cores(monkeypatch):
     torch.set_num_threads(4)
     try:
         embedding = Future()
-        beside = EmbeddingOverlap(lambda: embedding, same_cores=True)
-        with beside:
+        overlap = EmbeddingOverlap(lambda: embedding, same_cores=True)
+        with overlap:
             assert torch.get_num_threads() == 4
-            beside.on_decode_step()
+            overlap.on_decode_step()
             assert torch.get_num_threads() == 2
             embedding.set_result(None)
-            beside.on_decode_step()
+            overlap.on_decode_step()
             assert torch.get_num_threads() == 4
-        beside = EmbeddingOverlap(Future, same_cores=True)
-        with beside:
-            beside.on_decode_step()
+        overlap = EmbeddingOverlap(Future, same_cores=True)
+        with overlap:
+            overlap.on_decode_step()
         assert torch.get_num_threads() == 4
         monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(8)))
-        beside = EmbeddingOverlap(Future, same_cores=True)
-        with beside:
-            beside.on_decode_step()
+        overlap = EmbeddingOverlap(Future, same_cores=True)
+        with overlap:
+            overlap.on_decode_step()
             assert torch.get_num_threads() == 4  # half of the cores are free already
-        beside = EmbeddingOverlap(Future, same_cores=False)
-        with beside:
-            beside.on_decode_step()
+        overlap = EmbeddingOverlap(Future, same_cores=False)
+        with overlap:
+            overlap.on_decode_step()
             assert torch.get_num_threads() == 4
         monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(7)))
         with EmbeddingOverlap(Future, same_cores=True, longer=True):
